@@ -1,0 +1,1 @@
+"""Train with the MYLINEAR operator in PyTorch and export it to ONNX."""

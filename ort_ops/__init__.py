@@ -1,0 +1,1 @@
+"""Run MYLINEAR models in ONNX Runtime; never imports torch."""
