@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ort_ops.errors import MylinearError
+
 if TYPE_CHECKING:
     import onnx
     from onnx import defs
@@ -55,7 +57,7 @@ class Parameter:
     is_optional: bool = False
 
 
-class ContractError(ValueError):
+class ContractError(MylinearError, ValueError):
     """A shape, element type, attribute or version breaks an operator's contract."""
 
 

@@ -1,0 +1,31 @@
+"""`MyLinear`, the layer: a drop-in for ``torch.nn.Linear`` that runs and exports our operator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from exporter.functional import linear
+
+# A leaf for torch.fx.symbolic_trace, which cannot look into an autograd function.
+torch.fx.wrap("linear")
+
+
+class MyLinear(nn.Linear):
+    """``y = x @ weight.T + bias``: constructor, parameters and state_dict of ``torch.nn.Linear``.
+
+    Args:
+        in_features: size of the last dimension of ``x``.
+        out_features: size of the last dimension of ``y``.
+        bias: whether there is a ``bias`` of ``[out_features]``.
+        device, dtype: of the parameters, as in ``torch.nn.Linear``.
+
+    `reset_parameters` draws weight and bias anew, uniformly within 1/sqrt(in_features).
+
+    >>> MyLinear(2, 1)(torch.zeros(5, 2)).shape
+    torch.Size([5, 1])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[..., out_features]`` for ``x`` of ``[..., in_features]``. Raises: ContractError."""
+        return linear(x, self.weight, self.bias)

@@ -1,0 +1,5 @@
+"""The base of every error that a user can cause; the command line turns it into a message and exit status 2."""
+
+
+class MylinearError(Exception):
+    """Something that the caller can mend; the message says what is wrong, where, and what to do."""

@@ -1,0 +1,240 @@
+"""Models that hold the operator: read them, check them against the contract, complete them. ONNX only, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ort_ops.contract import ABSENT_BIAS, MYLINEAR
+from ort_ops.errors import MylinearError
+from ort_ops.operator import ContractError
+
+NodeContainer = onnx.GraphProto | onnx.FunctionProto
+
+
+class ModelError(MylinearError, ValueError):
+    """A file that is no usable ONNX model, or a model that cannot do what is asked of it."""
+
+
+@dataclass(frozen=True)
+class LinearNode:
+    """One MYLINEAR node and the graph (or function) that it stands in."""
+
+    container: NodeContainer
+    node: onnx.NodeProto
+
+    @property
+    def label(self) -> str:
+        """The node's name, or its output's where it has none."""
+        return self.node.name or self.node.output[0]
+
+    @property
+    def has_bias(self) -> bool:
+        return len(self.node.input) > 2 and bool(self.node.input[2])
+
+
+def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onnx.ModelProto:
+    """Read a model from a file or from its bytes.
+
+    Args:
+        source: path of the file, or the serialized model.
+        external_data: whether to read weights that lie in files beside the model too.
+
+    Raises: ModelError if there is no such file or it holds no ONNX model.
+    """
+    what = "the given bytes" if isinstance(source, bytes) else f"'{source}'"
+    try:
+        if isinstance(source, bytes):
+            model = onnx.load_model_from_string(source)
+        else:
+            model = onnx.load(str(source), load_external_data=external_data)
+    except FileNotFoundError as error:
+        missing = Path(error.filename) if error.filename else None
+        if missing is not None and missing.name != Path(str(source)).name:
+            raise ModelError(f"{what}: its external data '{missing}' is missing; keep it beside the model") from error
+        raise ModelError(f"{what}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise ModelError(f"{what} is a folder; name an .onnx file") from error
+    except OSError as error:
+        raise ModelError(f"{what} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # protobuf's DecodeError, and what onnx raises for bad external data
+        raise ModelError(f"{what} is not an ONNX model, or is damaged: {error}") from error
+    if not model.ir_version or not model.HasField("graph"):
+        raise ModelError(f"{what} is not an ONNX model; export one with `mylinear export`")
+    return model
+
+
+def linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
+    """Return every MYLINEAR node: of the main graph, of If/Loop/Scan bodies, and of model-local functions."""
+    found = list(_linear_nodes_in(model.graph))
+    for function in model.functions:
+        found += _linear_nodes_in(function)
+    return found
+
+
+def check_linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
+    """Return `linear_nodes` after checking version, number of inputs and attributes of each.
+
+    Raises: ContractError for a version, attribute or number of inputs that the contract does not have.
+    """
+    nodes = linear_nodes(model)
+    if not nodes:
+        return nodes
+    MYLINEAR.check_version(domain_version(model))
+    for linear in nodes:
+        MYLINEAR.check_attributes([attribute.name for attribute in linear.node.attribute])
+        count = len(linear.node.input)
+        if not MYLINEAR.num_required <= count <= len(MYLINEAR.inputs) or not all(linear.node.input[:2]):
+            rule = f"X, W and optionally B (node '{linear.label}')"
+            raise ContractError(MYLINEAR.message("the inputs", rule, f"{list(linear.node.input)}"))
+    return nodes
+
+
+def require_linear_nodes(model: onnx.ModelProto, source: object) -> list[LinearNode]:
+    """Return `check_linear_nodes`. Raises: ModelError also where there is none at all."""
+    nodes = check_linear_nodes(model)
+    if not nodes:
+        raise ModelError(
+            f"'{source}' has no {MYLINEAR.name} node of domain '{MYLINEAR.domain}'; "
+            "export it from a torch model made of exporter.MyLinear layers"
+        )
+    return nodes
+
+
+def domain_version(model: onnx.ModelProto, domain: str = MYLINEAR.domain) -> int:
+    """Return the opset version that the model imports of ``domain``; 0 where it imports none."""
+    wanted = {"", "ai.onnx"} if domain == "" else {domain}
+    return max((entry.version for entry in model.opset_import if entry.domain in wanted), default=0)
+
+
+def element_types(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the element types of the model's MYLINEAR nodes.
+
+    Raises: ContractError for a type that the contract does not have; ModelError where none can be inferred.
+    """
+    nodes = linear_nodes(model)
+    types = [_type_of(linear, _known_types(linear.container)) for linear in nodes]
+    if None in types:
+        MYLINEAR.register_schema()
+        nodes = linear_nodes(onnx.shape_inference.infer_shapes(model))
+        types = [_type_of(linear, _known_types(linear.container)) for linear in nodes]
+    for linear, element_type in zip(nodes, types, strict=True):
+        if element_type is None:
+            raise ModelError(f"the element type of {MYLINEAR.name} node '{linear.label}' cannot be inferred")
+    return {MYLINEAR.element_type(t).name for t in types if t is not None}
+
+
+def complete_biases(model: onnx.ModelProto) -> int:
+    """Give every MYLINEAR node without a bias one that changes nothing, and return how many that were.
+
+    The model-local function and kernels of onnxruntime-extensions take exactly three inputs. A second
+    function under an overload name would do for the first but needs IR version 10, which onnxruntime 1.17 does
+    not load, and does not help the second. The added bias is -0.0, the number that leaves every other as it is.
+
+    Raises: ModelError for a computed weight without bias below opset 15.
+    """
+    count = 0
+    for linear in linear_nodes(model):
+        if linear.has_bias:
+            continue
+        if _weight_is_computed(linear) and domain_version(model, "") < 15:
+            raise ModelError(
+                f"node '{linear.label}' has a computed weight and no bias, which takes opset 15 or newer; "
+                f"the model has opset {domain_version(model, '')}"
+            )
+        count += 1
+        del linear.node.input[2:]
+        linear.node.input.append(_absent_bias(linear))
+    return count
+
+
+def attach_function(model: onnx.ModelProto) -> None:
+    """Put the operator's definition into the model, as a model-local function at the model's own opset.
+
+    Replaces a definition that is there. Every node must have its bias (`complete_biases`).
+
+    Raises: ContractError if the opset cannot state it for the model's element types.
+    """
+    function = MYLINEAR.function(domain_version(model, ""), element_types(model))
+    others = [f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)]
+    del model.functions[:]
+    model.functions.extend([*others, function])
+    model.ir_version = max(model.ir_version, 8)  # model-local functions came with IR version 8
+
+
+def has_function(model: onnx.ModelProto) -> bool:
+    """Whether the model carries the operator's definition."""
+    return any((f.domain, f.name) == (MYLINEAR.domain, MYLINEAR.name) for f in model.functions)
+
+
+def _linear_nodes_in(container: NodeContainer) -> Iterator[LinearNode]:
+    for node in container.node:
+        if (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
+            yield LinearNode(container, node)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _linear_nodes_in(graph)
+
+
+def _known_types(container: NodeContainer) -> dict[str, int]:
+    """Element types by value name, as far as the container itself states them."""
+    types: dict[str, int] = {}
+    values = list(container.value_info)
+    if isinstance(container, onnx.GraphProto):
+        values += [*container.input, *container.output]
+        types.update((tensor.name, tensor.data_type) for tensor in container.initializer)
+    types.update((value.name, value.type.tensor_type.elem_type) for value in values)
+    return types
+
+
+def _type_of(linear: LinearNode, known: dict[str, int]) -> int | None:
+    names = (*linear.node.input, *linear.node.output)
+    return next((known[name] for name in names if known.get(name)), None)
+
+
+def _weight_is_computed(linear: LinearNode) -> bool:
+    """Whether the weight is anything but an initializer of the node's own graph."""
+    if isinstance(linear.container, onnx.FunctionProto):
+        return True
+    return all(tensor.name != linear.node.input[1] for tensor in linear.container.initializer)
+
+
+def _absent_bias(linear: LinearNode) -> str:
+    """Add a bias of -0.0 to the container and return its name."""
+    container, weight = linear.container, linear.node.input[1]
+    name = _unused_name(container, f"{linear.label}_absent_bias")
+    if not _weight_is_computed(linear):
+        tensor = next(t for t in container.initializer if t.name == weight)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        container.initializer.append(numpy_helper.from_array(np.full(tensor.dims[0], ABSENT_BIAS, dtype), name))
+        return name
+    # The weight is computed: its size is known only when the model runs.
+    index, shape, size, zeros = (
+        _unused_name(container, f"{name}_{part}") for part in ("index", "shape", "size", "float")
+    )
+    nodes = [
+        helper.make_node("Constant", [], [index], value=helper.make_tensor("index", onnx.TensorProto.INT64, [1], [0])),
+        helper.make_node("Shape", [weight], [shape]),
+        helper.make_node("Gather", [shape, index], [size], axis=0),
+        helper.make_node("ConstantOfShape", [size], [zeros], value=helper.make_tensor("value", 1, [1], [ABSENT_BIAS])),
+        helper.make_node("CastLike", [zeros, weight], [name]),
+    ]
+    position = next(i for i, node in enumerate(container.node) if node == linear.node)
+    for node in reversed(nodes):
+        container.node.insert(position, node)
+    return name
+
+
+def _unused_name(container: NodeContainer, wanted: str) -> str:
+    used = {name for node in container.node for name in (*node.input, *node.output)}
+    if isinstance(container, onnx.GraphProto):
+        used |= {value.name for value in (*container.initializer, *container.input)}
+    name, number = wanted, 1
+    while name in used:
+        name, number = f"{wanted}_{number}", number + 1
+    return name

@@ -1,0 +1,253 @@
+"""Kernels and sessions: what can run MYLINEAR here, and an onnxruntime session in which it does."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from ort_ops import python_kernel
+from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
+from ort_ops.errors import MylinearError
+
+if TYPE_CHECKING:
+    import onnx
+
+ALL_ELEMENT_TYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
+_BFLOAT16 = MYLINEAR.element_type("bfloat16").onnx_type
+_CONFIG_KEY = "mylinear.kernels"  # remembers in the options themselves what was registered
+_warned: set[tuple[str, ...]] = set()
+
+
+class KernelError(MylinearError, RuntimeError):
+    """Kernels that are not there, do not serve a model's element types, or are registered already."""
+
+
+class FunctionBodyWarning(RuntimeWarning):
+    """A model runs by the function body inside it, because no kernel at hand serves its element types."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute MYLINEAR in onnxruntime.
+
+    Attributes:
+        name: what `register` takes: ``python`` or ``body`` (the definition inside the model).
+        element_types: names of the element types that it serves.
+        reason: why it is not available, with the remedy; None if it is.
+    """
+
+    name: str
+    element_types: tuple[str, ...]
+    reason: str | None = None
+
+    @property
+    def is_available(self) -> bool:
+        return self.reason is None
+
+
+def available_kernels() -> list[Kernel]:
+    """Return every kernel that this version knows, the preferred first, with the reason where one is missing.
+
+    >>> [kernel.name for kernel in available_kernels()]
+    ['python', 'body']
+    """
+    return [
+        Kernel("python", python_kernel.ELEMENT_TYPE_NAMES, python_kernel.unavailable_reason()),
+        Kernel("body", ALL_ELEMENT_TYPES),
+    ]
+
+
+def select_kernel(kernels: str, element_types: Collection[str] = ()) -> Kernel:
+    """Return the kernel that ``kernels`` names, or for ``auto`` the first that serves ``element_types``.
+
+    Raises: KernelError if it is unknown, not available, or does not serve the element types.
+    """
+    known = {kernel.name: kernel for kernel in available_kernels()}
+    if kernels == "auto":
+        usable = [k for k in known.values() if k.is_available and set(element_types) <= set(k.element_types)]
+        return usable[0]  # the body serves everything
+    if kernels not in known:
+        raise KernelError(f"kernels must be auto, {' or '.join(known)}, got {kernels!r}")
+    kernel = known[kernels]
+    if not kernel.is_available:
+        raise KernelError(f"the {kernel.name} kernel is not available: {kernel.reason}")
+    missing = [name for name in element_types if name not in kernel.element_types]
+    if missing:
+        raise KernelError(
+            f"the {kernel.name} kernel serves {' and '.join(kernel.element_types)}, and the model has "
+            f"{' and '.join(sorted(missing))}; use kernels='auto' or 'body'"
+        )
+    return kernel
+
+
+def register(
+    session_options: onnxruntime.SessionOptions, kernels: str = "auto", *, element_types: Collection[str] = ()
+) -> Kernel:
+    """Register kernels of MYLINEAR with session options, before a session is made of them.
+
+    Args:
+        session_options: changed in place.
+        kernels: ``auto`` takes the best available; a name from `available_kernels` takes that one.
+        element_types: those of the model, such as ``("float16",)``. Once a kernel is registered, onnxruntime
+            does not fall back to the function body for types that the kernel lacks, so ``auto`` needs to know
+            of float16 and bfloat16. `InferenceSession` finds them out by itself.
+
+    Returns: the kernel registered.
+    Raises: KernelError if these options have kernels already, or the kernel cannot be had.
+    """
+    before = registered_kernel(session_options)
+    if before is not None:
+        raise KernelError(
+            f"these session options have the {before} kernel of domain '{MYLINEAR.domain}' registered already, and "
+            "onnxruntime takes a domain once; make new SessionOptions"
+        )
+    kernel = select_kernel(kernels, element_types)
+    if kernel.name == "python":
+        session_options.register_custom_ops_library(python_kernel.library_path())
+    elif kernels == "auto":
+        _warn_once(element_types)
+    session_options.add_session_config_entry(_CONFIG_KEY, kernel.name)
+    return kernel
+
+
+def registered_kernel(session_options: onnxruntime.SessionOptions) -> str | None:
+    """Return the name of the kernel that `register` put into the options, or None."""
+    try:
+        name: str = session_options.get_session_config_entry(_CONFIG_KEY)
+    except RuntimeError:  # onnxruntime's way to say that there is no such entry
+        return None
+    return name
+
+
+class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime ships no types
+    """An ``onnxruntime.InferenceSession`` in which MYLINEAR runs, by the best kernel at hand.
+
+    Args:
+        model: path of the model, or its bytes.
+        sess_options: used as they are if kernels were registered with them, else changed by `register`.
+        providers: execution providers, as onnxruntime takes them; the CPU by default.
+        kernels: as in `register`.
+
+    Beside what onnxruntime's own session does, it takes ``ml_dtypes.bfloat16`` arrays and returns them, checks
+    the model's version of the operator, and raises a Python kernel's error after the run (within it, the
+    process would abort).
+
+    Raises: ModelError for no model, ContractError for an unknown version or attribute, KernelError.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        sess_options: onnxruntime.SessionOptions | None = None,
+        providers: Sequence[Any] | None = None,
+        *,
+        kernels: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        from ort_ops.model import check_linear_nodes, element_types, load_model
+
+        options = onnxruntime.SessionOptions() if sess_options is None else sess_options
+        proto = load_model(model, external_data=False)
+        nodes = check_linear_nodes(proto)
+        types = element_types(proto) if nodes else ()
+        name = registered_kernel(options)
+        if name is None:
+            name = register(options, kernels, element_types=types).name
+        else:
+            select_kernel(name, types)
+        self.kernel = name
+        source = _completed(model, proto, name) if nodes else model
+        path_or_bytes = str(source) if isinstance(source, Path) else source
+        try:
+            super().__init__(path_or_bytes, options, providers or ["CPUExecutionProvider"], **kwargs)
+        except Exception as error:
+            _explain(error)
+            raise
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+    ) -> list[Any]:
+        """Run the model, as ``onnxruntime.InferenceSession.run`` does; bfloat16 arrays are welcome."""
+        names = list(output_names) if output_names else [output.name for output in self.get_outputs()]
+        outputs = {output.name: output.type for output in self.get_outputs()}
+        types = {value.dtype.name for value in input_feed.values() if isinstance(value, np.ndarray)}
+        if "bfloat16" in types or "tensor(bfloat16)" in {outputs.get(name) for name in names}:
+            feed = {name: _to_ort_value(value) for name, value in input_feed.items()}
+            results = [_to_numpy(value) for value in self.run_with_ort_values(names, feed, run_options)]
+        else:
+            results = super().run(names, input_feed, run_options)
+        if self.kernel == "python":
+            python_kernel.raise_failure()
+        return results
+
+
+def _completed(model: str | Path | bytes, proto: onnx.ModelProto, kernel: str) -> str | Path | bytes:
+    """Return the model as it is, or the bytes of one that the chosen kernel can run."""
+    from ort_ops.model import attach_function, complete_biases, has_function, linear_nodes, load_model
+
+    lacks_bias = any(not linear.has_bias for linear in linear_nodes(proto))
+    lacks_function = kernel == "body" and not has_function(proto)
+    if not (lacks_bias or lacks_function):
+        return model
+    proto = load_model(model)
+    complete_biases(proto)
+    if kernel == "body":
+        attach_function(proto)
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _warn_once(element_types: Collection[str]) -> None:
+    key = tuple(sorted(element_types))
+    if key in _warned:
+        return
+    _warned.add(key)
+    reasons = "; ".join(
+        f"{k.name}: {k.reason or 'serves ' + ' and '.join(k.element_types) + ' only'}" for k in available_kernels()[:-1]
+    )
+    warnings.warn(
+        f"no kernel at hand serves {' and '.join(key) or 'the model'}, so MYLINEAR runs by the function body inside "
+        f"the model ({reasons}); kernels='body' says that this is wanted",
+        FunctionBodyWarning,
+        stacklevel=4,
+    )
+
+
+def _explain(error: Exception) -> None:
+    """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing."""
+    text = str(error)
+    if "Domain already set in registry" in text or "Conflicting with a registered kernel" in text:
+        raise KernelError(
+            f"domain '{MYLINEAR.domain}' or a domain of onnxruntime-extensions was registered twice with these session "
+            "options; register onnxruntime-extensions' library through ort_ops alone, or use kernels='body'"
+        ) from error
+
+
+def _to_ort_value(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.name != "bfloat16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+    make = getattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type", None)
+    if make is None:
+        raise KernelError(
+            f"onnxruntime {onnxruntime.__version__} takes no bfloat16 arrays from Python; update it to 1.20 or newer"
+        )
+    return make(np.ascontiguousarray(value).view(np.uint16), _BFLOAT16)
+
+
+def _to_numpy(value: Any) -> Any:
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    import ml_dtypes
+
+    shape = value.shape()
+    buffer = (ctypes.c_uint16 * int(np.prod(shape))).from_address(value.data_ptr())
+    return np.array(buffer, np.uint16).reshape(shape).view(ml_dtypes.bfloat16)
