@@ -11,7 +11,8 @@ Which road runs when:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -130,7 +131,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     >>> linear(torch.tensor([[3.0, 2.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([4.0]))
     tensor([[16.]])
     """
-    _check_shapes(x, weight, bias)
+    if not torch.jit.is_tracing():  # there, sizes are tensors and a comparison would be recorded
+        _check_shapes(x, weight, bias)
     try:
         if torch.compiler.is_exporting():
             return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
@@ -167,8 +169,24 @@ torch.library.register_autograd(f"{DOMAIN}::linear", _op_backward, setup_context
 torch.library.register_vmap(f"{DOMAIN}::linear", _TraceableLinearF.vmap)
 
 
+@contextmanager
+def count_calls() -> Iterator[Callable[[], int]]:
+    """Count the eager calls of `linear` within the block; yields a function that returns the count so far."""
+    count = [0]
+    _counts.append(count)
+    try:
+        yield lambda: count[0]
+    finally:
+        _counts[:] = [other for other in _counts if other is not count]
+
+
+_counts: list[list[int]] = []
+
+
 def _apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``LinearF.apply``, without the signature binding that costs more than a small product does."""
+    for count in _counts:
+        count[0] += 1
     if _are_functorch_transforms_active():
         return _public_apply(x, weight, bias)
     return _fast_apply(x, weight, bias)

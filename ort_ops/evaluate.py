@@ -163,6 +163,12 @@ def _structural(function: Callable[..., Array]) -> Callable[[list[Any], dict[str
     return rule
 
 
+def _constant(arguments: list[Any], attributes: dict[str, Any]) -> Value:
+    if "value" not in attributes:
+        raise ModelError(f"there is no rule for a Constant with {', '.join(attributes) or 'nothing'}")
+    return _value(numpy_helper.to_array(attributes["value"]))
+
+
 def _elementwise(rule: Callable[..., Value]) -> Callable[[list[Any], dict[str, Any]], Value]:
     return lambda arguments, attributes: rule(*arguments)
 
@@ -191,6 +197,7 @@ _RULES: dict[str, Callable[[list[Any], dict[str, Any]], Value]] = {
     "Tanh": _elementwise(_lipschitz(np.tanh, 1.0, 8)),
     "Sigmoid": _elementwise(_lipschitz(_logistic, 0.25, 8)),
     "Cast": _cast,
+    "Constant": _constant,
     "Identity": _structural(lambda a: a),
     "Flatten": _structural(_flatten),
     "Reshape": _structural(_reshape),

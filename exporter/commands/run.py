@@ -1,0 +1,29 @@
+"""`mylinear run`: predictions of a model. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear run`."""
+    parser.add_argument("model", help="the .onnx file")
+    parser.add_argument("--input", required=True, help='a .csv or .npy file, or rows such as "3,2" or "3,2; 1,5"')
+    parser.add_argument("--output", help="a .csv or .npy file (default: CSV on standard output)")
+    parser.add_argument("--kernels", default="auto", help="auto, or one that ort_ops.available_kernels() lists")
+    parser.add_argument("--batch-size", type=int, default=1024, help="rows per run (default: 1024)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, and say on stderr how many rows went where."""
+    from ort_ops.model import load_model, require_linear_nodes
+    from ort_ops.predict import predict
+    from ort_ops.session import InferenceSession
+
+    require_linear_nodes(load_model(args.model, external_data=False), args.model)
+    session = InferenceSession(args.model, kernels=args.kernels)
+    count = predict(session, args.input, args.output, batch_size=args.batch_size, stream=sys.stdout)
+    if args.output is not None:
+        print(f"{args.output}: {count} rows, MYLINEAR by the {session.kernel} kernel", file=sys.stderr)
+    return 0

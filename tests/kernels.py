@@ -1,0 +1,114 @@
+"""The ways of computing MYLINEAR that the parity table holds together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from exporter.functional import linear
+from exporter.tensors import from_numpy, to_numpy
+from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
+from ort_ops.model import attach_function, complete_biases
+from ort_ops.reference import MylinearReference
+from ort_ops.session import InferenceSession, available_kernels
+
+Array = NDArray[Any]
+OPSET = 20
+IR_VERSION = 9
+
+
+def make_model(
+    x_shape: list[int | str], weight: Array, bias: Array | None, *, with_function: bool = True
+) -> onnx.ModelProto:
+    """A model of one MYLINEAR node, ``x`` to ``y``, with the weights inside."""
+    element_type = MYLINEAR.element_type(weight.dtype.name).onnx_type
+    initializers = [numpy_helper.from_array(weight, "weight")]
+    if bias is not None:
+        initializers.append(numpy_helper.from_array(bias, "bias"))
+    node = helper.make_node(NAME, ["x", *(tensor.name for tensor in initializers)], ["y"], name="linear", domain=DOMAIN)
+    graph = helper.make_graph(
+        [node],
+        "one_linear",
+        [helper.make_tensor_value_info("x", element_type, x_shape)],
+        [helper.make_tensor_value_info("y", element_type, [*x_shape[:-1], weight.shape[0]])],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, MYLINEAR.since_version)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    if with_function:
+        complete_biases(model)
+        attach_function(model)
+    return model
+
+
+class Road(ABC):
+    """One way of computing the operator; ``dtypes`` are those that it can."""
+
+    dtypes: tuple[str, ...] = tuple(element_type.name for element_type in ELEMENT_TYPES)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Compute the operator."""
+
+
+class Eager(Road):
+    """torch, through the dispatcher."""
+
+    def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        tensors = [None if array is None else from_numpy(array) for array in (x, weight, bias)]
+        with torch.no_grad():
+            return to_numpy(linear(tensors[0], tensors[1], tensors[2]))  # type: ignore[arg-type]
+
+
+class LibraryOp(Road):
+    """torch, through the library op that an exported program calls."""
+
+    def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        tensors = [None if array is None else from_numpy(array) for array in (x, weight, bias)]
+        return to_numpy(torch.ops.mylinear.linear.default(*tensors))
+
+
+class Evaluator(Road):
+    """onnx's ReferenceEvaluator with our operator."""
+
+    def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        model = make_model([*x.shape], weight, bias, with_function=False)
+        return np.asarray(ReferenceEvaluator(model, new_ops=[MylinearReference]).run(None, {"x": x})[0])
+
+
+class Session(Road):
+    """onnxruntime with one of our kernels, or by the function body."""
+
+    def __init__(self, name: str, dtypes: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self.dtypes = dtypes
+
+    def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        model = make_model([*x.shape], weight, bias, with_function=self.name == "body")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = InferenceSession(model.SerializeToString(), options, kernels=self.name)
+        result: Array = session.run(None, {"x": x})[0]
+        return result
+
+
+ROADS: tuple[Road, ...] = (
+    Eager("eager"),
+    LibraryOp("library op"),
+    Evaluator("evaluator"),
+    *(Session(kernel.name, kernel.element_types) for kernel in available_kernels() if kernel.is_available),
+)
