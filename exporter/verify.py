@@ -71,6 +71,33 @@ class Verification:
             cells.append([row.road, row.inputs, error, units, row.verdict])
         return ["kernel", "input", "max abs error", "error / bound", "verdict"], cells
 
+    def worst_rows(self) -> list[Row]:
+        """Return for each road the row that is furthest off."""
+        worst: dict[str, Row] = {}
+        for row in self.rows:
+            if row.road not in worst or _distance(row) > _distance(worst[row.road]):
+                worst[row.road] = row
+        return list(worst.values())
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        """Return the same table with one row for each road: its largest error of all inputs, its worst verdict."""
+        header, cells = Verification(self.worst_rows()).table()
+        largest = {
+            road: max((r.comparison.max_error for r in self.rows if r.road == road and r.comparison), default=None)
+            for road in {row.road for row in self.rows}
+        }
+        rows = []
+        for road, _, _, units, verdict in cells:
+            error = largest[road]
+            rows.append([road, "-" if error is None else f"{error:.3g}", units, verdict])
+        return [name for name in header if name != "input"], rows
+
+
+def _distance(row: Row) -> tuple[bool, float]:
+    if row.comparison is None:
+        return False, -1.0
+    return not row.comparison.is_within_bound, row.comparison.max_in_bounds
+
 
 def verify(
     path: str | Path,

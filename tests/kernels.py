@@ -6,47 +6,19 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from exporter.functional import linear
 from exporter.tensors import from_numpy, to_numpy
-from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
-from ort_ops.model import attach_function, complete_biases
+from ort_ops.contract import ELEMENT_TYPES
 from ort_ops.reference import MylinearReference
 from ort_ops.session import InferenceSession, available_kernels
+from tests.models import make_model
 
 Array = NDArray[Any]
-OPSET = 20
-IR_VERSION = 9
-
-
-def make_model(
-    x_shape: list[int | str], weight: Array, bias: Array | None, *, with_function: bool = True
-) -> onnx.ModelProto:
-    """A model of one MYLINEAR node, ``x`` to ``y``, with the weights inside."""
-    element_type = MYLINEAR.element_type(weight.dtype.name).onnx_type
-    initializers = [numpy_helper.from_array(weight, "weight")]
-    if bias is not None:
-        initializers.append(numpy_helper.from_array(bias, "bias"))
-    node = helper.make_node(NAME, ["x", *(tensor.name for tensor in initializers)], ["y"], name="linear", domain=DOMAIN)
-    graph = helper.make_graph(
-        [node],
-        "one_linear",
-        [helper.make_tensor_value_info("x", element_type, x_shape)],
-        [helper.make_tensor_value_info("y", element_type, [*x_shape[:-1], weight.shape[0]])],
-        initializers,
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, MYLINEAR.since_version)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    if with_function:
-        complete_biases(model)
-        attach_function(model)
-    return model
 
 
 class Road(ABC):

@@ -15,7 +15,7 @@ from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME, SINCE_VERSIO
 from ort_ops.operator import ContractError, Shape
 from ort_ops.reference import linear as numpy_linear
 from tests.cases import numpy_dtype
-from tests.kernels import make_model
+from tests.models import make_model
 
 # shapes of x, weight, bias -> the whole message, whoever raises it
 BAD_SHAPES: list[tuple[list[tuple[int, ...] | None], str]] = [

@@ -13,7 +13,7 @@ import pytest
 from ort_ops.files import FileWriteError
 from ort_ops.predict import FEATURES_KEY, InputError, predict
 from ort_ops.session import InferenceSession
-from tests.kernels import make_model
+from tests.models import make_model
 
 
 @pytest.fixture(scope="module")

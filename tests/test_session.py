@@ -16,7 +16,7 @@ import ort_ops
 from ort_ops import python_kernel, session
 from ort_ops.model import ModelError
 from tests.cases import numpy_dtype
-from tests.kernels import make_model
+from tests.models import make_model
 
 
 def model_bytes(dtype: str = "float32", *, bias: bool = True, with_function: bool = True) -> bytes:

@@ -1,0 +1,169 @@
+"""The function body inside a model computes right in a plain onnxruntime, from 1.17 on; it needs no torch.
+
+Also why an absent bias is written as -0.0: the two other ways, and what speaks against them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from ort_ops.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
+from ort_ops.error_bound import compare
+from ort_ops.model import attach_function
+from ort_ops.reference import linear_float64
+from tests.cases import CASES, Case, numpy_dtype
+from tests.models import Array, make_model
+
+RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+
+
+def run_plain(model: onnx.ModelProto, x: Array, weight: Array | None = None) -> Array:
+    """Run by onnxruntime alone: no kernel registered. bfloat16 enters and leaves through float32 casts."""
+    if x.dtype.name == "bfloat16":
+        wrap_in_casts(model)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {"x": x if x.dtype.name != "bfloat16" else x.astype(np.float32)}
+    if weight is not None:
+        feed["weight"] = weight
+    result: Array | None = session.run(None, feed)[0]
+    if result is None:  # what onnxruntime up to 1.20 gives for an output that it folded away
+        raise RuntimeError("onnxruntime returned no result")
+    return result.astype(x.dtype)
+
+
+def wrap_in_casts(model: onnx.ModelProto) -> None:
+    """Give a bfloat16 model float32 inputs and outputs, which Python can feed in every version."""
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["x_small" if name == "x" else name for name in node.input]
+        node.output[:] = ["y_small" if name == "y" else name for name in node.output]
+    graph.node.insert(0, helper.make_node("Cast", ["x"], ["x_small"], to=TensorProto.BFLOAT16))
+    graph.node.append(helper.make_node("Cast", ["y_small"], ["y"], to=TensorProto.FLOAT))
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def complaint_about(model: onnx.ModelProto, case: Case) -> str | None:
+    """What is wrong with the model's result on the case's sample; None if nothing is."""
+    sample = case.sample()
+    assert sample["x"] is not None
+    try:
+        actual = run_plain(model, sample["x"])
+    except Exception as error:  # onnxruntime has a class of its own for each kind
+        return str(error)
+    return compare(actual, linear_float64(**sample), case.error_bound(), case.element_type).complaint
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_body_computes_every_case(case: Case) -> None:
+    sample = case.sample()
+    x, weight = sample["x"], sample["weight"]
+    assert x is not None
+    assert weight is not None
+    dims: list[int | str] = [*(f"d{i}" for i in range(x.ndim - 1)), x.shape[-1]]
+    model = make_model(dims, weight, sample["bias"])
+    standard = onnx.inliner.inline_local_functions(model)
+    complaint = complaint_about(model, case)
+    if complaint and weight.size == 0 and RUNTIME < (1, 28):
+        assert complaint_about(standard, case), complaint
+        pytest.skip("this onnxruntime's own MatMul and Add are wrong on a weight without elements")
+    assert complaint is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_types_are_rounded_once_to_nearest_even(dtype: str) -> None:
+    # 1 + u is half way between two numbers, 1 + u + tiny is above it: two roundings would lose the tiny.
+    unit = MYLINEAR.element_type(dtype).unit_roundoff
+    x = np.array([[1.0, 1.0, 1.0]]).astype(numpy_dtype(dtype))
+    weight = np.array([[1, unit, 0], [1, unit, unit / 64], [1 + 2 * unit, unit, 0]]).astype(numpy_dtype(dtype))
+    actual = run_plain(make_model([1, 3], weight, None), x)
+    assert actual.astype(np.float64).tolist() == [[1.0, 1 + 2 * unit, 1 + 4 * unit]]
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [("float32", "float16"), ("float64", "float32"), ("float64", "float16", "float32"), ("bfloat16", "float32")],
+    ids=str,
+)
+def test_one_body_serves_nodes_of_several_types(dtypes: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    types = [MYLINEAR.element_type(name) for name in dtypes]
+    weights = [rng.standard_normal((4, 4)).astype(numpy_dtype(name)) for name in dtypes]
+    nodes, initializers, last = [], [], "x"
+    for i, (element_type, weight) in enumerate(zip(types, weights, strict=True)):
+        nodes.append(helper.make_node("Cast", [last], [f"x{i}"], to=element_type.onnx_type))
+        nodes.append(helper.make_node(NAME, [f"x{i}", f"w{i}", f"b{i}"], [f"y{i}"], domain=DOMAIN))
+        initializers += [
+            onnx.numpy_helper.from_array(array, name) for name, array in ((f"w{i}", weight), (f"b{i}", weight[0]))
+        ]
+        last = f"y{i}"
+    nodes.append(helper.make_node("Cast", [last], ["y"], to=TensorProto.DOUBLE))
+    x_info, y_info = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["batch", 4]) for name in "xy")
+    graph = helper.make_graph(nodes, "mixed", [x_info], [y_info], initializers)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    attach_function(model)
+    x = rng.standard_normal((3, 4))
+    expected, bound = x, np.zeros(x.shape)
+    for element_type, weight in zip(types, weights, strict=True):
+        rounded = expected.astype(weight.dtype)
+        bound = bound @ np.abs(weight.astype(np.float64)).T + 20 * element_type.unit_roundoff * 40
+        expected = linear_float64(rounded, weight, weight[0])
+    assert np.all(np.abs(run_plain(model, x) - expected) <= bound)
+
+
+@pytest.mark.parametrize("dtype", [element_type.name for element_type in ELEMENT_TYPES])
+def test_a_bias_of_minus_zero_changes_nothing_not_even_minus_zero(dtype: str) -> None:
+    x = np.array([[-0.0], [0.0], [np.inf], [-np.inf], [np.nan]]).astype(numpy_dtype(dtype))
+    weight = np.ones((1, 1), numpy_dtype(dtype))
+    actual = run_plain(make_model([5, 1], weight, None), x).astype(np.float64)
+    assert np.array_equal(actual, x.astype(np.float64), equal_nan=True)
+    # With no term but one, -0.0 stays -0.0 wherever the runtime's own product keeps it.
+    product_keeps_sign = np.signbit(np.matmul(x.astype(np.float64), [[1.0]]))
+    assert np.signbit(ABSENT_BIAS)
+    assert np.signbit(actual)[1, 0] == product_keeps_sign[1, 0]
+
+
+def test_the_other_way_overloads_fail_in_old_runtimes() -> None:
+    """A runtime that does not know overload names, which came with IR version 10, mistakes one for the other."""
+    model = make_model(["batch", 3], np.ones((3, 3), np.float32), np.zeros(3, np.float32))
+    second = helper.make_node(NAME, ["hidden", "weight"], ["y"], name="second", domain=DOMAIN, overload="no_bias")
+    model.graph.node[0].output[0] = "hidden"
+    model.graph.node.append(second)
+    function = MYLINEAR.function(20, ["float32"])
+    del function.input[2:]
+    function.node[1].output[0] = "Y"
+    del function.node[2:]
+    function.overload = "no_bias"
+    model.functions.append(function)
+    x = np.ones((1, 3), np.float32)
+    if RUNTIME < (1, 28):
+        with pytest.raises(Exception, match=r"INVALID_GRAPH|FAIL|Inliner"):
+            run_plain(model, x)
+    else:
+        assert run_plain(model, x).tolist() == [[9.0] * 3]
+
+
+def test_the_other_way_a_body_of_three_inputs_does_not_take_two() -> None:
+    model = make_model(["batch", 3], np.ones((2, 3), np.float32), None)
+    del model.graph.node[0].input[2:]
+    model.graph.node[0].input.append("")
+    with pytest.raises(Exception, match=r"INVALID_GRAPH|INVALID_ARGUMENT|Fail|FAIL"):
+        run_plain(model, np.ones((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_the_body_at_every_opset(opset: int, dtype: str) -> None:
+    weight = np.arange(6).reshape(2, 3).astype(dtype)
+    model = make_model(["batch", 3], weight, weight[:, 0], with_function=False)
+    next(entry for entry in model.opset_import if entry.domain == "").version = opset
+    attach_function(model)
+    assert run_plain(model, np.array([[1, 2, 3]], dtype)).tolist() == [[8.0, 29.0]]
