@@ -1,1 +1,47 @@
-"""Train with the MYLINEAR operator in PyTorch and export it to ONNX."""
+"""Train with the MYLINEAR operator in PyTorch, export it to ONNX, and prove that both compute the same.
+
+Names are imported when they are first used, so that the command line can serve models where torch is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporter.onnx_export import ExportError, ExportResult, export
+    from exporter.functional import LinearF, linear
+    from exporter.gradients import GradientError, check_gradients
+    from exporter.module import MyLinear
+    from exporter.verification import Verification, verify
+
+__all__ = [
+    "ExportError",
+    "ExportResult",
+    "GradientError",
+    "LinearF",
+    "MyLinear",
+    "Verification",
+    "check_gradients",
+    "export",
+    "linear",
+    "verify",
+]
+
+_MODULES = {
+    "ExportError": "onnx_export",
+    "ExportResult": "onnx_export",
+    "GradientError": "gradients",
+    "LinearF": "functional",
+    "MyLinear": "module",
+    "Verification": "verification",
+    "check_gradients": "gradients",
+    "export": "onnx_export",
+    "linear": "functional",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that has ``name``, and take it from there."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'exporter' has no attribute '{name}'")
+    return getattr(import_module(f"exporter.{_MODULES[name]}"), name)

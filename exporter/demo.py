@@ -14,7 +14,7 @@ from exporter.plots import plot_parity
 from exporter.report import Section, write_report
 from exporter.trained import export_checkpoint
 from exporter.training import LOSS_PLOT_NAME, TrainingResult, train
-from exporter.verify import Verification, verify
+from exporter.verification import Verification, verify
 from ort_ops.contract import ELEMENT_TYPES
 from ort_ops.session import InferenceSession, available_kernels
 

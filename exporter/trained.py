@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from exporter.checkpoint import Checkpoint, load_checkpoint
-from exporter.export import ExportResult, export
+from exporter.onnx_export import ExportResult, export
 from exporter.network import Network
 from ort_ops.predict import FEATURES_KEY
 
@@ -26,7 +26,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: written by `mylinear train`.
-        path, engine, opset: as in `exporter.export.export`.
+        path, engine, opset: as in `exporter.export`.
         dtype: element type of the exported model; by default the one that was trained in.
 
     Raises: CheckpointError, ExportError, ContractError.

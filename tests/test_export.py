@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import ort_ops
-from exporter import export as export_module
-from exporter.export import ExportError, export
+from exporter import onnx_export as export_module
+from exporter.onnx_export import ExportError, export
 from exporter.module import MyLinear
 from ort_ops.contract import DOMAIN, MYLINEAR
 from ort_ops.model import has_function, linear_nodes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_the_python_kernel_and_the_body_are_known() -> None:
     assert kernels["python"].is_available, kernels["python"].reason
     assert kernels["python"].element_types == ("float64", "float32")
     assert kernels["body"].element_types == ("float64", "float32", "float16", "bfloat16")
+
+
+def test_the_kernels_expected_here_are_available() -> None:
+    expected = set(os.environ.get("MYLINEAR_EXPECTED_KERNELS", "body").split())
+    missing = {k.name: k.reason for k in ort_ops.available_kernels() if k.name in expected and not k.is_available}
+    assert not missing
+    assert expected <= {kernel.name for kernel in ort_ops.available_kernels()}
 
 
 def test_a_missing_kernel_says_why_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from exporter import functional
-from exporter.export import export
+from exporter.onnx_export import export
 from exporter.module import MyLinear
-from exporter.verify import Verification, verify
+from exporter.verification import Verification, verify
 from ort_ops import python_kernel, session
 from ort_ops.model import ModelError
 from ort_ops.operator import ContractError

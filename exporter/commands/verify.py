@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify and print the table."""
-    from exporter.verify import verify
+    from exporter.verification import verify
     from ort_ops.progress import progress
     from ort_ops.table import format_table
 
