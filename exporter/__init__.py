@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exporter.onnx_export import ExportError, ExportResult, export
     from exporter.functional import LinearF, linear
     from exporter.gradients import GradientError, check_gradients
     from exporter.module import MyLinear
+    from exporter.onnx_export import ExportError, ExportResult, export
     from exporter.verification import Verification, verify
 
 __all__ = [

@@ -131,7 +131,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     >>> linear(torch.tensor([[3.0, 2.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([4.0]))
     tensor([[16.]])
     """
-    if not torch.jit.is_tracing():  # there, sizes are tensors and a comparison would be recorded
+    if not _is_tracing():  # there, sizes are tensors and a comparison would be recorded
         _check_shapes(x, weight, bias)
     try:
         if torch.compiler.is_exporting():
@@ -192,6 +192,7 @@ def _apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _fast_apply(x, weight, bias)
 
 
+_is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 _public_apply: Callable[..., Tensor] = LinearF.apply
 _traceable_apply: Callable[..., Tensor] = _TraceableLinearF.apply
 # Private to torch, both; without them the public road serves, slower, with the same results.

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ort_ops.error_bound import Comparison
+
 _SIZE_INCHES = (7.0, 4.2)
 _DPI = 120
+_LEAST_SHOWN, _MOST_SHOWN = 1e-4, 1e4  # of an error in units of its bound
 
 
 def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -60,4 +63,30 @@ def plot_loss_curve(history: Sequence[EpochRecord], path: str | Path, *, title: 
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def plot_parity(points: Sequence[tuple[str, Comparison | None]], path: str | Path) -> None:
+    """Draw each road's largest error in units of its bound, on a logarithmic axis with the bound as a line at 1.
+
+    Args:
+        points: label and comparison; None for a road that was not taken.
+        path: the PNG.
+
+    Raises: OutputError if ``path`` cannot be written.
+    """
+    taken = [(label, comparison) for label, comparison in points if comparison is not None]
+    figure, axes = new_figure("Parity", "largest error / bound (log scale; the least is drawn for no error)", "")
+    figure.set_size_inches(_SIZE_INCHES[0], 1.2 + 0.24 * len(taken))
+    for position, (_, comparison) in enumerate(taken):
+        shown = min(max(comparison.max_in_bounds, _LEAST_SHOWN), _MOST_SHOWN)
+        axes.plot(shown, position, "o", color="C0" if comparison.is_within_bound else "C3", markersize=5)
+    axes.axvline(1.0, color="C3", linewidth=1.2)
+    axes.annotate("bound", (1.0, -0.8), color="C3", xytext=(4, 0), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(
+        _LEAST_SHOWN / 2, max(10.0, 2 * max((min(c.max_in_bounds, _MOST_SHOWN) for _, c in taken), default=1))
+    )
+    axes.set_yticks(range(len(taken)), [label for label, _ in taken], fontsize=8)
+    axes.set_ylim(len(taken) - 0.4, -1.2)
     save_figure(figure, path)

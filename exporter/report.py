@@ -17,7 +17,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #d8dee4; vertical-align: top }
-img { max-width: 100%; height: auto } pre { background: #f3f5f7; padding: .8rem; overflow-x: auto }
+img { max-width: 100%; height: auto; margin-top: 1rem } pre { background: #f3f5f7; padding: .8rem; overflow-x: auto }
 .ok { color: #116329; font-weight: 600 } .bad { color: #b3261e; font-weight: 600 } .muted { color: #59636e }
 """
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-extensions", "onnxscript", "numpy", "ort-mylinear")

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from exporter.checkpoint import Checkpoint, load_checkpoint
-from exporter.onnx_export import ExportResult, export
 from exporter.network import Network
+from exporter.onnx_export import ExportResult, export
 from ort_ops.predict import FEATURES_KEY
 
 

@@ -219,12 +219,10 @@ def _is_number(text: str) -> bool:
 
 
 def _numpy_dtype(onnx_name: str) -> np.dtype[Any]:
+    import ml_dtypes  # noqa: F401  # makes np.dtype know bfloat16
+
     for element_type in MYLINEAR.element_types:
         if element_type.onnx_name == onnx_name:
-            if element_type.name == "bfloat16":
-                import ml_dtypes
-
-                return np.dtype(ml_dtypes.bfloat16)
             dtype: np.dtype[Any] = np.dtype(element_type.name)
             return dtype
     raise InputError(f"the model's input must be {MYLINEAR.element_type_rule}, got {onnx_name}")

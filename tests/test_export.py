@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import ort_ops
 from exporter import onnx_export as export_module
-from exporter.onnx_export import ExportError, export
 from exporter.module import MyLinear
+from exporter.onnx_export import ExportError, export
 from ort_ops.contract import DOMAIN, MYLINEAR
 from ort_ops.model import has_function, linear_nodes
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from exporter import functional
-from exporter.onnx_export import export
 from exporter.module import MyLinear
+from exporter.onnx_export import export
 from exporter.verification import Verification, verify
 from ort_ops import python_kernel, session
 from ort_ops.model import ModelError
