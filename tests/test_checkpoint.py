@@ -1,0 +1,257 @@
+"""Checkpoints and the files beside them: whole or not there, checked when read, enough to rebuild the network."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exporter.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_network, save_checkpoint
+from exporter.data import load_diabetes
+from exporter.files import OutputError, make_folder, write_atomically
+from exporter.network import Architecture, Network, column_statistics
+from exporter.options import TrainingOptions
+from exporter.training import train
+from ort_ops.operator import ContractError
+
+OPTIONS = TrainingOptions(epochs=1, hidden=(4,), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = train(load_diabetes(), OPTIONS, folder=tmp_path_factory.mktemp("trained")).checkpoint
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def checkpoint(trained: Path) -> Checkpoint:
+    return load_checkpoint(trained)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Network
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_a_network_takes_raw_rows_and_gives_raw_targets(dtype: str) -> None:
+    network = Network(Architecture(2, (3,), 1, dtype, standardizes_inputs=True, restores_outputs=True))
+    network.set_statistics("input", np.array([10.0, 20.0]), np.array([2.0, 4.0]))
+    network.set_statistics("output", np.array([100.0]), np.array([8.0]))
+    first, last = network.layers
+    x = torch.tensor([[12.0, 16.0], [10.0, 24.0]], dtype=network.dtype)
+    scaled = torch.tensor([[1.0, -1.0], [0.0, 1.0]], dtype=network.dtype)
+    expected = last(torch.relu(first(scaled))) * 8 + 100
+    assert torch.equal(network(x), expected)
+    assert network(x).dtype == network.dtype
+    assert torch.equal(network.standardize_targets(torch.tensor([[116.0]], dtype=network.dtype)), torch.tensor([[2.0]]))
+
+
+def test_a_plain_network_is_its_one_layer_and_nothing_else() -> None:
+    network = Network(Architecture(2, (), 1, "float64"))
+    x = torch.rand(5, 2, dtype=torch.float64)
+    assert torch.equal(network(x), network.layers[0](x))
+    assert list(network.state_dict()) == ["layers.0.weight", "layers.0.bias"]
+
+
+def test_rows_of_the_wrong_width_are_refused_before_they_broadcast() -> None:
+    network = Network(Architecture(3, (), 1, standardizes_inputs=True))
+    with pytest.raises(ContractError, match=r"x must be \[\.\.\., 3\], got \[5, 1\]"):
+        network(torch.zeros(5, 1))
+
+
+def test_a_constant_column_gets_the_deviation_1_despite_rounding() -> None:
+    mean, std = column_statistics(np.column_stack([np.full(1000, 0.1), np.arange(1000.0)]))
+    assert (mean[0], std[0]) == (0.1, 1.0)
+    assert std[1] == np.arange(1000.0).std()
+
+
+# Round trip
+
+
+def test_load_network_rebuilds_the_trained_network_bit_for_bit_in_eval_mode(trained: Path) -> None:
+    result = train(load_diabetes(), OPTIONS)
+    network = load_network(trained)
+    x = torch.from_numpy(load_diabetes().features).float()
+    assert torch.equal(network(x), result.network(x))
+    assert not network.training
+
+
+def test_a_checkpoint_reads_back_as_it_was_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "copy.pt", checkpoint)
+    copy = load_checkpoint(tmp_path / "copy.pt")
+    for field in ("architecture", "data", "options", "epoch", "history", "metrics"):
+        assert getattr(copy, field) == getattr(checkpoint, field), field
+    assert copy.options == OPTIONS
+    assert copy.data == load_diabetes().describe()
+    assert torch.equal(copy.generator_state, checkpoint.generator_state)
+    assert all(torch.equal(copy.network_state[name], value) for name, value in checkpoint.network_state.items())
+
+
+# Files that are no checkpoint
+
+
+def test_missing_files_and_folders_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no checkpoint .*mylinear train"):
+        load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="is a folder; name the checkpoint in it"):
+        load_checkpoint(tmp_path)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.pt"
+    path.write_text("hello")
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load_checkpoint(path)
+    torch.save(torch.nn.Linear(2, 1).state_dict(), path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint of `mylinear train`$"):
+        load_checkpoint(path)
+    np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path / "foreign.npz")
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    torch.save({"format": Trap(str(sprung))}, tmp_path / "trap.pt", pickle_module=pickle)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path / "trap.pt")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("part", [0.3, 0.7, 0.999])
+def test_a_file_cut_short_is_refused(trained: Path, tmp_path: Path, part: float) -> None:
+    whole = trained.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(CheckpointError, match="is not a checkpoint|damaged"):
+        load_checkpoint(tmp_path / "cut.pt")
+
+
+def test_a_single_wrong_byte_in_a_weight_is_noticed(trained: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weight = checkpoint.network_state["layers.0.weight"].numpy().tobytes()
+    whole = bytearray(trained.read_bytes())
+    whole[whole.index(weight) + 5] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(whole)
+    with pytest.raises(CheckpointError, match="damaged: the checksum"):
+        load_checkpoint(tmp_path / "flipped.pt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format_version", 2, "has format version 2, and this version of ort-mylinear reads 1"),
+        ("architecture", {"in_features": 2}, "is damaged"),
+        ("network_state", {}, "is damaged"),
+        ("options", {"lr": -1.0}, "is damaged: lr must be a number above 0"),
+        ("data", None, "is damaged"),
+    ],
+)
+def test_versions_and_contents_are_checked(
+    trained: Path, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    content = torch.load(trained, weights_only=True)
+    content[key] = value
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "changed.pt")
+
+
+# Writing
+
+
+def test_a_checkpoint_has_the_permissions_of_other_new_files(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", checkpoint)
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / "checkpoint.pt").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "os.replace"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written: No space left on device; free some"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system; name a folder that you may write"),
+    ],
+)
+def test_a_failing_write_leaves_the_old_checkpoint_and_nothing_else(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: OSError, message: str
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, checkpoint)
+
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        save_checkpoint(path, replace(checkpoint, epoch=99))
+    assert str(path) in str(caught.value)
+    assert load_checkpoint(path).epoch == 1
+    assert names_in(tmp_path) == ["checkpoint.pt"]
+
+
+def test_a_disk_that_fills_up_half_way_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="file size limits are a thing of POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))  # Python ignores the signal, so write fails
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"):
+            write_atomically(tmp_path / "big", bytes(2**21))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names_in(tmp_path) == []
+
+
+def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_a_missing_folder_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no folder '.*nowhere'"):
+        save_checkpoint(tmp_path / "nowhere" / "checkpoint.pt", checkpoint)
+
+
+def test_make_folder_makes_parents_and_tries_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_folder(tmp_path / "a" / "b")
+    assert names_in(made) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="'.*file' is a file; name a folder"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="a part of the path is a file"):
+        make_folder(tmp_path / "file" / "below")
+
+    def refuse(self: Path, data: bytes) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(OutputError, match="Read-only file system; name a folder"):
+        make_folder(made)
