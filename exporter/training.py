@@ -235,7 +235,7 @@ class _Run:
             self.optimizer.zero_grad()
             loss = compute_loss(self.network, self.network.standardized(x), y)
             loss.backward()
-            self.optimizer.step()
+            self._take_step(step)
             value = loss.item()
             if not math.isfinite(value):
                 raise self._diverged(f"step {step}", f"the loss is {value}")
@@ -298,6 +298,14 @@ class _Run:
         order = torch.randperm(len(x), generator=self.generator).to(self.device)
         for chosen in order.split(self.options.batch_size):
             yield x[chosen], y[chosen]
+
+    def _take_step(self, step: int) -> None:
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:  # torch refuses rates that the dtype cannot hold
+            if "overflow" not in str(error):
+                raise
+            raise self._diverged(f"step {step}", f"the step is too large for {self.options.dtype}") from error
 
     def _validate(self) -> tuple[float | None, float | None]:
         if self.validation_rows is None:

@@ -101,7 +101,7 @@ def test_a_checkpoint_reads_back_as_it_was_written(checkpoint: Checkpoint, tmp_p
 
 
 def test_missing_files_and_folders_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no checkpoint .*mylinear train"):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*mylinear train"):
         load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="is a folder; name the checkpoint in it"):
         load_checkpoint(tmp_path)
@@ -113,7 +113,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         load_checkpoint(path)
     torch.save(torch.nn.Linear(2, 1).state_dict(), path)
-    with pytest.raises(CheckpointError, match="is not a checkpoint of `mylinear train`$"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint of `mylinear train`$"):
         load_checkpoint(path)
     np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
@@ -142,7 +142,7 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
 def test_a_file_cut_short_is_refused(trained: Path, tmp_path: Path, part: float) -> None:
     whole = trained.read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(CheckpointError, match="is not a checkpoint|damaged"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint|damaged"):
         load_checkpoint(tmp_path / "cut.pt")
 
 
@@ -236,7 +236,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypa
 
 
 def test_a_missing_folder_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no folder '.*nowhere'"):
+    with pytest.raises(CheckpointError, match=r"there is no folder '.*nowhere'"):
         save_checkpoint(tmp_path / "nowhere" / "checkpoint.pt", checkpoint)
 
 
@@ -244,7 +244,7 @@ def test_make_folder_makes_parents_and_tries_to_write(tmp_path: Path, monkeypatc
     made = make_folder(tmp_path / "a" / "b")
     assert names_in(made) == []
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="'.*file' is a file; name a folder"):
+    with pytest.raises(OutputError, match=r"'.*file' is a file; name a folder"):
         make_folder(tmp_path / "file")
     with pytest.raises(OutputError, match="a part of the path is a file"):
         make_folder(tmp_path / "file" / "below")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporter import functional, training
+from exporter import evaluation, functional, training
 from exporter.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, load_network
 from exporter.data import ArticleProblem, DataError, Dataset, load_diabetes, load_digits
 from exporter.gradients import GradientError
@@ -59,7 +59,7 @@ def interrupt_at(step: int) -> Callable[[int, float], None]:
 def largest_error(result: TrainingResult) -> float:
     layer = result.network.layers[0]
     learned = torch.cat([layer.get_parameter("weight").flatten(), layer.get_parameter("bias")])
-    return float((learned - torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)).abs().max())
+    return float((learned.detach() - torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)).abs().max())
 
 
 # The article's problem
@@ -276,7 +276,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 0
-    compute_loss = training.compute_loss
+    compute_loss = evaluation.compute_loss
 
     def spoiled(network: Network, standardized: Tensor, y: Tensor) -> Tensor:
         nonlocal steps
@@ -322,7 +322,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path: Path, monkeypa
         replace_file(source, target)
 
     monkeypatch.setattr(os, "replace", fill_up)
-    with pytest.raises(CheckpointError, match="checkpoint.pt' cannot be written: No space left on device; free some"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt' cannot be written: No space left on device; free some"):
         train(regression(), SGD, folder=tmp_path)
     assert load_checkpoint(tmp_path / CHECKPOINT_NAME).epoch == 2
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_NAME]
@@ -336,7 +336,8 @@ def test_gradients_are_checked_before_anything_is_trained(
 
     def wrong(*args: Any) -> tuple[Tensor | None, ...]:
         gradients = list(right(*args))
-        gradients[argument] = None if gradients[argument] is None else gradients[argument] * 1.01
+        chosen = gradients[argument]
+        gradients[argument] = None if chosen is None else chosen * 1.01
         return tuple(gradients)
 
     monkeypatch.setattr(functional, "_gradients", wrong)
@@ -356,7 +357,7 @@ def test_a_resume_with_other_options_or_data_is_refused_by_name(tmp_path: Path) 
     changed = regression()
     changed.features[0, 0] += 1
     renamed = replace(regression(), feature_names=("a", "b", "d"))
-    for problem, options, message in [
+    cases: list[tuple[Problem, TrainingOptions, str]] = [
         (regression(), replace(SGD, hidden=(5, 5)), "cannot resume: hidden was 5 and is 5,5;"),
         (regression(), replace(SGD, lr=0.5, seed=3), "lr was 0.01 and is 0.5; seed was 0 and is 3;"),
         (regression(), replace(SGD, dtype="float64"), "dtype was float32 and is float64"),
@@ -366,7 +367,8 @@ def test_a_resume_with_other_options_or_data_is_refused_by_name(tmp_path: Path) 
         (changed, SGD, "the values of 'rows' have changed"),
         (ArticleProblem(), SGD, "the columns of the data"),
         (regression(), replace(SGD, epochs=2), "nothing to resume: 2 epochs are done and 2 are wanted"),
-    ]:
+    ]
+    for problem, options, message in cases:
         with pytest.raises(TrainingError, match=message):
             train(problem, options, folder=tmp_path, resume=checkpoint)
     train(regression(), SGD, folder=tmp_path, resume=checkpoint)
@@ -420,7 +422,7 @@ def test_a_training_on_cuda_comes_near_that_on_the_cpu_and_its_checkpoint_loads_
 def test_numbers_that_the_dtype_cannot_hold_are_refused_with_the_column(factor: float) -> None:
     data = regression()
     data.features[:, 1] *= factor
-    with pytest.raises(DataError, match="rows: column 'b' varies too .* for float32; rescale it or use float64"):
+    with pytest.raises(DataError, match=r"rows: column 'b' varies too .* for float32; rescale it or use float64"):
         train(data, SMALL)
     train(data, replace(SMALL, dtype="float64", epochs=1))
     with pytest.raises(DataError, match="the target varies too"):
