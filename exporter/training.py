@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from exporter.gradients import check_gradients
 from exporter.history import EpochRecord, write_history
 from exporter.network import Architecture, Network, column_statistics
 from exporter.options import OptionError, TrainingOptions, default_options
+from exporter.resume import check_resume
 from ort_ops.errors import MylinearError
 
 LOSS_CSV_NAME = "loss.csv"
@@ -29,13 +30,12 @@ Problem = Dataset | ArticleProblem
 OnStep = Callable[[int, float], None]
 
 _ARTICLE_VALIDATION_ROWS = 1000
-_MAY_DIFFER_ON_RESUME = frozenset({"epochs", "device", "checkpoint_interval"})
 # The usual 1e-8 is 0 in float16, and a step of a parameter without gradient would be 0 / 0.
 _ADAMW_EPS = {"float16": 1e-4}
 
 
 class TrainingError(MylinearError, ArithmeticError):
-    """A training that diverged, or cannot go on from a checkpoint."""
+    """A training that diverged; the message names the epoch and what to try."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -98,15 +98,16 @@ def train(
         DataError: the rows are too few, or too large for the dtype.
         OptionError: the device is not there.
         GradientError: a backward is wrong; nothing has been trained.
-        TrainingError: the loss is no longer finite (the last good checkpoint is kept), or ``resume`` disagrees.
+        TrainingError: the loss is no longer finite (the last good checkpoint is kept).
         TrainingInterrupted: Ctrl-C (a KeyboardInterrupt; the last checkpoint is kept).
-        CheckpointError, OutputError: the folder cannot be written.
+        CheckpointError: it cannot be written, or ``resume`` is of another training.
+        OutputError: the folder or the loss curve cannot be written.
     """
     if options is None:
         options = default_options(problem.name)
     device = select_device(options.device)
     if resume is not None:
-        check_resume(resume, problem, options)
+        check_resume(resume, problem.describe(), options)
     run = _Run(problem, options, device, None if folder is None else make_folder(folder))
     check_network_gradients(run.network.architecture, device)
     if resume is not None:
@@ -133,37 +134,6 @@ def count_steps(problem: Problem, options: TrainingOptions) -> int:
         return options.epochs
     rows = problem.rows - problem.count_validation_rows(options.validation)
     return options.epochs * math.ceil(rows / options.batch_size)
-
-
-def check_resume(checkpoint: Checkpoint, problem: Problem, options: TrainingOptions) -> None:
-    """Raise TrainingError if the training of the checkpoint was another one, or has nothing left to do."""
-    wanted, data = asdict(options), problem.describe()
-    differences = [
-        f"{field.name} was {_text(before)} and is {_text(wanted[field.name])}"
-        for field in fields(options)
-        if field.name not in _MAY_DIFFER_ON_RESUME
-        and (before := getattr(checkpoint.options, field.name)) != wanted[field.name]
-    ]
-    was = checkpoint.data
-    for what, before, now in (
-        ("the task", was.task, data.task),
-        ("the number of rows", was.rows, data.rows),
-        ("the columns", was.feature_names, data.feature_names),
-        ("the classes", was.class_names, data.class_names),
-    ):
-        if before != now:
-            differences.append(f"{what} of the data was {_text(before)} and is {_text(now)}")
-    if was.fingerprint != data.fingerprint and not differences:
-        differences.append(f"the values of '{data.name}' have changed since ('{was.name}' then)")
-    if differences:
-        raise TrainingError(
-            f"cannot resume: {'; '.join(differences)}; use what the checkpoint was trained with, or train anew"
-        )
-    if checkpoint.epoch >= options.epochs:
-        raise TrainingError(
-            f"nothing to resume: {checkpoint.epoch} epochs are done and {options.epochs} are wanted; "
-            f"ask for more than {checkpoint.epoch} epochs"
-        )
 
 
 def check_network_gradients(architecture: Architecture, device: torch.device | str = "cpu") -> None:
@@ -201,6 +171,7 @@ class _Run:
 
     def __init__(self, problem: Problem, options: TrainingOptions, device: torch.device, folder: Path | None) -> None:
         self.problem, self.options, self.device, self.folder = problem, options, device, folder
+        self.data = problem.describe()
         self.steps_per_epoch = count_steps(problem, options) // options.epochs
         self.epoch = 0
         self.saved_epoch: int | None = None
@@ -256,7 +227,7 @@ class _Run:
         checkpoint = Checkpoint(
             architecture=self.network.architecture,
             network_state=self.network.state_dict(),
-            data=self.problem.describe(),
+            data=self.data,
             options=self.options,
             epoch=self.epoch,
             optimizer_state=self.optimizer.state_dict(),
@@ -374,9 +345,3 @@ def _optimizer(network: Network, options: TrainingOptions) -> torch.optim.Optimi
         )
     eps = _ADAMW_EPS.get(options.dtype, 1e-8)
     return torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, eps=eps)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)

@@ -105,11 +105,11 @@ def test_a_resume_is_refused_where_there_is_nothing_or_something_else(capsys: py
     with pytest.raises(CheckpointError, match=r"there is no checkpoint 'mylinear-train/checkpoint\.pt'"):
         run("--data rows.csv --target y --resume")
     run("--data rows.csv --target y --epochs 1 --hidden 3")
-    with pytest.raises(TrainingError, match="nothing to resume: 1 epochs are done"):
+    with pytest.raises(CheckpointError, match="nothing to resume: 1 epochs are done"):
         run("--data rows.csv --target y --resume")
-    with pytest.raises(TrainingError, match="hidden was 3 and is 4,4"):
+    with pytest.raises(CheckpointError, match="hidden was 3 and is 4,4"):
         run("--data rows.csv --target y --resume --epochs 2 --hidden 4,4")
-    with pytest.raises(TrainingError, match="cannot resume: the task of the data"):
+    with pytest.raises(CheckpointError, match="cannot resume: the task of the data"):
         run("digits --resume --epochs 2")
 
 

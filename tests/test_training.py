@@ -369,7 +369,7 @@ def test_a_resume_with_other_options_or_data_is_refused_by_name(tmp_path: Path) 
         (regression(), replace(SGD, epochs=2), "nothing to resume: 2 epochs are done and 2 are wanted"),
     ]
     for problem, options, message in cases:
-        with pytest.raises(TrainingError, match=message):
+        with pytest.raises(CheckpointError, match=message):
             train(problem, options, folder=tmp_path, resume=checkpoint)
     train(regression(), SGD, folder=tmp_path, resume=checkpoint)
 

@@ -60,13 +60,14 @@ def run(args: argparse.Namespace) -> int:
     """Train, write checkpoint and loss curve, print a summary, and return the exit status. Raises: MylinearError."""
     _check_combinations(args)
     from exporter.checkpoint import CHECKPOINT_NAME, load_checkpoint
-    from exporter.training import TrainingInterrupted, check_resume, count_steps, train
+    from exporter.resume import check_resume
+    from exporter.training import TrainingInterrupted, count_steps, train
 
     problem = _load_problem(args)
     checkpoint = load_checkpoint(Path(args.output) / CHECKPOINT_NAME) if args.resume else None
     options = _options(args, checkpoint)
     if checkpoint is not None:
-        check_resume(checkpoint, problem, options)
+        check_resume(checkpoint, problem.describe(), options)
     _print_plan(problem, options, checkpoint)
     try:
         with progress("training", count_steps(problem, options)) as line:
