@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from exporter.data import DataDescription
-from exporter.files import OutputError, write_atomically
 from exporter.history import EpochRecord
 from exporter.network import Architecture, Network
 from exporter.options import TrainingOptions
 from ort_ops.errors import MylinearError
+from ort_ops.files import OutputError, write_atomically
 
 CHECKPOINT_NAME = "checkpoint.pt"
 FORMAT = "mylinear checkpoint"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from exporter.files import write_atomically
+from ort_ops.files import write_atomically
 
 
 @dataclass(frozen=True)

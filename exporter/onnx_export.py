@@ -29,7 +29,7 @@ from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import Comparison, compare, gamma
 from ort_ops.errors import MylinearError
 from ort_ops.evaluate import evaluate
-from ort_ops.files import write_atomically
+from ort_ops.files import open_atomically
 from ort_ops.model import attach_function, complete_biases, domain_version, linear_nodes
 from ort_ops.operator import ElementType
 from ort_ops.session import InferenceSession
@@ -122,7 +122,7 @@ def export(
     finally:
         for module, mode in was_training.items():
             module.training = mode
-    with write_atomically(path) as temporary:
+    with open_atomically(path) as temporary:
         onnx.save(proto, temporary)
     return ExportResult(Path(path), len(linear_nodes(proto)), opset, proto.ir_version, comparisons)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.files import write_atomically
 from exporter.history import EpochRecord
+from ort_ops.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -62,7 +62,7 @@ class Section:
 
 
 def write_report(path: str | Path, title: str, summary: str, sections: Sequence[Section]) -> None:
-    """Write the page, with the versions of what made it at its end. Raises: FileWriteError."""
+    """Write the page, with the versions of what made it at its end. Raises: OutputError."""
     page = f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -76,8 +76,7 @@ def write_report(path: str | Path, title: str, summary: str, sections: Sequence[
 </body>
 </html>
 """
-    with write_atomically(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_atomically(path, page.encode())
 
 
 def versions() -> list[str]:

@@ -15,13 +15,13 @@ from torch import Tensor
 from exporter.checkpoint import CHECKPOINT_NAME, Checkpoint, Metrics, save_checkpoint
 from exporter.data import ArticleProblem, DataError, Dataset
 from exporter.evaluation import Rows, compute_loss, evaluate
-from exporter.files import OutputError, make_folder
 from exporter.gradients import check_gradients
 from exporter.history import EpochRecord, write_history
 from exporter.network import Architecture, Network, column_statistics
 from exporter.options import OptionError, TrainingOptions, default_options
 from exporter.resume import check_resume
 from ort_ops.errors import MylinearError
+from ort_ops.files import OutputError, make_folder
 
 LOSS_CSV_NAME = "loss.csv"
 LOSS_PLOT_NAME = "loss.png"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from ort_ops.contract import DOMAIN, MYLINEAR, NAME
-from ort_ops.error_bound import Comparison, compare
-from ort_ops.evaluate import evaluate
-from ort_ops.model import ModelError, element_types, load_model, require_linear_nodes
-from ort_ops.reference import MylinearReference
+from ort_ops.error_bound import Comparison, compare, linear_error_bound
+from ort_ops.evaluate import LinearCall, evaluate
+from ort_ops.model import ModelError, element_types, load_model, make_linear_model, require_linear_nodes
+from ort_ops.reference import MylinearReference, linear, linear_float64
 from ort_ops.session import InferenceSession, available_kernels
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], list[Array]]
 DEFAULT_BATCH_SIZES = (1, 2, 7, 64)
 EDGES = "edge values"
+NODES = "each node alone"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Row:
     """One road on one input.
 
     Attributes:
-        road: ``torch eager``, ``reference``, ``python``, ``body``, ...
-        inputs: which input, in words.
+        road: ``torch eager``, ``reference``, or the name of a kernel.
+        inputs: which input, in words; `NODES` for the nodes one by one, on what they received of all inputs.
         comparison: with the exact result; None where the road could not be taken.
         reason: why it could not be taken.
     """
@@ -87,17 +88,14 @@ class Verification:
         large that an absolute error of theirs tells nothing.
         """
         header, cells = Verification(self.worst_rows()).table()
-        largest = {
-            road: max(
-                (r.comparison.max_error for r in self.rows if r.road == road and r.comparison and r.inputs != EDGES),
-                default=None,
-            )
-            for road in {row.road for row in self.rows}
-        }
+        batches = [row for row in self.rows if row.inputs.startswith("batch")]
+        largest: dict[str, float] = {}
+        for row in batches:
+            if row.comparison is not None:
+                largest[row.road] = max(row.comparison.max_error, largest.get(row.road, 0.0))
         rows = []
         for road, _, _, units, verdict in cells:
-            error = largest[road]
-            rows.append([road, "-" if error is None else f"{error:.3g}", units, verdict])
+            rows.append([road, f"{largest[road]:.3g}" if road in largest else "-", units, verdict])
         return [name for name in header if name != "input"], rows
 
 
@@ -118,7 +116,8 @@ def verify(
     """Run one model on every road that this machine has, and hold each against the float64 reference.
 
     The bound is derived, not chosen: a running error analysis through the graph, from K, the unit roundoff and the
-    magnitudes of what is summed (`ort_ops.evaluate`, `ort_ops.error_bound`).
+    magnitudes of what is summed (`ort_ops.evaluate`, `ort_ops.error_bound`). Through many layers it grows wide, so
+    that each MYLINEAR node is also run alone on what it received, against the bound of its own sum.
 
     Args:
         path: a model with MYLINEAR nodes.
@@ -135,45 +134,71 @@ def verify(
     rng = np.random.default_rng(seed)
     inputs = {f"batch {size}": _random_inputs(model, size, rng) for size in batch_sizes}
     inputs[EDGES] = _edge_inputs(model)
+    evaluations = {label: evaluate(model, feed) for label, feed in inputs.items()}
     roads = _roads(model, path, checkpoint)
-    rows = []
-    for number, (label, feed) in enumerate(inputs.items()):
-        exact = evaluate(model, feed).outputs
-        for index, (road, run) in enumerate(roads.items()):
-            if on_progress is not None:
-                on_progress(number * len(roads) + index, len(inputs) * len(roads), road)
-            if isinstance(run, str):
-                if number == 0:
-                    rows.append(Row(road, "-", None, run))
-                continue
-            rows.append(Row(road, label, _worst(run(feed), exact)))
-    return Verification(sorted(rows, key=lambda row: list(roads).index(row.road)))
+    rows: list[Row] = []
+    total = sum(road.reason is None for road in roads) * (len(inputs) + 1)
+
+    def report(road: _Road, what: str) -> None:
+        if on_progress is not None:
+            on_progress(sum(row.comparison is not None for row in rows), total, f"{road.name}, {what}")
+
+    for road in roads:
+        if road.reason is not None:
+            rows.append(Row(road.name, "-", None, road.reason))
+            continue
+        for label, feed in inputs.items():
+            report(road, label)
+            rows.append(Row(road.name, label, _worst(road.run(feed), evaluations[label].outputs)))
+        report(road, NODES)
+        calls = [call for evaluation in evaluations.values() for call in evaluation.calls]
+        rows.append(Row(road.name, NODES, _worst_of(_compare_call(road, call) for call in calls)))
+    return Verification(rows)
 
 
-def _roads(model: onnx.ModelProto, path: str | Path, checkpoint: str | Path | None) -> dict[str, Run | str]:
-    """Return every road by name: a function that runs it, or the reason why it cannot be taken."""
-    roads: dict[str, Run | str] = {"torch eager": _torch_road(model, checkpoint)}
-    roads["reference"] = _evaluator_road(model, MylinearReference)
+@dataclass(frozen=True)
+class _Road:
+    """A way to run the model, and to run one of its MYLINEAR nodes alone; with a reason, it cannot be taken."""
+
+    name: str
+    run: Run = lambda feed: []
+    run_node: Callable[[Array, Array, Array | None], Array] = lambda x, weight, bias: x
+    reason: str | None = None
+
+
+def _roads(model: onnx.ModelProto, path: str | Path, checkpoint: str | Path | None) -> list[_Road]:
+    """Return every road: how it runs, or the reason why it cannot be taken."""
+    roads = [_torch_road(model, checkpoint), _Road("reference", _evaluator(model, MylinearReference), linear)]
     types = element_types(model)
     for kernel in available_kernels():
         missing = types - set(kernel.element_types)
-        if not kernel.is_available:
-            roads[kernel.name] = str(kernel.reason)
-        elif missing:
-            roads[kernel.name] = f"serves {' and '.join(kernel.element_types)}, the model has {' and '.join(missing)}"
-        else:
-            roads[kernel.name] = _session_road(path, kernel.name)
+        reason = kernel.reason
+        if reason is None and missing:
+            reason = f"serves {' and '.join(kernel.element_types)}, the model has {' and '.join(sorted(missing))}"
+        roads.append(_Road(kernel.name, reason=reason) if reason else _session_road(path, kernel.name))
     return roads
 
 
-def _session_road(path: str | Path, kernel: str) -> Run:
+def _session_road(path: str | Path, kernel: str) -> _Road:
+    options = _quiet_options()
+    session = InferenceSession(path, options, kernels=kernel)
+
+    def run_node(x: Array, weight: Array, bias: Array | None) -> Array:
+        node = make_linear_model([f"d{i}" for i in range(x.ndim - 1)] + [x.shape[-1]], weight, bias)
+        alone = InferenceSession(node.SerializeToString(), _quiet_options(), kernels=kernel)
+        result: Array = alone.run(None, {"x": x})[0]
+        return result
+
+    return _Road(kernel, lambda feed: session.run(None, feed), run_node)
+
+
+def _quiet_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = InferenceSession(path, options, kernels=kernel)
-    return lambda feed: session.run(None, feed)
+    return options
 
 
-def _evaluator_road(model: onnx.ModelProto, operator: type[OpRun]) -> Run:
+def _evaluator(model: onnx.ModelProto, operator: type[OpRun]) -> Run:
     # Without the model-local function, or the evaluator would take that instead of the operator.
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
@@ -187,13 +212,19 @@ def _evaluator_road(model: onnx.ModelProto, operator: type[OpRun]) -> Run:
     return run
 
 
-def _torch_road(model: onnx.ModelProto, checkpoint: str | Path | None) -> Run | str:
+def _torch_road(model: onnx.ModelProto, checkpoint: str | Path | None) -> _Road:
+    name = "torch eager"
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed; pip install ort-mylinear[export]"
+        return _Road(name, reason="torch is not installed; pip install 'ort-mylinear[export]'")
     import torch
 
-    from exporter.functional import linear
+    from exporter import functional
     from exporter.tensors import from_numpy, to_numpy
+
+    def run_node(x: Array, weight: Array, bias: Array | None) -> Array:
+        with torch.no_grad():
+            bias_tensor = None if bias is None else from_numpy(bias)
+            return to_numpy(functional.linear(from_numpy(x), from_numpy(weight), bias_tensor))
 
     if checkpoint is not None:
         from exporter.checkpoint import load_network
@@ -204,18 +235,26 @@ def _torch_road(model: onnx.ModelProto, checkpoint: str | Path | None) -> Run | 
             with torch.no_grad():
                 return [to_numpy(network(*map(from_numpy, feed.values())))]
 
-        return run
+        return _Road(name, run, run_node)
 
     class TorchLinear(OpRun):
         op_domain = DOMAIN
 
         def _run(self, x: Any, weight: Any, bias: Any = None) -> tuple[Array]:
-            with torch.no_grad():
-                bias_tensor = None if bias is None else from_numpy(bias)
-                return (to_numpy(linear(from_numpy(x), from_numpy(weight), bias_tensor)),)
+            return (run_node(x, weight, bias),)
 
     TorchLinear.__name__ = NAME
-    return _evaluator_road(model, TorchLinear)
+    return _Road(name, _evaluator(model, TorchLinear), run_node)
+
+
+def _compare_call(road: _Road, call: LinearCall) -> Comparison:
+    """Run one node alone on what it received, where the bound is that of a single sum."""
+    dtype = helper.tensor_dtype_to_np_dtype(call.element_type.onnx_type)
+    with np.errstate(all="ignore"):
+        x, weight = call.x.astype(dtype), call.weight.astype(dtype)
+        bias = None if call.bias is None else call.bias.astype(dtype)
+    bound = linear_error_bound(x, weight, bias, call.element_type)
+    return compare(road.run_node(x, weight, bias), linear_float64(x, weight, bias), bound, call.element_type)
 
 
 def _worst(outputs: list[Array], exact: Mapping[str, Any]) -> Comparison:
@@ -225,6 +264,10 @@ def _worst(outputs: list[Array], exact: Mapping[str, Any]) -> Comparison:
         if value.element_type is None:
             raise ModelError("verify compares floating-point outputs only")
         comparisons.append(compare(output, value.exact, value.error, value.element_type))
+    return _worst_of(comparisons)
+
+
+def _worst_of(comparisons: Iterable[Comparison]) -> Comparison:
     return max(comparisons, key=lambda c: (not c.is_within_bound, c.max_in_bounds))
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ort_ops.contract import ABSENT_BIAS, MYLINEAR
 from ort_ops.errors import MylinearError
 from ort_ops.operator import ContractError
+
+# Of models made here: the newest that onnxruntime 1.17 loads.
+_OPSET, _IR_VERSION = 20, 9
 
 NodeContainer = onnx.GraphProto | onnx.FunctionProto
 
@@ -66,6 +71,37 @@ def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onn
         raise ModelError(f"{what} is not an ONNX model, or is damaged: {error}") from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{what} is not an ONNX model; export one with `mylinear export`")
+    return model
+
+
+def make_linear_model(
+    x_shape: Sequence[int | str], weight: NDArray[Any], bias: NDArray[Any] | None, *, with_function: bool = True
+) -> onnx.ModelProto:
+    """Make a model of one MYLINEAR node, ``x`` to ``y``, with the weights inside.
+
+    Args:
+        x_shape: of the input; a name for a dynamic dimension.
+        weight: ``[out_features, in_features]``; its dtype is the model's.
+        bias: ``[out_features]``, or None.
+        with_function: whether to complete it as an exported model is: with a bias and the function body.
+    """
+    element_type = MYLINEAR.element_type(weight.dtype.name).onnx_type
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(weight), "weight")]
+    if bias is not None:
+        initializers.append(numpy_helper.from_array(np.ascontiguousarray(bias), "bias"))
+    inputs = ["x", *(tensor.name for tensor in initializers)]
+    graph = helper.make_graph(
+        [helper.make_node(MYLINEAR.name, inputs, ["y"], name="linear", domain=MYLINEAR.domain)],
+        "one_linear",
+        [helper.make_tensor_value_info("x", element_type, x_shape)],
+        [helper.make_tensor_value_info("y", element_type, [*x_shape[:-1], weight.shape[0]])],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MYLINEAR.domain, MYLINEAR.since_version)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    if with_function:
+        complete_biases(model)
+        attach_function(model)
     return model
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ort_ops.contract import MYLINEAR
 from ort_ops.errors import MylinearError
-from ort_ops.files import write_atomically
+from ort_ops.files import open_atomically
 from ort_ops.progress import progress
 from ort_ops.session import InferenceSession
 
@@ -54,7 +54,7 @@ def predict(
         stream: where CSV goes without ``output``.
 
     Returns: the number of rows.
-    Raises: InputError for rows that the model cannot take, FileWriteError.
+    Raises: InputError for rows that the model cannot take, OutputError.
     """
     if batch_size < 1:
         raise InputError(f"the batch size must be 1 or more, got {batch_size}")
@@ -63,12 +63,12 @@ def predict(
     rows = _open(session, source, batch_size)
     if output is not None and Path(output).suffix == ".npy":
         results = [*_results(session, rows, source)]
-        with write_atomically(output) as temporary, temporary.open("wb") as file:
+        with open_atomically(output) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(results))
         return sum(map(len, results))
     with ExitStack() as stack:
         if output is not None:
-            stream = stack.enter_context(stack.enter_context(write_atomically(output)).open("w", newline=""))
+            stream = stack.enter_context(stack.enter_context(open_atomically(output)).open("w", newline=""))
         assert stream is not None
         writer = csv.writer(stream, lineterminator="\n")
         count = 0

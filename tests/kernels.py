@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from exporter.functional import linear
 from exporter.tensors import from_numpy, to_numpy
 from ort_ops.contract import ELEMENT_TYPES
+from ort_ops.model import make_linear_model
 from ort_ops.reference import MylinearReference
 from ort_ops.session import InferenceSession, available_kernels
-from tests.models import make_model
 
 Array = NDArray[Any]
 
@@ -58,7 +58,7 @@ class Evaluator(Road):
     """onnx's ReferenceEvaluator with our operator."""
 
     def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        model = make_model([*x.shape], weight, bias, with_function=False)
+        model = make_linear_model([*x.shape], weight, bias, with_function=False)
         return np.asarray(ReferenceEvaluator(model, new_ops=[MylinearReference]).run(None, {"x": x})[0])
 
 
@@ -70,7 +70,7 @@ class Session(Road):
         self.dtypes = dtypes
 
     def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        model = make_model([*x.shape], weight, bias, with_function=self.name == "body")
+        model = make_linear_model([*x.shape], weight, bias, with_function=self.name == "body")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = InferenceSession(model.SerializeToString(), options, kernels=self.name)

@@ -14,10 +14,10 @@ import torch
 
 from exporter.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_network, save_checkpoint
 from exporter.data import load_diabetes
-from exporter.files import OutputError, make_folder, write_atomically
 from exporter.network import Architecture, Network, column_statistics
 from exporter.options import TrainingOptions
 from exporter.training import train
+from ort_ops.files import OutputError, make_folder, write_atomically
 from ort_ops.operator import ContractError
 
 OPTIONS = TrainingOptions(epochs=1, hidden=(4,), device="cpu")

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from exporter import cli
-from tests.models import make_model
+from ort_ops.model import make_linear_model
 
 MYLINEAR = Path(sys.executable).with_name("mylinear")
 
@@ -24,7 +24,7 @@ def typed(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def linear_onnx(tmp_path: Path) -> Path:
-    onnx.save(make_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0])), tmp_path / "linear.onnx")
+    onnx.save(make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0])), tmp_path / "linear.onnx")
     return tmp_path / "linear.onnx"
 
 

@@ -12,10 +12,10 @@ from exporter.functional import linear as torch_linear
 from exporter.tensors import from_numpy
 from ort_ops import python_kernel
 from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME, SINCE_VERSION, check_arguments, infer_shape
+from ort_ops.model import make_linear_model
 from ort_ops.operator import ContractError, Shape
 from ort_ops.reference import linear as numpy_linear
 from tests.cases import numpy_dtype
-from tests.models import make_model
 
 # shapes of x, weight, bias -> the whole message, whoever raises it
 BAD_SHAPES: list[tuple[list[tuple[int, ...] | None], str]] = [
@@ -155,12 +155,12 @@ def inferred_shape(model: onnx.ModelProto) -> Shape:
 @pytest.mark.parametrize("element_type", ELEMENT_TYPES, ids=lambda t: t.name)
 def test_checker_accepts_what_the_contract_has(element_type: object) -> None:
     dtype = numpy_dtype(element_type.name)  # type: ignore[attr-defined]
-    model = make_model(["batch", 3], np.ones((5, 3), dtype), np.ones(5, dtype))
+    model = make_linear_model(["batch", 3], np.ones((5, 3), dtype), np.ones(5, dtype))
     onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
 
 
 def test_checker_refuses_other_types_and_attributes() -> None:
-    model = make_model(["batch", 3], np.ones((5, 3), np.float32), np.ones(5, np.float32))
+    model = make_linear_model(["batch", 3], np.ones((5, 3), np.float32), np.ones(5, np.float32))
     with_attribute = onnx.ModelProto()
     with_attribute.CopyFrom(model)
     with_attribute.graph.node[0].attribute.append(helper.make_attribute("alpha", 1.0))
@@ -176,7 +176,7 @@ def test_checker_refuses_other_types_and_attributes() -> None:
 
 
 def test_wrong_shapes_in_a_model_are_reported_in_the_contract_s_words() -> None:
-    model = make_model(["batch", 5], np.ones((5, 3), np.float32), np.ones(5, np.float32))
+    model = make_linear_model(["batch", 5], np.ones((5, 3), np.float32), np.ones(5, np.float32))
     with pytest.raises(ContractError, match="is it transposed"):
         onnx.shape_inference.infer_shapes(model)
 

@@ -14,10 +14,9 @@ from onnx import TensorProto, helper
 
 from ort_ops.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
 from ort_ops.error_bound import compare
-from ort_ops.model import attach_function
+from ort_ops.model import attach_function, make_linear_model
 from ort_ops.reference import linear_float64
-from tests.cases import CASES, Case, numpy_dtype
-from tests.models import Array, make_model
+from tests.cases import CASES, Array, Case, numpy_dtype
 
 RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
@@ -68,7 +67,7 @@ def test_the_body_computes_every_case(case: Case) -> None:
     assert x is not None
     assert weight is not None
     dims: list[int | str] = [*(f"d{i}" for i in range(x.ndim - 1)), x.shape[-1]]
-    model = make_model(dims, weight, sample["bias"])
+    model = make_linear_model(dims, weight, sample["bias"])
     standard = onnx.inliner.inline_local_functions(model)
     complaint = complaint_about(model, case)
     if complaint and weight.size == 0 and RUNTIME < (1, 28):
@@ -83,7 +82,7 @@ def test_small_types_are_rounded_once_to_nearest_even(dtype: str) -> None:
     unit = MYLINEAR.element_type(dtype).unit_roundoff
     x = np.array([[1.0, 1.0, 1.0]]).astype(numpy_dtype(dtype))
     weight = np.array([[1, unit, 0], [1, unit, unit / 64], [1 + 2 * unit, unit, 0]]).astype(numpy_dtype(dtype))
-    actual = run_plain(make_model([1, 3], weight, None), x)
+    actual = run_plain(make_linear_model([1, 3], weight, None), x)
     assert actual.astype(np.float64).tolist() == [[1.0, 1 + 2 * unit, 1 + 4 * unit]]
 
 
@@ -123,7 +122,7 @@ def test_one_body_serves_nodes_of_several_types(dtypes: tuple[str, ...]) -> None
 def test_a_bias_of_minus_zero_changes_nothing_not_even_minus_zero(dtype: str) -> None:
     x = np.array([[-0.0], [0.0], [np.inf], [-np.inf], [np.nan]]).astype(numpy_dtype(dtype))
     weight = np.ones((1, 1), numpy_dtype(dtype))
-    actual = run_plain(make_model([5, 1], weight, None), x).astype(np.float64)
+    actual = run_plain(make_linear_model([5, 1], weight, None), x).astype(np.float64)
     assert np.array_equal(actual, x.astype(np.float64), equal_nan=True)
     # With no term but one, -0.0 stays -0.0 wherever the runtime's own product keeps it.
     product_keeps_sign = np.signbit(np.matmul(x.astype(np.float64), [[1.0]]))
@@ -133,7 +132,7 @@ def test_a_bias_of_minus_zero_changes_nothing_not_even_minus_zero(dtype: str) ->
 
 def test_the_other_way_overloads_fail_in_old_runtimes() -> None:
     """A runtime that does not know overload names, which came with IR version 10, mistakes one for the other."""
-    model = make_model(["batch", 3], np.ones((3, 3), np.float32), np.zeros(3, np.float32))
+    model = make_linear_model(["batch", 3], np.ones((3, 3), np.float32), np.zeros(3, np.float32))
     second = helper.make_node(NAME, ["hidden", "weight"], ["y"], name="second", domain=DOMAIN, overload="no_bias")
     model.graph.node[0].output[0] = "hidden"
     model.graph.node.append(second)
@@ -152,7 +151,7 @@ def test_the_other_way_overloads_fail_in_old_runtimes() -> None:
 
 
 def test_the_other_way_a_body_of_three_inputs_does_not_take_two() -> None:
-    model = make_model(["batch", 3], np.ones((2, 3), np.float32), None)
+    model = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), None)
     del model.graph.node[0].input[2:]
     model.graph.node[0].input.append("")
     with pytest.raises(Exception, match=r"INVALID_GRAPH|INVALID_ARGUMENT|Fail|FAIL"):
@@ -163,7 +162,7 @@ def test_the_other_way_a_body_of_three_inputs_does_not_take_two() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_the_body_at_every_opset(opset: int, dtype: str) -> None:
     weight = np.arange(6).reshape(2, 3).astype(dtype)
-    model = make_model(["batch", 3], weight, weight[:, 0], with_function=False)
+    model = make_linear_model(["batch", 3], weight, weight[:, 0], with_function=False)
     next(entry for entry in model.opset_import if entry.domain == "").version = opset
     attach_function(model)
     assert run_plain(model, np.array([[1, 2, 3]], dtype)).tolist() == [[8.0, 29.0]]

@@ -10,21 +10,21 @@ import numpy as np
 import onnx
 import pytest
 
-from ort_ops.files import FileWriteError
+from ort_ops.files import OutputError
+from ort_ops.model import make_linear_model
 from ort_ops.predict import FEATURES_KEY, InputError, predict
 from ort_ops.session import InferenceSession
-from tests.models import make_model
 
 
 @pytest.fixture(scope="module")
 def session() -> InferenceSession:
-    model = make_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0]))
+    model = make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0]))
     return InferenceSession(model.SerializeToString(), kernels="body")
 
 
 @pytest.fixture(scope="module")
 def session_with_features() -> InferenceSession:
-    model = make_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0]))
+    model = make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0]))
     onnx.helper.set_model_props(model, {FEATURES_KEY: json.dumps(["width", "height"])})
     return InferenceSession(model.SerializeToString(), kernels="body")
 
@@ -74,7 +74,7 @@ def test_long_input_shows_progress(session: InferenceSession, tmp_path: Path, ca
 
 
 def test_nd_arrays_and_other_dtypes(tmp_path: Path) -> None:
-    model = make_model(["batch", 3, 2], np.array([[2.0, 3.0]], np.float16), None)
+    model = make_linear_model(["batch", 3, 2], np.array([[2.0, 3.0]], np.float16), None)
     served = InferenceSession(model.SerializeToString(), kernels="body")
     np.save(tmp_path / "rows.npy", np.ones((2, 3, 2), np.int32))
     assert predict(served, str(tmp_path / "rows.npy"), tmp_path / "out.npy") == 2
@@ -147,7 +147,7 @@ def test_bad_outputs(session: InferenceSession, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the output must be a \.csv or \.npy file"):
         predict(session, "1,2", tmp_path / "out.txt")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileWriteError, match="part of the path is a file"):
+    with pytest.raises(OutputError, match="part of the path is a file"):
         predict(session, "1,2", tmp_path / "file" / "out.csv")
     with pytest.raises(InputError, match="the batch size must be 1 or more, got 0"):
         predict(session, "1,2", tmp_path / "out.csv", batch_size=0)

@@ -15,14 +15,13 @@ import pytest
 
 import ort_ops
 from ort_ops import python_kernel, session
-from ort_ops.model import ModelError
+from ort_ops.model import ModelError, make_linear_model
 from tests.cases import numpy_dtype
-from tests.models import make_model
 
 
 def model_bytes(dtype: str = "float32", *, bias: bool = True, with_function: bool = True) -> bytes:
     weight = np.arange(6).reshape(2, 3).astype(numpy_dtype(dtype))
-    model = make_model(["batch", 3], weight, weight[:, 0] if bias else None, with_function=with_function)
+    model = make_linear_model(["batch", 3], weight, weight[:, 0] if bias else None, with_function=with_function)
     data: bytes = model.SerializeToString()
     return data
 

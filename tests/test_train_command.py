@@ -19,10 +19,10 @@ from exporter import training
 from exporter.checkpoint import CheckpointError, load_checkpoint
 from exporter.commands import train as command
 from exporter.data import DataError
-from exporter.files import OutputError
 from exporter.options import OptionError
 from exporter.training import TrainingError
 from ort_ops.errors import MylinearError
+from ort_ops.files import OutputError
 
 ROOT = Path(__file__).parent.parent
 

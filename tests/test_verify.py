@@ -15,10 +15,9 @@ from exporter.module import MyLinear
 from exporter.onnx_export import export
 from exporter.verification import Verification, verify
 from ort_ops import python_kernel, session
-from ort_ops.model import ModelError
+from ort_ops.model import ModelError, make_linear_model
 from ort_ops.operator import ContractError
 from tests.cases import numpy_dtype
-from tests.models import make_model
 
 
 @pytest.fixture
@@ -37,7 +36,14 @@ def test_every_road_of_a_deep_model_stays_within_its_bound(mlp: Path) -> None:
     result = verify(mlp)
     assert result.is_ok, result.table()
     assert {"torch eager", "reference", "python", "body"} <= set(roads(result))
-    assert {row.inputs for row in result.rows} == {"batch 1", "batch 2", "batch 7", "batch 64", "edge values"}
+    assert {row.inputs for row in result.rows} == {
+        "batch 1",
+        "batch 2",
+        "batch 7",
+        "batch 64",
+        "edge values",
+        "each node alone",
+    }
     assert set(roads(result).values()) == {"ok"}
 
 
@@ -45,7 +51,7 @@ def test_every_road_of_a_deep_model_stays_within_its_bound(mlp: Path) -> None:
 def test_every_dtype(dtype: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((5, 9)).astype(numpy_dtype(dtype))
-    onnx.save(make_model(["batch", 9], weight, weight[:, 0]), tmp_path / "model.onnx")
+    onnx.save(make_linear_model(["batch", 9], weight, weight[:, 0]), tmp_path / "model.onnx")
     result = verify(tmp_path / "model.onnx")
     assert result.is_ok, result.table()
     expected = (
@@ -114,7 +120,7 @@ def test_bad_models(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     with pytest.raises(ModelError, match="there is no such file"):
         verify(path)
-    model = make_model(["batch", 3], np.ones((2, 3), np.float32), None)
+    model = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), None)
     unknown = onnx.ModelProto()
     unknown.CopyFrom(model)
     unknown.opset_import[1].version = 7
