@@ -97,7 +97,7 @@ def test_the_articles_problem_converges_with_larger_batches_and_rate_and_no_deca
 
 def test_digits_reach_95_percent_on_rows_kept_apart(tmp_path: Path) -> None:
     digits = load_digits()
-    result = train(digits, replace(default_options("digits"), hidden=(64, 32), epochs=12), folder=tmp_path)
+    result = train(digits, replace(default_options("digits"), hidden=(64, 32), epochs=8), folder=tmp_path)
     assert result.metrics["validation"]["accuracy"] >= 0.95
     network = load_network(tmp_path / CHECKPOINT_NAME)
     _, validation = digits.split(0.2, seed=0)
@@ -157,7 +157,7 @@ def test_without_validation_rows_there_are_no_validation_figures(tmp_path: Path)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_every_dtype_learns_with_every_optimizer(dtype: str, optimizer: str) -> None:
-    result = train(classification(), replace(SMALL, dtype=dtype, optimizer=optimizer, epochs=20))
+    result = train(classification(), replace(SMALL, dtype=dtype, optimizer=optimizer, epochs=8, lr=0.03))
     assert result.history[-1].train_loss < 0.7 * result.history[0].train_loss
     assert {value.dtype for value in result.network.state_dict().values()} == {getattr(torch, dtype)}
 
