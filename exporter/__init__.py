@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from exporter.functional import LinearF, linear
     from exporter.gradients import GradientError, check_gradients
     from exporter.module import MyLinear
-    from exporter.onnx_export import ExportError, ExportResult, export
+    from exporter.onnx_export import ExportResult, export
+    from exporter.parity import ExportError
     from exporter.verification import Verification, verify
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ExportError": "onnx_export",
+    "ExportError": "parity",
     "ExportResult": "onnx_export",
     "GradientError": "gradients",
     "LinearF": "functional",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
 import logging
@@ -13,38 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import values
 from torch import Tensor, nn
 
 from exporter.functional import count_calls
-from exporter.tensors import to_numpy
+from exporter.parity import DynamicShapes, ExportError, compare_with_torch, flatten_outputs, root_cause
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import Comparison, compare, gamma
-from ort_ops.errors import MylinearError
-from ort_ops.evaluate import evaluate
+from ort_ops.error_bound import Comparison
 from ort_ops.files import open_atomically
 from ort_ops.model import attach_function, complete_biases, domain_version, linear_nodes
-from ort_ops.operator import ElementType
-from ort_ops.session import InferenceSession
 
 DEFAULT_OPSET = 20
 """The newest opset that onnxruntime 1.17 can load; so the default export runs wherever this project does."""
 ENGINES = ("dynamo", "torchscript")
 _MIN_OPSET = {"dynamo": 18, "torchscript": 9}
 _MAX_OPSET = {"dynamo": 25, "torchscript": 20}
-
-DynamicShapes = Mapping[str, Mapping[int, str]]
-
-
-class ExportError(MylinearError, RuntimeError):
-    """A model that could not be exported, or not as it should be; no file was written."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +90,7 @@ def export(
     model.eval()
     try:
         with torch.no_grad(), count_calls() as num_calls:
-            outputs = _flatten(model(*example))
+            outputs = flatten_outputs(model(*example))
             expected_nodes = num_calls()
         if expected_nodes == 0:
             raise ExportError("the model calls MYLINEAR nowhere; use exporter.MyLinear in place of torch.nn.Linear")
@@ -118,7 +104,7 @@ def export(
             proto = run(model, example, opset, inputs, results, axes, expected_nodes)
         _check_value_names(proto, inputs, results)
         _finish(proto, opset, metadata or {})
-        comparisons = _compare_with_torch(proto, model, example, inputs, axes)
+        comparisons = compare_with_torch(proto, model, example, inputs, axes)
     finally:
         for module, mode in was_training.items():
             module.training = mode
@@ -155,7 +141,7 @@ def _export_dynamo(
             verbose=False,
         )
     except Exception as error:
-        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {_first_line(error)}") from error
+        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {root_cause(error)}") from error
     assert program is not None
     _check_count(program.model_proto, expected_nodes)
     program.optimize()
@@ -184,7 +170,7 @@ def _export_torchscript(
             dynamic_axes={name: dict(dims) for name, dims in axes.items() if dims},
         )
     except Exception as error:
-        raise ExportError(f"torch.onnx.export(dynamo=False) failed: {_first_line(error)}") from error
+        raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}") from error
     proto = onnx.load_model_from_string(file.getvalue())
     _check_count(proto, expected_nodes)
     return _infer_shapes_anew(proto)
@@ -218,83 +204,7 @@ def _finish(proto: onnx.ModelProto, opset: int, metadata: Mapping[str, str]) -> 
     try:
         onnx.checker.check_model(proto, full_check=True, check_custom_domain=True)
     except Exception as error:
-        raise ExportError(f"the exported model does not pass onnx.checker: {_first_line(error)}") from error
-
-
-def _compare_with_torch(
-    proto: onnx.ModelProto, model: nn.Module, example: tuple[Any, ...], names: list[str], axes: DynamicShapes
-) -> dict[str, Comparison]:
-    """Run the model in onnxruntime and in torch on the example, and on other sizes of the dynamic dimensions.
-
-    Raises: ExportError naming the first output that differs by more than its bound.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = InferenceSession(proto.SerializeToString(), options, kernels="body")
-    except Exception as error:
-        raise ExportError(
-            f"onnxruntime {onnxruntime.__version__} cannot run the exported model, so that it cannot be compared "
-            f"with torch: {_first_line(error)}"
-        ) from error
-    output_names = [output.name for output in proto.graph.output]
-    worst: dict[str, Comparison] = {}
-    sizes = (0, 1) if any(axes.values()) else (0,)
-    for more in sizes:
-        arguments = tuple(_grow(a, axes[name], more) for a, name in zip(example, names, strict=True))
-        with torch.no_grad():
-            torch_outputs = [to_numpy(value) for value in _flatten(model(*arguments))]
-        feed = {name: to_numpy(value) for name, value in zip(names, arguments, strict=True)}
-        ort_outputs = session.run(output_names, feed)
-        references = _references(proto, model, arguments, feed, torch_outputs)
-        for name, got, torch_output, (exact, bound, element_type) in zip(
-            output_names, ort_outputs, torch_outputs, references, strict=True
-        ):
-            for road, array in (("torch", torch_output), ("onnxruntime", got)):
-                comparison = compare(array, exact, bound, element_type)
-                if not comparison.is_within_bound:
-                    raise ExportError(
-                        f"{road}'s output '{name}' is not what the exported graph gives in float64: "
-                        f"{comparison.complaint}"
-                    )
-            if name not in worst or comparison.max_in_bounds >= worst[name].max_in_bounds:
-                worst[name] = comparison
-    return worst
-
-
-def _references(
-    proto: onnx.ModelProto,
-    model: nn.Module,
-    arguments: tuple[Any, ...],
-    feed: Mapping[str, NDArray[Any]],
-    torch_outputs: list[NDArray[Any]],
-) -> list[tuple[NDArray[Any], NDArray[Any], ElementType]]:
-    """Return exact value, bound and element type of each output.
-
-    From a running error analysis where every operator has a rule. Else from the model in float64, with the bound
-    that the deepest sum of the graph allows for values of that size, and four times what torch itself is off.
-    """
-    try:
-        outputs = evaluate(proto, feed).outputs.values()
-        element_types = [value.element_type for value in outputs]
-        if None not in element_types:
-            return [(v.exact, v.error, v.element_type) for v in outputs if v.element_type is not None]
-    except MylinearError:
-        pass
-    with torch.no_grad():
-        double = copy.deepcopy(model).double()
-        exact_outputs = [to_numpy(v) for v in _flatten(double(*(_to_float64(a) for a in arguments)))]
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    terms = sum(_num_terms(linear.node, weights) for linear in linear_nodes(proto))
-    references = []
-    for exact, got in zip(exact_outputs, torch_outputs, strict=True):
-        element_type = MYLINEAR.element_type(got.dtype.name)
-        accumulator = MYLINEAR.element_type(element_type.accumulator)
-        size = float(np.max(np.abs(exact), initial=0.0, where=np.isfinite(exact)))
-        own = float(np.max(np.abs(exact - got.astype(np.float64)), initial=0.0, where=np.isfinite(exact)))
-        allowed = gamma(terms, accumulator.unit_roundoff) * size + 4 * own + 4 * element_type.unit_roundoff * size
-        references.append((exact.astype(np.float64), np.full(exact.shape, allowed), element_type))
-    return references
+        raise ExportError(f"the exported model does not pass onnx.checker: {root_cause(error)}") from error
 
 
 def _check_engine(engine: str, opset: int) -> None:
@@ -359,38 +269,9 @@ def _dynamic_axes(names: list[str], example: tuple[Any, ...], wanted: DynamicSha
     return {name: dict(wanted.get(name, {})) for name in names}
 
 
-def _grow(tensor: Any, dims: Mapping[int, str], more: int) -> Any:
-    """Return the tensor with ``more`` further entries, copies of its first, along each of ``dims``."""
-    for dim in dims if more else ():
-        tensor = torch.cat([tensor, *[tensor.narrow(dim, 0, min(1, tensor.shape[dim]))] * more], dim)
-    return tensor
-
-
 def _ir_version(opset: int) -> int:
     """The oldest IR version that has the opset, so that older runtimes load the file."""
     return next(ir for last, ir in ((18, 8), (20, 9), (22, 10), (23, 11), (24, 12), (1000, 13)) if opset <= last)
-
-
-def _num_terms(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> int:
-    tensor = weights.get(node.input[1])
-    return (tensor.dims[1] if tensor is not None else 0) + 1
-
-
-def _flatten(outputs: Any) -> list[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(outputs)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def _to_float64(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _first_line(error: Exception) -> str:
-    """The root cause in one line; torch wraps it in pages of advice."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 @contextmanager

@@ -168,9 +168,10 @@ def element_types(model: onnx.ModelProto) -> set[str]:
 def complete_biases(model: onnx.ModelProto) -> int:
     """Give every MYLINEAR node without a bias one that changes nothing, and return how many that were.
 
-    The model-local function and kernels of onnxruntime-extensions take exactly three inputs. A second
-    function under an overload name would do for the first but needs IR version 10, which onnxruntime 1.17 does
-    not load, and does not help the second. The added bias is -0.0, the number that leaves every other as it is.
+    The model-local function and kernels of onnxruntime-extensions take exactly three inputs. A second function under
+    an overload name would do for the first, but onnxruntime mistakes one overload for the other up to 1.24 at least
+    (``tests/test_function_body.py`` shows it), and it does not help the second. The added bias is -0.0, the number
+    that leaves every other as it is.
 
     Raises: ModelError for a computed weight without bias below opset 15.
     """

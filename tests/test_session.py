@@ -147,6 +147,15 @@ def test_plain_onnxruntime_sessions_work_with_register() -> None:
     assert (plain.run(None, {"x": x_of("float32")})[0] == EXPECTED).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_plain_sessions_with_a_kernel_that_lacks_the_dtype_fail_to_load_and_do_not_abort(dtype: str) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    ort_ops.register(options, "python")
+    with pytest.raises(Exception, match=f"{dtype}|INVALID_GRAPH"):
+        onnxruntime.InferenceSession(model_bytes(dtype), options, providers=["CPUExecutionProvider"])
+
+
 def test_plain_onnxruntime_sessions_work_without_us() -> None:
     for dtype in ("float64", "float32", "float16"):
         plain = onnxruntime.InferenceSession(model_bytes(dtype), providers=["CPUExecutionProvider"])
