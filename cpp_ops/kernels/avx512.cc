@@ -1,0 +1,69 @@
+// Layer: kernels. AVX-512 F, BW, DQ and VL: Skylake-SP, Zen 4 and newer.
+//
+// Not AVX512_BF16: its dot product and its rounding flush denormals to zero.
+#include <immintrin.h>
+
+#include "kernels/kernel_list.h"
+#include "kernels/micro_kernel.h"
+
+namespace mylinear::kernels {
+namespace {
+
+struct Avx512 {
+  struct Double {
+    using Scalar = double;
+    using Vec = __m512d;
+    static constexpr size_t kLanes = 8;
+
+    static Vec zero() { return _mm512_setzero_pd(); }
+    static Vec broadcast(double value) { return _mm512_set1_pd(value); }
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
+    static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }
+    static double sum(Vec value) { return _mm512_reduce_add_pd(value); }
+    static Vec load(const double* from) { return _mm512_loadu_pd(from); }
+    static void store(double* to, Vec value) { _mm512_storeu_pd(to, value); }
+  };
+
+  struct Float {
+    using Scalar = float;
+    using Vec = __m512;
+    static constexpr size_t kLanes = 16;
+
+    static Vec zero() { return _mm512_setzero_ps(); }
+    static Vec broadcast(float value) { return _mm512_set1_ps(value); }
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+    static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+    static float sum(Vec value) { return _mm512_reduce_add_ps(value); }
+    static Vec load(const float* from) { return _mm512_loadu_ps(from); }
+    static Vec load(const Float16* from) { return _mm512_cvtph_ps(load_16_bits(from)); }
+    static Vec load(const Bfloat16* from) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16_bits(from)), 16));
+    }
+    static void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
+    static void store(Float16* to, Vec value) {
+      const __m256i bits = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
+    }
+    static void store(Bfloat16* to, Vec value) {  // half.h's to_bfloat16, sixteen at a time
+      const __m512i bits = _mm512_castps_si512(value);
+      const __m512i upper = _mm512_srli_epi32(bits, 16);
+      const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+      const __m512i carry = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+      const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, carry), 16);
+      const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+      const __m512i words = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(words));
+    }
+
+   private:
+    static __m256i load_16_bits(const void* from) {
+      return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+    }
+  };
+};
+
+}  // namespace
+
+MYLINEAR_DEFINE_KERNELS(avx512, Avx512)
+
+}  // namespace mylinear::kernels

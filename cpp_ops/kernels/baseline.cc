@@ -1,0 +1,64 @@
+// Layer: kernels. The ISA that is always there: 16-byte vectors in the compiler's own notation, which are
+// SSE2 on x86-64 and NEON on arm64, with float16 and bfloat16 converted in software.
+#include "kernels/half.h"
+#include "kernels/kernel_list.h"
+#include "kernels/micro_kernel.h"
+
+namespace mylinear::kernels {
+namespace {
+
+template <class T>
+struct Vector {
+  using Scalar = T;
+  typedef T Vec __attribute__((vector_size(16)));
+  static constexpr size_t kLanes = 16 / sizeof(T);
+
+  static Vec zero() { return Vec{}; }
+  static Vec broadcast(T value) { return Vec{} + value; }
+  static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+  static Vec add(Vec a, Vec b) { return a + b; }
+  static T sum(Vec value) {
+    T total = value[0];
+    for (size_t i = 1; i < kLanes; ++i) total += value[i];
+    return total;
+  }
+  static Vec load(const T* from) {
+    Vec value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+  }
+  static void store(T* to, Vec value) { __builtin_memcpy(to, &value, sizeof value); }
+};
+
+struct Baseline {
+  using Double = Vector<double>;
+
+  struct Float : Vector<float> {
+    using Vector::load;
+    using Vector::store;
+    template <class S>
+    static Vec load(const S* from) {
+      S elements[kLanes];
+      __builtin_memcpy(elements, from, sizeof elements);
+      Vec value;
+      for (size_t i = 0; i < kLanes; ++i) value[i] = to_float(elements[i]);
+      return value;
+    }
+    static void store(Float16* to, Vec value) {
+      Float16 elements[kLanes];
+      for (size_t i = 0; i < kLanes; ++i) elements[i] = to_float16(value[i]);
+      __builtin_memcpy(to, elements, sizeof elements);
+    }
+    static void store(Bfloat16* to, Vec value) {
+      Bfloat16 elements[kLanes];
+      for (size_t i = 0; i < kLanes; ++i) elements[i] = to_bfloat16(value[i]);
+      __builtin_memcpy(to, elements, sizeof elements);
+    }
+  };
+};
+
+}  // namespace
+
+MYLINEAR_DEFINE_KERNELS(baseline, Baseline)
+
+}  // namespace mylinear::kernels

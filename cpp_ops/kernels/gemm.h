@@ -1,0 +1,78 @@
+// Layer: kernel API. All that the ORT-facing code and the tests know of the kernels; no ORT header here or
+// below.
+//
+//   Y = X W^T + B      X [M, K], W [N, K], B [N] or absent, Y [M, N]; all row-major and dense
+//
+// Float16 and Bfloat16 are summed in float and rounded once, to nearest even. Any of M, N, K may be 0.
+#ifndef MYLINEAR_KERNELS_GEMM_H_
+#define MYLINEAR_KERNELS_GEMM_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mylinear::kernels {
+
+// Storage of the two small types: a number each, so that no arithmetic happens in them by accident.
+struct Float16 {
+  uint16_t bits;
+};
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+// The order is that of ELEMENT_TYPES in ort_ops/contract.py, and of every table of kernels.
+enum class ElementType : int { kFloat64, kFloat32, kFloat16, kBfloat16 };
+inline constexpr int kNumElementTypes = 4;
+inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "float32", "float16",
+                                                                    "bfloat16"};
+inline constexpr size_t kElementSizes[kNumElementTypes] = {8, 4, 2, 2};
+
+// One call. No pointer needs an alignment beyond 1, y overlaps no input, and nothing is kept after the call.
+struct GemmParams {
+  size_t M;
+  size_t N;
+  size_t K;
+  const void* x;
+  const void* w;
+  const void* w_packed;  // what `prepack` made of w, or null
+  const void* bias;      // null if absent
+  void* y;
+};
+
+// One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.
+//
+// The work is cut into `num_tiles(p)` tiles of the output. Tiles may run in any order and on any threads: an
+// element of Y belongs to one tile, and its sum runs over K in an order that depends on M, N, K and the
+// presence of w_packed alone. Hence the same bits for every number of threads.
+struct GemmKernel {
+  const char* isa;
+  ElementType type;
+  int mr;  // the micro-kernel makes mr x nr elements of Y at a time
+  int nr;
+  // Bytes that `prepack` writes; 0 where packed weights would never be read (few columns, or nothing to sum).
+  size_t (*packed_nbytes)(size_t N, size_t K);
+  // Copies w into panels of nr columns, K-major, the last one padded with zeros; once per weight.
+  void (*prepack)(const void* w, size_t N, size_t K, void* packed);
+  // Whether a call with M rows reads packed weights if it is given them.
+  bool (*reads_packed)(size_t M, size_t N);
+  size_t (*num_tiles)(const GemmParams& params);
+  // Computes the tiles in [first, last).
+  void (*run)(const GemmParams& params, size_t first, size_t last);
+};
+
+// One instruction set that this binary was compiled for.
+struct Isa {
+  const char* name;
+  bool (*is_usable)();        // whether this CPU and its operating system have it
+  const GemmKernel* kernels;  // kNumElementTypes of them, by ElementType
+};
+
+// The ISAs of this binary, fastest first; the last one, "baseline", is usable everywhere.
+const Isa* compiled_isas(size_t* count);
+
+// The ISA called `name`, or the fastest usable one if `name` is null or empty. Null if there is none such.
+const Isa* find_isa(const char* name);
+
+}  // namespace mylinear::kernels
+
+#endif  // MYLINEAR_KERNELS_GEMM_H_

@@ -1,0 +1,63 @@
+// Layer: kernels. NEON of arm64, where it is always there; float16 is converted by it, not summed in it.
+#include <arm_neon.h>
+
+#include "kernels/half.h"
+#include "kernels/kernel_list.h"
+#include "kernels/micro_kernel.h"
+
+namespace mylinear::kernels {
+namespace {
+
+struct Neon {
+  struct Double {
+    using Scalar = double;
+    using Vec = float64x2_t;
+    static constexpr size_t kLanes = 2;
+
+    static Vec zero() { return vdupq_n_f64(0); }
+    static Vec broadcast(double value) { return vdupq_n_f64(value); }
+    static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f64(c, a, b); }
+    static Vec add(Vec a, Vec b) { return vaddq_f64(a, b); }
+    static double sum(Vec value) { return vaddvq_f64(value); }
+    static Vec load(const double* from) { return vld1q_f64(from); }
+    static void store(double* to, Vec value) { vst1q_f64(to, value); }
+  };
+
+  struct Float {
+    using Scalar = float;
+    using Vec = float32x4_t;
+    static constexpr size_t kLanes = 4;
+
+    static Vec zero() { return vdupq_n_f32(0); }
+    static Vec broadcast(float value) { return vdupq_n_f32(value); }
+    static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+    static Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+    static float sum(Vec value) { return vaddvq_f32(value); }
+    static Vec load(const float* from) { return vld1q_f32(from); }
+    static Vec load(const Float16* from) {
+      return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from))));
+    }
+    static Vec load(const Bfloat16* from) {
+      return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from)), 16));
+    }
+    static void store(float* to, Vec value) { vst1q_f32(to, value); }
+    static void store(Float16* to, Vec value) {
+      vst1_u16(reinterpret_cast<uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(value)));
+    }
+    static void store(Bfloat16* to, Vec value) {  // half.h's to_bfloat16, four at a time
+      const uint32x4_t bits = vreinterpretq_u32_f32(value);
+      const uint32x4_t upper = vshrq_n_u32(bits, 16);
+      const uint32x4_t carry = vaddq_u32(vandq_u32(upper, vdupq_n_u32(1)), vdupq_n_u32(0x7fff));
+      const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, carry), 16);
+      const uint32x4_t is_number = vceqq_f32(value, value);
+      const uint32x4_t words = vbslq_u32(is_number, rounded, vorrq_u32(upper, vdupq_n_u32(0x40)));
+      vst1_u16(reinterpret_cast<uint16_t*>(to), vmovn_u32(words));
+    }
+  };
+};
+
+}  // namespace
+
+MYLINEAR_DEFINE_KERNELS(neon, Neon)
+
+}  // namespace mylinear::kernels
