@@ -1,0 +1,410 @@
+// Layer: ORT op. Reads inputs, checks shapes, asks for memory, and hands the numbers to kernels/.
+//
+// Every function that ORT calls is one of the callbacks at the end: it returns a status and lets no exception
+// out.
+#include "mylinear_op.h"
+
+#include <atomic>
+#include <memory>
+#include <new>
+#include <string>
+#include <thread>
+
+#include "contract.h"
+#include "shape_check.h"
+
+namespace mylinear {
+namespace {
+
+using abi::ONNXTensorElementDataType;
+using abi::OrtKernelContext;
+using abi::OrtKernelInfo;
+using abi::OrtStatus;
+using abi::OrtValue;
+using kernels::ElementType;
+using kernels::GemmKernel;
+using kernels::GemmParams;
+
+constexpr size_t kX = 0;
+constexpr size_t kWeight = 1;
+constexpr size_t kBias = 2;
+
+// Below this many multiplications the call itself does all the work: handing work to the pool and waiting for
+// it takes 0.3 to 1 microsecond, in which one core does about this many.
+constexpr double kMinParallelWork = 32768;
+// ORT does not tell the number of threads, so the work is cut finer than the machine has cores; ParallelFor
+// costs 0.4 to 1 microsecond for 64 items and much more beyond.
+constexpr size_t kMaxChunks = 64;
+constexpr size_t kChunksPerCore = 4;
+
+constexpr ONNXTensorElementDataType kOnnxTypes[kernels::kNumElementTypes] = {
+    abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+    abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
+
+// ---- statuses and exceptions
+// ----------------------------------------------------------------------------------
+
+// A status that an ORT function returned, on its way to the callback that returns it to ORT.
+struct StatusException {
+  OrtStatus* status;
+};
+
+void check(OrtStatus* status) {
+  if (status) throw StatusException{status};
+}
+
+// Runs `body`; whatever it throws becomes a status.
+template <class Body>
+OrtStatus* guarded(const abi::OrtApi* api, Body&& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const StatusException& error) {
+    return error.status;
+  } catch (const ContractError& error) {
+    return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.what());
+  } catch (const std::bad_alloc&) {
+    return api->CreateStatus(abi::ORT_FAIL, "MYLINEAR: out of memory");
+  } catch (const std::exception& error) {
+    return api->CreateStatus(abi::ORT_FAIL, error.what());
+  } catch (...) {
+    return api->CreateStatus(abi::ORT_FAIL, "MYLINEAR: unknown C++ exception");
+  }
+}
+
+// ---- tensors
+// --------------------------------------------------------------------------------------------------
+
+// Dimensions without an allocation up to a rank that no model has been seen to exceed.
+class DimBuffer {
+ public:
+  int64_t* resize(size_t rank) {
+    if (rank <= kInlineRank) return inline_;
+    heap_.reset(new int64_t[rank]);
+    return heap_.get();
+  }
+
+ private:
+  static constexpr size_t kInlineRank = 16;
+  int64_t inline_[kInlineRank];
+  std::unique_ptr<int64_t[]> heap_;
+};
+
+// Data and shape of a tensor that ORT owns. Not copyable: `shape` may point into `dims_`.
+class TensorView {
+ public:
+  TensorView() = default;
+  TensorView(const TensorView&) = delete;
+  TensorView& operator=(const TensorView&) = delete;
+
+  const void* data = nullptr;
+  Shape shape;
+
+  void read(const Runtime& runtime, const OrtValue* value, const GemmKernel& kernel, const char* argument) {
+    const abi::OrtApi* api = runtime.api;
+    ONNXTensorElementDataType type = abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    if (runtime.version >= 24) {  // no allocation, no copy: 7 ns against 95
+      check(api->GetTensorElementTypeAndShapeDataReference(value, &type, &shape.data, &shape.rank));
+    } else {
+      abi::OrtTensorTypeAndShapeInfo* info = nullptr;
+      check(api->GetTensorTypeAndShape(value, &info));
+      const auto release = [api](abi::OrtTensorTypeAndShapeInfo* p) {
+        api->ReleaseTensorTypeAndShapeInfo(p);
+      };
+      const std::unique_ptr<abi::OrtTensorTypeAndShapeInfo, decltype(release)> owner(info, release);
+      check(api->GetTensorElementType(info, &type));
+      check(api->GetDimensionsCount(info, &shape.rank));
+      int64_t* dims = dims_.resize(shape.rank);
+      check(api->GetDimensions(info, dims, shape.rank));
+      shape.data = dims;
+    }
+    check_type(type, kernel, argument);
+    if (runtime.version >= 23) {
+      check(api->GetTensorData(value, &data));
+    } else {
+      void* mutable_data = nullptr;
+      check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &mutable_data));
+      data = mutable_data;
+    }
+  }
+
+ private:
+  // ORT has matched the model's types with this kernel's already; this is for a runtime that did not.
+  static void check_type(ONNXTensorElementDataType type, const GemmKernel& kernel, const char* argument) {
+    const int index = static_cast<int>(kernel.type);
+    if (type == kOnnxTypes[index]) return;
+    const std::string rule = std::string(kernels::kElementTypeNames[index]) + " (the kernel that ORT chose)";
+    throw ContractError(message(argument, rule, "ONNX element type " + std::to_string(type)));
+  }
+
+  DimBuffer dims_;
+};
+
+// ---- the kernel
+// -----------------------------------------------------------------------------------------------
+
+struct FreeAligned {
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+};
+using AlignedMemory = std::unique_ptr<void, FreeAligned>;
+
+AlignedMemory allocate_aligned(size_t nbytes) {
+  return AlignedMemory(::operator new(nbytes, std::align_val_t{64}));
+}
+
+// The tiles of one call, cut into `chunks` contiguous pieces for the pool.
+struct ParallelWork {
+  const GemmKernel* kernel;
+  const GemmParams* params;
+  size_t tiles;
+  size_t chunks;
+  std::atomic<bool> has_failed{false};
+
+  static void run_chunk(void* data, size_t chunk) {
+    auto* work = static_cast<ParallelWork*>(data);
+    // An exception that escapes into a thread of the pool kills the process. Kernels throw none; it stays so.
+    try {
+      const size_t first = work->tiles / work->chunks * chunk + smaller(work->tiles % work->chunks, chunk);
+      const size_t length = work->tiles / work->chunks + (chunk < work->tiles % work->chunks);
+      work->kernel->run(*work->params, first, first + length);
+    } catch (...) {
+      work->has_failed.store(true, std::memory_order_relaxed);
+    }
+  }
+
+  static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+};
+
+// One node of one session. `compute` may run on any number of threads at once: it changes no member.
+class Kernel {
+ public:
+  Kernel(const MyLinearOp& op, const OrtKernelInfo* info) : runtime_(op.runtime), kernel_(*op.kernel) {
+    const abi::OrtApi* api = runtime_.api;
+    check_attributes(info);
+    size_t num_inputs = 0;
+    check(api->KernelInfo_GetInputCount(info, &num_inputs));
+    has_bias_input_ = num_inputs > kBias;
+
+    has_constant_weight_ = read_constant(info, kWeight, contract::kWeight, &weight_);
+    has_constant_bias_ = has_bias_input_ && read_constant(info, kBias, contract::kBias, &bias_);
+    check_shapes(nullptr, has_constant_weight_ ? &weight_.shape : nullptr,
+                 has_constant_bias_ ? &bias_.shape : nullptr);
+    if (has_constant_weight_) prepack();
+    const size_t cores = std::thread::hardware_concurrency();
+    max_chunks_ = cores && cores * kChunksPerCore < kMaxChunks ? cores * kChunksPerCore : kMaxChunks;
+  }
+
+  const abi::OrtApi* api() const { return runtime_.api; }
+
+  void compute(OrtKernelContext* context) const {
+    const abi::OrtApi* api = runtime_.api;
+    TensorView x, own_weight, own_bias;
+    read_input(context, kX, contract::kX, &x);
+    if (!has_constant_weight_) read_input(context, kWeight, contract::kWeight, &own_weight);
+    const TensorView& weight = has_constant_weight_ ? weight_ : own_weight;
+    const TensorView* bias = has_constant_bias_ ? &bias_ : nullptr;
+    if (has_bias_input_ && !has_constant_bias_ && read_input(context, kBias, contract::kBias, &own_bias)) {
+      bias = &own_bias;
+    }
+    check_shapes(&x.shape, &weight.shape, bias ? &bias->shape : nullptr);
+    const size_t element_size = kernels::kElementSizes[static_cast<int>(kernel_.type)];
+    const GemmSizes sizes = gemm_sizes(x.shape, weight.shape, element_size);
+
+    DimBuffer y_dims;
+    int64_t* dims = y_dims.resize(x.shape.rank);
+    for (size_t i = 0; i + 1 < x.shape.rank; ++i) dims[i] = x.shape.data[i];
+    dims[x.shape.rank - 1] = weight.shape.data[0];
+    OrtValue* y = nullptr;
+    check(api->KernelContext_GetOutput(context, 0, dims, x.shape.rank, &y));
+    if (sizes.M == 0 || sizes.N == 0) return;
+    void* y_data = nullptr;
+    check(api->GetTensorMutableData(y, &y_data));
+
+    const void* packed = kernel_.reads_packed(sizes.M, sizes.N) ? packed_weight_.get() : nullptr;
+    run(context,
+        {sizes.M, sizes.N, sizes.K, x.data, weight.data, packed, bias ? bias->data : nullptr, y_data});
+  }
+
+ private:
+  // Version 1 has no attribute. The ABI cannot list those of a node; these are the ones that a node made from
+  // a Gemm could carry over, and that would change what is computed.
+  void check_attributes(const OrtKernelInfo* info) const {
+    std::string present;
+    for (const char* name : {"alpha", "beta", "transA", "transB"}) {
+      float number = 0;
+      int64_t integer = 0;
+      OrtStatus* as_float = runtime_.api->KernelInfoGetAttribute_float(info, name, &number);
+      OrtStatus* as_integer = runtime_.api->KernelInfoGetAttribute_int64(info, name, &integer);
+      if (!as_float || !as_integer) present += (present.empty() ? "" : ", ") + std::string(name);
+      if (as_float) runtime_.api->ReleaseStatus(as_float);
+      if (as_integer) runtime_.api->ReleaseStatus(as_integer);
+    }
+    if (!present.empty()) throw ContractError(message("the attributes", "none", present));
+  }
+
+  // Reads input `index` if it is a constant, whose memory then lives as long as the session.
+  bool read_constant(const OrtKernelInfo* info, size_t index, const char* argument, TensorView* out) const {
+    int is_constant = 0;
+    const OrtValue* value = nullptr;
+    check(runtime_.api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
+    if (!is_constant || !value) return false;
+    out->read(runtime_, value, kernel_, argument);
+    return true;
+  }
+
+  // Reads an input of this call; false if it is an absent optional one.
+  bool read_input(const OrtKernelContext* context, size_t index, const char* argument,
+                  TensorView* out) const {
+    const OrtValue* value = nullptr;
+    check(runtime_.api->KernelContext_GetInput(context, index, &value));
+    if (!value && index < contract::kNumRequired) throw ContractError(message(argument, "given", "nothing"));
+    if (!value) return false;
+    out->read(runtime_, value, kernel_, argument);
+    return true;
+  }
+
+  // A second copy of the weight, in the order that the micro-kernel reads. The first one stays ORT's: custom
+  // ops have no way to give it back, and products with few rows stream it.
+  void prepack() {
+    const size_t N = static_cast<size_t>(weight_.shape.data[0]);
+    const size_t K = static_cast<size_t>(weight_.shape.data[1]);
+    const size_t nbytes = kernel_.packed_nbytes(N, K);
+    if (!nbytes) return;
+    packed_weight_ = allocate_aligned(nbytes);
+    kernel_.prepack(weight_.data, N, K, packed_weight_.get());
+  }
+
+  void run(const OrtKernelContext* context, const GemmParams& params) const {
+    const size_t tiles = kernel_.num_tiles(params);
+    const double work =
+        static_cast<double>(params.M) * static_cast<double>(params.N) * static_cast<double>(params.K);
+    const size_t chunks = tiles < max_chunks_ ? tiles : max_chunks_;
+    if (chunks <= 1 || work < kMinParallelWork) return kernel_.run(params, 0, tiles);
+    ParallelWork parallel{&kernel_, &params, tiles, chunks};
+    check(runtime_.api->KernelContext_ParallelFor(context, ParallelWork::run_chunk, chunks, 0, &parallel));
+    if (parallel.has_failed) throw std::runtime_error("MYLINEAR: a kernel failed in the thread pool");
+  }
+
+  Runtime runtime_;
+  const GemmKernel& kernel_;
+  bool has_bias_input_ = false;
+  bool has_constant_weight_ = false;
+  bool has_constant_bias_ = false;
+  TensorView weight_;
+  TensorView bias_;
+  AlignedMemory packed_weight_;
+  size_t max_chunks_ = 1;
+};
+
+// ---- shape inference
+// ------------------------------------------------------------------------------------------
+
+// What the graph says of one input. ORT shows an unknown rank, an absent input and a scalar alike, as rank 0.
+struct InferredInput {
+  static constexpr size_t kMaxRank = 64;
+  ONNXTensorElementDataType type = abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  size_t rank = 0;
+  int64_t dims[kMaxRank];       // -1 where it is not a number
+  const char* names[kMaxRank];  // "" where it has no name
+
+  InferredInput(const abi::OrtApi* api, const abi::OrtShapeInferContext* context, size_t index) {
+    abi::OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to the context
+    check(api->ShapeInferContext_GetInputTypeShape(context, index, &info));
+    if (!info) return;
+    check(api->GetTensorElementType(info, &type));
+    check(api->GetDimensionsCount(info, &rank));
+    if (rank > kMaxRank) rank = 0;
+    if (rank == 0) return;
+    check(api->GetDimensions(info, dims, rank));
+    check(api->GetSymbolicDimensions(info, names, rank));
+  }
+
+  bool is_known(size_t axis) const { return dims[axis] >= 0 || (names[axis] && *names[axis]); }
+};
+
+// Y has the type of X and its shape, with the last dimension replaced by out_features, from W or else from B.
+// Contradictions are left to the kernel: ORT drops an error from here without a word.
+void infer_output_shape(const abi::OrtApi* api, const abi::OrtShapeInferContext* context) {
+  size_t num_inputs = 0;
+  check(api->ShapeInferContext_GetInputCount(context, &num_inputs));
+  if (num_inputs < contract::kNumRequired) return;
+  InferredInput y(api, context, kX);
+  if (y.rank == 0) return;
+  const size_t last = y.rank - 1;
+  y.dims[last] = -1;
+  y.names[last] = "";
+  for (size_t index = kWeight; index < num_inputs; ++index) {
+    const InferredInput input(api, context, index);
+    if (input.rank != (index == kWeight ? 2u : 1u) || !input.is_known(0)) continue;
+    y.dims[last] = input.dims[0];
+    y.names[last] = input.names[0];
+    break;
+  }
+  abi::OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api->CreateTensorTypeAndShapeInfo(&info));
+  const auto release = [api](abi::OrtTensorTypeAndShapeInfo* p) { api->ReleaseTensorTypeAndShapeInfo(p); };
+  const std::unique_ptr<abi::OrtTensorTypeAndShapeInfo, decltype(release)> owner(info, release);
+  // The type first: it starts as float, and ORT from 1.19 on takes it over together with the shape.
+  check(api->SetTensorElementType(info, y.type));
+  check(api->SetDimensions(info, y.dims, y.rank));
+  check(api->SetSymbolicDimensions(info, y.names, y.rank));
+  check(api->ShapeInferContext_SetOutputTypeShape(context, 0, info));
+}
+
+// ---- callbacks
+// ------------------------------------------------------------------------------------------------
+
+const MyLinearOp& self(const abi::OrtCustomOp* op) { return *static_cast<const MyLinearOp*>(op); }
+
+ONNXTensorElementDataType element_type_of(const abi::OrtCustomOp* op, size_t) {
+  return kOnnxTypes[static_cast<int>(self(op).kernel->type)];
+}
+
+abi::OrtCustomOpInputOutputCharacteristic input_characteristic(const abi::OrtCustomOp*, size_t index) {
+  return index < contract::kNumRequired ? abi::INPUT_OUTPUT_REQUIRED : abi::INPUT_OUTPUT_OPTIONAL;
+}
+
+OrtStatus* create_kernel(const abi::OrtCustomOp* op, const abi::OrtApi*, const OrtKernelInfo* info,
+                         void** out) {
+  return guarded(self(op).runtime.api, [&] { *out = new Kernel(self(op), info); });
+}
+
+OrtStatus* compute(void* kernel, OrtKernelContext* context) {
+  const auto& self = *static_cast<const Kernel*>(kernel);
+  return guarded(self.api(), [&] { self.compute(context); });
+}
+
+OrtStatus* infer_shape(const abi::OrtCustomOp* op, abi::OrtShapeInferContext* context) {
+  const abi::OrtApi* api = self(op).runtime.api;
+  return guarded(api, [&] { infer_output_shape(api, context); });
+}
+
+}  // namespace
+
+void init_op(MyLinearOp* op, const Runtime& runtime, const kernels::Isa& isa, ElementType type) {
+  *op = MyLinearOp{};
+  op->runtime = runtime;
+  op->kernel = &isa.kernels[static_cast<int>(type)];
+  op->version = runtime.version < abi::kCustomOpVersion ? runtime.version : abi::kCustomOpVersion;
+  op->GetName = [](const abi::OrtCustomOp*) { return contract::kName; };
+  op->GetExecutionProviderType = [](const abi::OrtCustomOp*) { return "CPUExecutionProvider"; };
+  op->GetInputTypeCount = [](const abi::OrtCustomOp*) -> size_t { return contract::kNumInputs; };
+  op->GetInputType = element_type_of;
+  op->GetInputCharacteristic = input_characteristic;
+  op->GetInputMemoryType = [](const abi::OrtCustomOp*, size_t) { return abi::OrtMemTypeDefault; };
+  op->GetOutputTypeCount = [](const abi::OrtCustomOp*) -> size_t { return contract::kNumOutputs; };
+  op->GetOutputType = element_type_of;
+  op->GetOutputCharacteristic = [](const abi::OrtCustomOp*, size_t) { return abi::INPUT_OUTPUT_REQUIRED; };
+  op->GetVariadicInputMinArity = [](const abi::OrtCustomOp*) { return 0; };
+  op->GetVariadicInputHomogeneity = [](const abi::OrtCustomOp*) { return 0; };
+  op->GetVariadicOutputMinArity = [](const abi::OrtCustomOp*) { return 0; };
+  op->GetVariadicOutputHomogeneity = [](const abi::OrtCustomOp*) { return 0; };
+  op->GetStartVersion = [](const abi::OrtCustomOp*) { return contract::kSinceVersion; };
+  op->GetEndVersion = [](const abi::OrtCustomOp*) { return contract::kSinceVersion; };
+  op->CreateKernelV2 = create_kernel;
+  op->KernelComputeV2 = compute;
+  op->KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  if (runtime.version >= abi::kShapeInferenceIsSafeSince) op->InferOutputShapeFn = infer_shape;
+}
+
+}  // namespace mylinear

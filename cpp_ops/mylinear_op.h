@@ -1,0 +1,30 @@
+// Layer: ORT op. What register.cc needs of the operator.
+#ifndef MYLINEAR_MYLINEAR_OP_H_
+#define MYLINEAR_MYLINEAR_OP_H_
+
+#include <cstdint>
+
+#include "kernels/gemm.h"
+#include "ort_abi.h"
+
+namespace mylinear {
+
+// An onnxruntime that loaded this library: its function table, and which API version the table is read as.
+struct Runtime {
+  const abi::OrtApi* api;
+  uint32_t version;
+};
+
+// MYLINEAR for one element type. ORT holds a pointer to it for as long as a session lives, so it is never
+// freed.
+struct MyLinearOp : abi::OrtCustomOp {
+  Runtime runtime;
+  const kernels::GemmKernel* kernel;
+};
+
+// Fills in `op`; the kernels of sessions made from it will run on `isa`.
+void init_op(MyLinearOp* op, const Runtime& runtime, const kernels::Isa& isa, kernels::ElementType type);
+
+}  // namespace mylinear
+
+#endif  // MYLINEAR_MYLINEAR_OP_H_

@@ -1,0 +1,153 @@
+// Layer: entry. The only file that exports symbols.
+//
+//   RegisterCustomOps   what onnxruntime calls for `register_custom_ops_library`
+//   mylinear_describe   what this library is and which kernels it would use, for tools that ask without a
+//   session
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "contract.h"
+#include "kernels/gemm.h"
+#include "mylinear_op.h"
+#include "ort_abi.h"
+
+#define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace mylinear {
+namespace {
+
+constexpr char kIsaVariable[] = "MYLINEAR_ISA";
+
+// The ops of one onnxruntime and one ISA. ORT keeps pointers to ops and domain for as long as any session
+// lives, and never says when the last one is gone; so these are made once per process and not freed.
+struct Registration {
+  const abi::OrtApi* api;
+  const kernels::Isa* isa;
+  MyLinearOp ops[kernels::kNumElementTypes];
+  abi::OrtCustomOpDomain* domain;
+  Registration* next;
+};
+
+std::mutex registrations_mutex;
+Registration* registrations = nullptr;
+
+std::string isa_names(bool usable_only, const char* before, const char* between, const char* after) {
+  std::string names;
+  size_t count = 0;
+  const kernels::Isa* isas = kernels::compiled_isas(&count);
+  for (size_t i = 0; i < count; ++i) {
+    if (usable_only && !isas[i].is_usable()) continue;
+    if (!names.empty()) names += between;
+    names += std::string(before) + isas[i].name + after;
+  }
+  return names;
+}
+
+// The ISA to use, or null and a message in `error`.
+const kernels::Isa* choose_isa(std::string* error) {
+  const char* name = std::getenv(kIsaVariable);
+  const kernels::Isa* isa = kernels::find_isa(name);
+  if (!isa) {
+    *error = std::string(contract::kName) + ": " + kIsaVariable + " must be one of " +
+             isa_names(true, "", ", ", "") + " on this machine, got " + name;
+  }
+  return isa;
+}
+
+// Adds the ops to `options`; returns ORT's own status if it refuses.
+abi::OrtStatus* add_domain(const Runtime& runtime, const kernels::Isa& isa, abi::OrtSessionOptions* options) {
+  const abi::OrtApi* api = runtime.api;
+  const std::lock_guard<std::mutex> lock(registrations_mutex);
+  Registration* found = registrations;
+  while (found && (found->api != api || found->isa != &isa)) found = found->next;
+  if (!found) {
+    auto made = std::make_unique<Registration>();
+    made->api = api;
+    made->isa = &isa;
+    if (abi::OrtStatus* status = api->CreateCustomOpDomain(contract::kDomain, &made->domain)) return status;
+    for (int i = 0; i < kernels::kNumElementTypes; ++i) {
+      init_op(&made->ops[i], runtime, isa, static_cast<kernels::ElementType>(i));
+      if (abi::OrtStatus* status = api->CustomOpDomain_Add(made->domain, &made->ops[i])) {
+        api->ReleaseCustomOpDomain(made->domain);
+        return status;
+      }
+    }
+    made->next = registrations;
+    found = registrations = made.release();
+  }
+  return api->AddCustomOpDomain(options, found->domain);
+}
+
+abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiBase* base) {
+  const char* version_text = base->GetVersionString();
+  unsigned major = 0;
+  unsigned minor = 0;
+  const bool is_read = std::sscanf(version_text, "%u.%u", &major, &minor) == 2;
+  // A later major version would still have to offer these tables; asking for more than there is prints a
+  // warning.
+  const bool is_new = is_read && (major > 1 || minor >= abi::kMaxApiVersion);
+  const uint32_t version = is_new ? abi::kMaxApiVersion : minor;
+  const abi::OrtApi* api = version >= abi::kMinApiVersion ? base->GetApi(version) : nullptr;
+  if (!is_read || major < 1 || !api) {
+    const abi::OrtApi* first = base->GetApi(1);
+    if (!first) return nullptr;  // not an onnxruntime that could be told anything
+    const std::string text = std::string(contract::kName) + ": onnxruntime must be 1." +
+                             std::to_string(abi::kMinApiVersion) + " or newer, got " + version_text;
+    return first->CreateStatus(abi::ORT_NOT_IMPLEMENTED, text.c_str());
+  }
+  try {
+    std::string error;
+    const kernels::Isa* isa = choose_isa(&error);
+    if (!isa) return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.c_str());
+    return add_domain({api, version}, *isa, options);
+  } catch (const std::exception& error) {
+    return api->CreateStatus(abi::ORT_FAIL, error.what());
+  } catch (...) {
+    return api->CreateStatus(abi::ORT_FAIL, "MYLINEAR: unknown C++ exception");
+  }
+}
+
+std::string describe() {
+  std::string error;
+  const kernels::Isa* isa = choose_isa(&error);
+  std::string escaped;
+  for (const char c : error) {
+    if (c == '"' || c == '\\') escaped += '\\';
+    escaped += static_cast<unsigned char>(c) < ' ' ? '?' : c;
+  }
+  return std::string("{\"version\": \"" MYLINEAR_VERSION "\", \"compiler\": \"" MYLINEAR_COMPILER "\"") +
+         ", \"isa\": " + (isa ? std::string("\"") + isa->name + "\"" : "null") +
+         ", \"error\": " + (isa ? "null" : "\"" + escaped + "\"") + ", \"compiled\": [" +
+         isa_names(false, "\"", ", ", "\"") + "]" + ", \"usable\": [" + isa_names(true, "\"", ", ", "\"") +
+         "]}";
+}
+
+}  // namespace
+}  // namespace mylinear
+
+// Adds MYLINEAR to `options`. Thread-safe. Returns null, or a status that the caller releases.
+MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
+                                                            const mylinear::abi::OrtApiBase* base) {
+  try {
+    return mylinear::register_ops(options, base);
+  } catch (...) {  // out of memory while refusing an old runtime
+    return nullptr;
+  }
+}
+
+// Writes JSON into `buffer`, cut off at `size` bytes with the final 0, and returns the length that it has
+// whole, without the 0; 0 if there is not enough memory. Keys: version, compiler, isa (null and an `error`
+// where MYLINEAR_ISA asks for what this machine lacks), compiled and usable ISAs, fastest first.
+MYLINEAR_EXPORT size_t mylinear_describe(char* buffer, size_t size) {
+  try {
+    const std::string text = mylinear::describe();
+    if (buffer && size) std::snprintf(buffer, size, "%s", text.c_str());
+    return text.size();
+  } catch (...) {
+    return 0;
+  }
+}
