@@ -323,7 +323,9 @@ struct InferredInput {
 };
 
 // Y has the type of X and its shape, with the last dimension replaced by out_features, from W or else from B.
-// Contradictions are left to the kernel: ORT drops an error from here without a word.
+// A dimension that has neither number nor name cannot be stated through this ABI (ORT would take -1 for a
+// number, and refuse the nodes behind), so then the shape is left unknown. Contradictions are left to the
+// kernel: ORT drops an error from here without a word.
 void infer_output_shape(const abi::OrtApi* api, const abi::OrtShapeInferContext* context) {
   size_t num_inputs = 0;
   check(api->ShapeInferContext_GetInputCount(context, &num_inputs));
@@ -339,6 +341,9 @@ void infer_output_shape(const abi::OrtApi* api, const abi::OrtShapeInferContext*
     y.dims[last] = input.dims[0];
     y.names[last] = input.names[0];
     break;
+  }
+  for (size_t axis = 0; axis < y.rank; ++axis) {
+    if (!y.is_known(axis)) return;
   }
   abi::OrtTensorTypeAndShapeInfo* info = nullptr;
   check(api->CreateTensorTypeAndShapeInfo(&info));
