@@ -1,0 +1,289 @@
+// Every row of the kernel list against the reference, with memory of exactly the right size, so that a sanitizer
+// sees each byte read or written beyond it, and with tiles spread over threads.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "kernels/gemm.h"
+#include "kernels/half.h"
+#include "kernels/kernel_list.h"
+#include "kernels/reference.h"
+
+namespace mylinear::kernels {
+namespace {
+
+// Bytes at an address that is 1 more than a multiple of 64, to hold kernels to "no alignment needed".
+class Buffer {
+ public:
+  explicit Buffer(size_t nbytes) : nbytes_(nbytes), memory_(std::malloc(nbytes + 1)) {
+    std::memset(data(), 0xa5, nbytes);
+  }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { std::free(memory_); }
+  unsigned char* data() const { return static_cast<unsigned char*>(memory_) + 1; }
+  size_t nbytes() const { return nbytes_; }
+  bool same_bytes(const Buffer& other) const {
+    return nbytes_ == other.nbytes_ && std::memcmp(data(), other.data(), nbytes_) == 0;
+  }
+
+ private:
+  size_t nbytes_;
+  void* memory_;
+};
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 2862933555777941757u + 3037000493u) {}
+  uint32_t bits() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state_ >> 32);
+  }
+  double uniform() { return bits() * 0x1p-31 - 1; }  // [-1, 1)
+
+ private:
+  uint64_t state_;
+};
+
+size_t size_of(ElementType type) { return kElementSizes[static_cast<int>(type)]; }
+
+void store_element(ElementType type, void* to, size_t index, double value) {
+  unsigned char* at = static_cast<unsigned char*>(to) + index * size_of(type);
+  const float single = static_cast<float>(value);
+  switch (type) {
+    case ElementType::kFloat64: std::memcpy(at, &value, 8); break;
+    case ElementType::kFloat32: std::memcpy(at, &single, 4); break;
+    case ElementType::kFloat16: {
+      const Float16 half = to_float16(single);
+      std::memcpy(at, &half, 2);
+      break;
+    }
+    case ElementType::kBfloat16: {
+      const Bfloat16 half = to_bfloat16(single);
+      std::memcpy(at, &half, 2);
+      break;
+    }
+  }
+}
+
+double load_element(ElementType type, const void* from, size_t index) {
+  const unsigned char* at = static_cast<const unsigned char*>(from) + index * size_of(type);
+  double value = 0;
+  float single = 0;
+  Float16 half{};
+  Bfloat16 brain{};
+  switch (type) {
+    case ElementType::kFloat64: std::memcpy(&value, at, 8); return value;
+    case ElementType::kFloat32: std::memcpy(&single, at, 4); return single;
+    case ElementType::kFloat16: std::memcpy(&half, at, 2); return to_float(half);
+    case ElementType::kBfloat16: std::memcpy(&brain, at, 2); return to_float(brain);
+  }
+  return value;
+}
+
+void fill(ElementType type, const Buffer& buffer, Random* random) {
+  for (size_t i = 0; i < buffer.nbytes() / size_of(type); ++i) {
+    store_element(type, buffer.data(), i, random->uniform());
+  }
+}
+
+// Aligned copies for the reference, which reads plain arrays.
+std::unique_ptr<double[]> aligned_copy(const Buffer& buffer) {
+  auto copy = std::make_unique<double[]>(buffer.nbytes() / 8 + 1);
+  std::memcpy(copy.get(), buffer.data(), buffer.nbytes());
+  return copy;
+}
+
+struct Precision {
+  double sum_roundoff;
+  double roundoff;
+  double smallest;
+};
+constexpr Precision kPrecisions[] = {{0x1p-53, 0, 0x1p-1074},
+                                     {0x1p-24, 0, 0x1p-149},
+                                     {0x1p-24, 0x1p-11, 0x1p-24},
+                                     {0x1p-24, 0x1p-8, 0x1p-133}};
+
+struct Sizes {
+  size_t M, N, K;
+};
+
+void run_on_threads(const GemmKernel& kernel, const GemmParams& params, size_t num_threads) {
+  const size_t tiles = kernel.num_tiles(params);
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < num_threads; ++t) {
+    threads.emplace_back([&, t] {
+      for (size_t tile = t; tile < tiles; tile += num_threads) kernel.run(params, tile, tile + 1);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_packed, double* worst) {
+  const auto [M, N, K] = sizes;
+  const ElementType type = kernel.type;
+  const size_t size = size_of(type);
+  const std::string name = std::string(kernel.isa) + " " + kElementTypeNames[static_cast<int>(type)] + " M=" +
+                           std::to_string(M) + " N=" + std::to_string(N) + " K=" + std::to_string(K) +
+                           (has_bias ? " bias" : "") + (is_packed ? " packed" : "");
+  Random random(M * 10007 + N * 101 + K);
+  Buffer x(M * K * size), w(N * K * size), bias(N * size), y(M * N * size), again(M * N * size);
+  fill(type, x, &random);
+  fill(type, w, &random);
+  fill(type, bias, &random);
+  GemmParams params{M, N, K, x.data(), w.data(), nullptr, has_bias ? bias.data() : nullptr, y.data()};
+  Buffer packed(is_packed ? kernel.packed_nbytes(N, K) : 0);
+  if (is_packed && kernel.reads_packed(M, N) && packed.nbytes()) {
+    kernel.prepack(w.data(), N, K, packed.data());
+    params.w_packed = packed.data();
+  }
+  kernel.run(params, 0, kernel.num_tiles(params));
+
+  const auto x_copy = aligned_copy(x), w_copy = aligned_copy(w), bias_copy = aligned_copy(bias);
+  GemmParams plain = params;
+  plain.x = x_copy.get();
+  plain.w = w_copy.get();
+  plain.bias = has_bias ? bias_copy.get() : nullptr;
+  std::vector<double> expected(M * N), magnitude(M * N);
+  reference(type, plain, expected.data(), magnitude.data());
+  const Precision& precision = kPrecisions[static_cast<int>(type)];
+  const double n = static_cast<double>(K) + 1;
+  double gamma = n * precision.sum_roundoff / (1 - n * precision.sum_roundoff);
+  if (type == ElementType::kFloat64) gamma *= 2;  // the reference errs as much
+  for (size_t i = 0; i < M * N; ++i) {
+    double bound = gamma * magnitude[i] + n * 0x1p-149;
+    bound += precision.roundoff * (std::fabs(expected[i]) + bound) + precision.smallest;
+    const double error = std::fabs(load_element(type, y.data(), i) - expected[i]);
+    if (error / bound > *worst) *worst = error / bound;
+    CHECK_MESSAGE(error <= bound, name + ": element " + std::to_string(i) + " is off by " +
+                                      std::to_string(error / bound) + " bounds");
+  }
+  params.y = again.data();
+  run_on_threads(kernel, params, 3);
+  CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads");
+}
+
+void test_all_kernels() {
+  size_t num_isas = 0;
+  const Isa* isas = compiled_isas(&num_isas);
+  CHECK(num_isas >= 1 && std::strcmp(isas[num_isas - 1].name, "baseline") == 0);
+  for (size_t i = 0; i < num_isas; ++i) {
+    if (!isas[i].is_usable()) {
+      std::printf("%s: this CPU lacks it\n", isas[i].name);
+      continue;
+    }
+    for (int t = 0; t < kNumElementTypes; ++t) {
+      const GemmKernel& kernel = isas[i].kernels[t];
+      CHECK(static_cast<int>(kernel.type) == t);
+      const size_t mr = static_cast<size_t>(kernel.mr), nr = static_cast<size_t>(kernel.nr);
+      const Sizes table[] = {{1, 1, 1},           {1, nr, 2 * nr},   {2, 3, 5},          {3, nr + 1, 257},
+                             {4, 2 * nr - 1, 64}, {5, nr, 1},        {mr, nr, 127},      {mr + 1, nr + 1, 128},
+                             {2 * mr - 1, 65, 129}, {95, nr / 4, 7}, {95, nr / 4 + 1, 7}, {96, 64, 256},
+                             {97, 65, 257},       {193, 33, 40},     {5, 40, 0},         {1, 3, 0},
+                             {0, 5, 3},           {5, 0, 3}};
+      double worst = 0;
+      for (const Sizes& sizes : table) {
+        for (const bool has_bias : {false, true}) {
+          for (const bool is_packed : {false, true}) test_product(kernel, sizes, has_bias, is_packed, &worst);
+        }
+      }
+      std::printf("%s %s: largest error %.3f bounds\n", kernel.isa, kElementTypeNames[t], worst);
+    }
+  }
+}
+
+// A float rounded to a type of `bits` explicit significand bits by double arithmetic, which is exact here.
+double rounded(double value, int bits, int min_exponent, double largest) {
+  if (!std::isfinite(value) || value == 0) return value;
+  int exponent = 0;
+  std::frexp(value, &exponent);  // value = f 2^exponent, f in [0.5, 1)
+  const int unit = std::max(exponent - 1, min_exponent) - bits;
+  const double result = std::ldexp(std::nearbyint(std::ldexp(value, -unit)), unit);
+  return std::fabs(result) > largest ? std::copysign(std::numeric_limits<double>::infinity(), value) : result;
+}
+
+void test_conversions() {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const Float16 half{static_cast<uint16_t>(bits)};
+    const Bfloat16 brain{static_cast<uint16_t>(bits)};
+    const float half_value = to_float(half), brain_value = to_float(brain);
+    if (std::isnan(half_value)) {
+      CHECK((to_float16(half_value).bits | 0x200) == (bits | 0x200));
+    } else {
+      CHECK(to_float16(half_value).bits == bits);
+    }
+    if (std::isnan(brain_value)) {
+      CHECK((to_bfloat16(brain_value).bits | 0x40) == (bits | 0x40));
+    } else {
+      CHECK(to_bfloat16(brain_value).bits == bits);
+    }
+  }
+  Random random(1);
+  for (int i = 0; i < 2000000; ++i) {
+    uint32_t bits = random.bits();
+    if (i % 2) bits = (bits & 0xfffff000u) | ((i % 8 < 4) ? 0 : 1u << 12);  // ties and their neighbours
+    const float value = float_from_bits(bits);
+    const double half = to_float(to_float16(value)), brain = to_float(to_bfloat16(value));
+    if (std::isnan(value)) {
+      CHECK(std::isnan(half) && std::isnan(brain));
+      continue;
+    }
+    const double half_expected = rounded(value, 10, -14, 65504);
+    const double brain_expected = rounded(value, 7, -126, 0x1.fep127);
+    CHECK(half == half_expected && std::signbit(half) == std::signbit(value));
+    CHECK(brain == brain_expected && std::signbit(brain) == std::signbit(value));
+  }
+}
+
+// With K = 1 every product of two small numbers is exact in float, so all ISAs must store the same bits: every bit
+// pattern of w, times factors that lead to ties, denormals and overflow.
+void test_isas_round_alike() {
+  size_t num_isas = 0;
+  const Isa* isas = compiled_isas(&num_isas);
+  const Isa& baseline = isas[num_isas - 1];
+  const double factors[] = {1, -1, 1.5, 0x1p-7, -0x1.8p-10, 0x1.24p3, 0x1p9, 0x1.04p-3};
+  for (const ElementType type : {ElementType::kFloat16, ElementType::kBfloat16}) {
+    const size_t M = sizeof factors / sizeof factors[0], N = 0x10000;
+    Buffer x(M * 2), w(N * 2), expected(M * N * 2), y(M * N * 2);
+    for (size_t m = 0; m < M; ++m) store_element(type, x.data(), m, factors[m]);
+    for (size_t n = 0; n < N; ++n) {
+      const uint16_t bits = static_cast<uint16_t>(n);
+      std::memcpy(w.data() + n * 2, &bits, 2);
+    }
+    for (const size_t rows : {M, size_t{2}}) {  // packed, dot
+      GemmParams params{rows, N, 1, x.data(), w.data(), nullptr, nullptr, expected.data()};
+      const GemmKernel& reference_kernel = baseline.kernels[static_cast<int>(type)];
+      reference_kernel.run(params, 0, reference_kernel.num_tiles(params));
+      for (size_t i = 0; i + 1 < num_isas; ++i) {
+        if (!isas[i].is_usable()) continue;
+        const GemmKernel& kernel = isas[i].kernels[static_cast<int>(type)];
+        params.y = y.data();
+        kernel.run(params, 0, kernel.num_tiles(params));
+        CHECK_MESSAGE(std::memcmp(y.data(), expected.data(), rows * N * 2) == 0,
+                      std::string(kernel.isa) + " and baseline round otherwise");
+      }
+    }
+  }
+}
+
+void test_dispatch() {
+  CHECK(find_isa(nullptr) && find_isa(nullptr) == find_isa(""));
+  CHECK(find_isa("baseline") && std::strcmp(find_isa("baseline")->name, "baseline") == 0);
+  CHECK(!find_isa("avx1024") && !find_isa("Baseline") && !find_isa("base"));
+}
+
+}  // namespace
+}  // namespace mylinear::kernels
+
+int main() {
+  mylinear::kernels::test_dispatch();
+  mylinear::kernels::test_conversions();
+  mylinear::kernels::test_isas_round_alike();
+  mylinear::kernels::test_all_kernels();
+  return report();
+}
