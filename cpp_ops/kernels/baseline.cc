@@ -40,7 +40,7 @@ struct Baseline {
     static Vec load(const S* from) {
       S elements[kLanes];
       __builtin_memcpy(elements, from, sizeof elements);
-      Vec value;
+      Vec value{};
       for (size_t i = 0; i < kLanes; ++i) value[i] = to_float(elements[i]);
       return value;
     }

@@ -27,7 +27,8 @@ inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "
                                                                     "bfloat16"};
 inline constexpr size_t kElementSizes[kNumElementTypes] = {8, 4, 2, 2};
 
-// One call. No pointer needs an alignment beyond 1, y overlaps no input, and nothing is kept after the call.
+// One call. Only w_packed has an alignment (64): external data may lie at any offset of a file. y overlaps no
+// input, and nothing is kept after the call.
 struct GemmParams {
   size_t M;
   size_t N;

@@ -1,5 +1,5 @@
-// Every row of the kernel list against the reference, with memory of exactly the right size, so that a sanitizer
-// sees each byte read or written beyond it, and with tiles spread over threads.
+// Every row of the kernel list against the reference, with memory of exactly the right size, so that a
+// sanitizer sees each byte read or written beyond it, and with tiles spread over threads.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -18,15 +18,17 @@
 namespace mylinear::kernels {
 namespace {
 
-// Bytes at an address that is 1 more than a multiple of 64, to hold kernels to "no alignment needed".
+// Bytes at an odd address, to hold kernels to "no alignment needed", or at a multiple of 64; nothing behind
+// them.
 class Buffer {
  public:
-  explicit Buffer(size_t nbytes) : nbytes_(nbytes), memory_(std::malloc(nbytes + 1)) {
+  explicit Buffer(size_t nbytes, size_t offset = 1) : nbytes_(nbytes), offset_(offset) {
+    if (posix_memalign(&memory_, 64, nbytes + offset)) std::abort();
     std::memset(data(), 0xa5, nbytes);
   }
   Buffer(const Buffer&) = delete;
   ~Buffer() { std::free(memory_); }
-  unsigned char* data() const { return static_cast<unsigned char*>(memory_) + 1; }
+  unsigned char* data() const { return static_cast<unsigned char*>(memory_) + offset_; }
   size_t nbytes() const { return nbytes_; }
   bool same_bytes(const Buffer& other) const {
     return nbytes_ == other.nbytes_ && std::memcmp(data(), other.data(), nbytes_) == 0;
@@ -34,7 +36,8 @@ class Buffer {
 
  private:
   size_t nbytes_;
-  void* memory_;
+  size_t offset_;
+  void* memory_ = nullptr;
 };
 
 class Random {
@@ -56,8 +59,12 @@ void store_element(ElementType type, void* to, size_t index, double value) {
   unsigned char* at = static_cast<unsigned char*>(to) + index * size_of(type);
   const float single = static_cast<float>(value);
   switch (type) {
-    case ElementType::kFloat64: std::memcpy(at, &value, 8); break;
-    case ElementType::kFloat32: std::memcpy(at, &single, 4); break;
+    case ElementType::kFloat64:
+      std::memcpy(at, &value, 8);
+      break;
+    case ElementType::kFloat32:
+      std::memcpy(at, &single, 4);
+      break;
     case ElementType::kFloat16: {
       const Float16 half = to_float16(single);
       std::memcpy(at, &half, 2);
@@ -78,10 +85,18 @@ double load_element(ElementType type, const void* from, size_t index) {
   Float16 half{};
   Bfloat16 brain{};
   switch (type) {
-    case ElementType::kFloat64: std::memcpy(&value, at, 8); return value;
-    case ElementType::kFloat32: std::memcpy(&single, at, 4); return single;
-    case ElementType::kFloat16: std::memcpy(&half, at, 2); return to_float(half);
-    case ElementType::kBfloat16: std::memcpy(&brain, at, 2); return to_float(brain);
+    case ElementType::kFloat64:
+      std::memcpy(&value, at, 8);
+      return value;
+    case ElementType::kFloat32:
+      std::memcpy(&single, at, 4);
+      return single;
+    case ElementType::kFloat16:
+      std::memcpy(&half, at, 2);
+      return to_float(half);
+    case ElementType::kBfloat16:
+      std::memcpy(&brain, at, 2);
+      return to_float(brain);
   }
   return value;
 }
@@ -124,12 +139,13 @@ void run_on_threads(const GemmKernel& kernel, const GemmParams& params, size_t n
   for (std::thread& thread : threads) thread.join();
 }
 
-void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_packed, double* worst) {
+void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_packed,
+                  double* worst) {
   const auto [M, N, K] = sizes;
   const ElementType type = kernel.type;
   const size_t size = size_of(type);
-  const std::string name = std::string(kernel.isa) + " " + kElementTypeNames[static_cast<int>(type)] + " M=" +
-                           std::to_string(M) + " N=" + std::to_string(N) + " K=" + std::to_string(K) +
+  const std::string name = std::string(kernel.isa) + " " + kElementTypeNames[static_cast<int>(type)] +
+                           " M=" + std::to_string(M) + " N=" + std::to_string(N) + " K=" + std::to_string(K) +
                            (has_bias ? " bias" : "") + (is_packed ? " packed" : "");
   Random random(M * 10007 + N * 101 + K);
   Buffer x(M * K * size), w(N * K * size), bias(N * size), y(M * N * size), again(M * N * size);
@@ -137,7 +153,7 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
   fill(type, w, &random);
   fill(type, bias, &random);
   GemmParams params{M, N, K, x.data(), w.data(), nullptr, has_bias ? bias.data() : nullptr, y.data()};
-  Buffer packed(is_packed ? kernel.packed_nbytes(N, K) : 0);
+  Buffer packed(is_packed ? kernel.packed_nbytes(N, K) : 0, 0);
   if (is_packed && kernel.reads_packed(M, N) && packed.nbytes()) {
     kernel.prepack(w.data(), N, K, packed.data());
     params.w_packed = packed.data();
@@ -181,11 +197,24 @@ void test_all_kernels() {
       const GemmKernel& kernel = isas[i].kernels[t];
       CHECK(static_cast<int>(kernel.type) == t);
       const size_t mr = static_cast<size_t>(kernel.mr), nr = static_cast<size_t>(kernel.nr);
-      const Sizes table[] = {{1, 1, 1},           {1, nr, 2 * nr},   {2, 3, 5},          {3, nr + 1, 257},
-                             {4, 2 * nr - 1, 64}, {5, nr, 1},        {mr, nr, 127},      {mr + 1, nr + 1, 128},
-                             {2 * mr - 1, 65, 129}, {95, nr / 4, 7}, {95, nr / 4 + 1, 7}, {96, 64, 256},
-                             {97, 65, 257},       {193, 33, 40},     {5, 40, 0},         {1, 3, 0},
-                             {0, 5, 3},           {5, 0, 3}};
+      const Sizes table[] = {{1, 1, 1},
+                             {1, nr, 2 * nr},
+                             {2, 3, 5},
+                             {3, nr + 1, 257},
+                             {4, 2 * nr - 1, 64},
+                             {5, nr, 1},
+                             {mr, nr, 127},
+                             {mr + 1, nr + 1, 128},
+                             {2 * mr - 1, 65, 129},
+                             {95, nr / 4, 7},
+                             {95, nr / 4 + 1, 7},
+                             {96, 64, 256},
+                             {97, 65, 257},
+                             {193, 33, 40},
+                             {5, 40, 0},
+                             {1, 3, 0},
+                             {0, 5, 3},
+                             {5, 0, 3}};
       double worst = 0;
       for (const Sizes& sizes : table) {
         for (const bool has_bias : {false, true}) {
@@ -240,8 +269,8 @@ void test_conversions() {
   }
 }
 
-// With K = 1 every product of two small numbers is exact in float, so all ISAs must store the same bits: every bit
-// pattern of w, times factors that lead to ties, denormals and overflow.
+// With K = 1 every product of two small numbers is exact in float, so all ISAs must store the same bits:
+// every bit pattern of w, times factors that lead to ties, denormals and overflow.
 void test_isas_round_alike() {
   size_t num_isas = 0;
   const Isa* isas = compiled_isas(&num_isas);
