@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "export a checkpoint to ONNX",
     "run": "predict with a model",
     "verify": "prove that training and serving compute the same",
+    "doctor": "say what is installed, which kernels there are, and how to mend what is wrong",
 }
 _EXTRA = "export"  # of pyproject.toml: what the torch side needs
 _EXTRA_MODULES = ("torch", "onnxscript", "matplotlib", "sklearn")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from ort_ops import python_kernel
+from ort_ops import native, python_kernel
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
 
@@ -38,14 +38,16 @@ class Kernel:
     """One way to compute MYLINEAR in onnxruntime.
 
     Attributes:
-        name: what `register` takes: ``python`` or ``body`` (the definition inside the model).
+        name: what `register` takes: ``cpp``, ``python`` or ``body`` (the definition inside the model).
         element_types: names of the element types that it serves.
         reason: why it is not available, with the remedy; None if it is.
+        detail: more about it, such as the instruction set in use.
     """
 
     name: str
     element_types: tuple[str, ...]
     reason: str | None = None
+    detail: str = ""
 
     @property
     def is_available(self) -> bool:
@@ -56,9 +58,11 @@ def available_kernels() -> list[Kernel]:
     """Return every kernel that this version knows, the preferred first, with the reason where one is missing.
 
     >>> [kernel.name for kernel in available_kernels()]
-    ['python', 'body']
+    ['cpp', 'python', 'body']
     """
+    library = native.status()
     return [
+        Kernel("cpp", ALL_ELEMENT_TYPES, library.reason, library.isa or ""),
         Kernel("python", python_kernel.ELEMENT_TYPE_NAMES, python_kernel.unavailable_reason()),
         Kernel("body", ALL_ELEMENT_TYPES),
     ]
@@ -96,8 +100,8 @@ def register(
         session_options: changed in place.
         kernels: ``auto`` takes the best available; a name from `available_kernels` takes that one.
         element_types: those of the model, such as ``("float16",)``. Once a kernel is registered, onnxruntime
-            does not fall back to the function body for types that the kernel lacks, so ``auto`` needs to know
-            of float16 and bfloat16. `InferenceSession` finds them out by itself.
+            does not fall back to the function body for types that the kernel lacks, so where the C++ kernel is
+            missing, ``auto`` needs to know of float16 and bfloat16. `InferenceSession` finds them out by itself.
 
     Returns: the kernel registered.
     Raises: KernelError if these options have kernels already, or the kernel cannot be had.
@@ -109,7 +113,9 @@ def register(
             "onnxruntime takes a domain once; make new SessionOptions"
         )
     kernel = select_kernel(kernels, element_types)
-    if kernel.name == "python":
+    if kernel.name == "cpp":
+        session_options.register_custom_ops_library(native.library_path())
+    elif kernel.name == "python":
         session_options.register_custom_ops_library(python_kernel.library_path())
     elif kernels == "auto":
         _warn_once(element_types)
@@ -192,6 +198,8 @@ def _completed(model: str | Path | bytes, proto: onnx.ModelProto, kernel: str) -
     """Return the model as it is, or the bytes of one that the chosen kernel can run."""
     from ort_ops.model import attach_function, complete_biases, has_function, linear_nodes, load_model
 
+    if kernel == "cpp":
+        return model
     lacks_bias = any(not linear.has_bias for linear in linear_nodes(proto))
     lacks_function = kernel == "body" and not has_function(proto)
     if not (lacks_bias or lacks_function):

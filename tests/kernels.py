@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from exporter.functional import linear
 from exporter.tensors import from_numpy, to_numpy
+from ort_ops import native
 from ort_ops.contract import ELEMENT_TYPES
 from ort_ops.model import make_linear_model
 from ort_ops.reference import MylinearReference
-from ort_ops.session import InferenceSession, available_kernels
+from ort_ops.session import ALL_ELEMENT_TYPES, InferenceSession, available_kernels
 
 Array = NDArray[Any]
 
@@ -65,15 +67,20 @@ class Evaluator(Road):
 class Session(Road):
     """onnxruntime with one of our kernels, or by the function body."""
 
-    def __init__(self, name: str, dtypes: tuple[str, ...]) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, dtypes: tuple[str, ...], isa: str | None = None) -> None:
+        super().__init__(f"{name}[{isa}]" if isa else name)
+        self.kernel = name
         self.dtypes = dtypes
+        self.isa = isa
 
     def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        model = make_linear_model([*x.shape], weight, bias, with_function=self.name == "body")
+        model = make_linear_model([*x.shape], weight, bias, with_function=self.kernel == "body")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        session = InferenceSession(model.SerializeToString(), options, kernels=self.name)
+        with pytest.MonkeyPatch.context() as patch:
+            if self.isa:
+                patch.setenv(native.ISA_VARIABLE, self.isa)
+            session = InferenceSession(model.SerializeToString(), options, kernels=self.kernel)
         result: Array = session.run(None, {"x": x})[0]
         return result
 
@@ -82,5 +89,6 @@ ROADS: tuple[Road, ...] = (
     Eager("eager"),
     LibraryOp("library op"),
     Evaluator("evaluator"),
-    *(Session(kernel.name, kernel.element_types) for kernel in available_kernels() if kernel.is_available),
+    *(Session("cpp", ALL_ELEMENT_TYPES, isa) for isa in native.status().usable_isas),
+    *(Session(k.name, k.element_types) for k in available_kernels() if k.is_available and k.name != "cpp"),
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ort_ops import native
 from ort_ops.error_bound import compare
 from ort_ops.reference import linear_float64
 from tests.cases import CASES, Case
@@ -18,7 +19,9 @@ SMALL_PAIRS = [(r, c) for r, c in PAIRS if c.dtype in ("float16", "bfloat16") an
 
 def test_every_dtype_is_served_by_several_roads() -> None:
     for dtype in ("float64", "float32", "float16", "bfloat16"):
-        assert {"eager", "library op", "evaluator", "body"} <= {road.name for road, c in PAIRS if c.dtype == dtype}
+        served = {road.name for road, c in PAIRS if c.dtype == dtype}
+        assert {"eager", "library op", "evaluator", "body"} <= served
+        assert served >= {f"cpp[{isa}]" for isa in native.status().usable_isas}
 
 
 @pytest.mark.parametrize(("road", "case"), PAIRS, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import onnxruntime
 import pytest
 
 import ort_ops
-from ort_ops import python_kernel, session
+from ort_ops import native, python_kernel, session
 from ort_ops.model import ModelError, make_linear_model
 from tests.cases import numpy_dtype
 
@@ -34,12 +35,20 @@ def x_of(dtype: str) -> np.ndarray:
 
 
 @pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the C++ library had not been built."""
+    monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/libmylinear_ort.so")
+
+
+@pytest.fixture
 def no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_warned", set())
 
 
-def test_the_python_kernel_and_the_body_are_known() -> None:
+def test_all_kernels_are_known() -> None:
     kernels = {kernel.name: kernel for kernel in ort_ops.available_kernels()}
+    assert list(kernels) == ["cpp", "python", "body"]
+    assert kernels["cpp"].element_types == ("float64", "float32", "float16", "bfloat16")
     assert kernels["python"].is_available, kernels["python"].reason
     assert kernels["python"].element_types == ("float64", "float32")
     assert kernels["body"].element_types == ("float64", "float32", "float16", "bfloat16")
@@ -69,8 +78,29 @@ def test_the_registered_kernel_runs_instead_of_the_body(dtype: str, monkeypatch:
     assert len(calls) == 1
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_cpp_kernel_is_preferred_and_serves_every_dtype(dtype: str, bias: bool) -> None:
+    served = ort_ops.InferenceSession(model_bytes(dtype, bias=bias, with_function=False))
+    assert served.kernel == "cpp"
+    expected = EXPECTED - (0 if bias else np.array([0, 3]))
+    assert (served.run(None, {"x": x_of(dtype)})[0].astype(np.float64) == expected).all()
+
+
+def test_a_missing_library_says_why_and_the_next_kernel_serves(no_library: None) -> None:
+    kernel = ort_ops.available_kernels()[0]
+    assert kernel.reason is not None
+    assert "/nowhere/libmylinear_ort.so; correct or unset the variable" in kernel.reason
+    assert ort_ops.InferenceSession(model_bytes()).kernel == "python"
+    with pytest.raises(ort_ops.KernelError, match="the cpp kernel is not available"):
+        ort_ops.InferenceSession(model_bytes(), kernels="cpp")
+    with pytest.raises(native.NativeLibraryError, match="names no file"):
+        ort_ops.library_path()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_small_dtypes_run_by_the_body_and_say_so_once(dtype: str, no_warnings_yet: None) -> None:
+def test_small_dtypes_run_by_the_body_and_say_so_once(dtype: str, no_library: None, no_warnings_yet: None) -> None:
     with pytest.warns(ort_ops.FunctionBodyWarning, match=f"no kernel at hand serves {dtype}"):
         served = ort_ops.InferenceSession(model_bytes(dtype))
     assert served.kernel == "body"
@@ -116,9 +146,10 @@ def test_options_registered_for_another_dtype_are_an_error() -> None:
         ort_ops.InferenceSession(model_bytes("bfloat16"), options)
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [("python", "python"), ("python", "body"), ("body", "python"), ("auto", "auto")]
-)
+PAIRS = [("auto", "auto"), *itertools.permutations(["cpp", "python", "body"], 2), ("cpp", "cpp"), ("python", "python")]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_registering_twice_is_one_clear_error(first: str, second: str) -> None:
     options = onnxruntime.SessionOptions()
     ort_ops.register(options, first, element_types=["float32"])
@@ -273,14 +304,14 @@ sys.meta_path.insert(0, Refuse())
 import ort_ops
 assert not {"onnx", "onnxruntime_extensions"} & set(sys.modules), "imported before they are needed"
 import numpy as np
-for kernels in ("auto", "python", "body"):
+for kernels in ("auto", "cpp", "python", "body"):
     session = ort_ops.InferenceSession("model.onnx", kernels=kernels)
     print(session.run(None, {"x": np.array([[1, 2, 3]], np.float32)})[0].tolist())
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:3] == ["[[8.0, 29.0]]"] * 3
+    assert done.stdout.split("\n")[:4] == ["[[8.0, 29.0]]"] * 4
 
 
 def test_the_public_names_are_these() -> None:

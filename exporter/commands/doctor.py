@@ -1,0 +1,50 @@
+"""`mylinear doctor`: what is installed, what can run, what is wrong and how to mend it. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear doctor`."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the diagnosis; the exit status is 1 if there is a fault."""
+    from ort_ops.doctor import diagnose
+    from ort_ops.table import format_table
+
+    found = diagnose()
+    if args.json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return 1 if found.faults else 0
+    print(found.platform)
+    print()
+    print(format_table(["package", "version"], [[k, v or "not installed"] for k, v in found.packages.items()]))
+    print()
+    library = found.library
+    print(f"C++ library   {library.path or 'not found'}")
+    if library.version:
+        print(f"built         version {library.version}, by {library.compiler}")
+        print(f"ISA in use    {library.isa or 'none'} (compiled: {', '.join(library.compiled_isas)}; ", end="")
+        print(f"this CPU has: {', '.join(library.usable_isas)})")
+    print()
+    rows = [
+        [
+            kernel["name"],
+            ", ".join(kernel["element_types"]),
+            "yes" if kernel["is_available"] else "no",
+            kernel["detail"],
+        ]
+        for kernel in found.kernels
+    ]
+    print(format_table(["kernel", "dtypes", "available", "detail"], rows))
+    print()
+    for fault in found.faults:
+        print(f"fault    {fault.what}")
+        print(f"remedy   {fault.remedy}")
+    if not found.faults:
+        print("no faults")
+    return 1 if found.faults else 0
