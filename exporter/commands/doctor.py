@@ -32,13 +32,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"this CPU has: {', '.join(library.usable_isas)})")
     print()
     rows = [
-        [
-            kernel["name"],
-            ", ".join(kernel["element_types"]),
-            "yes" if kernel["is_available"] else "no",
-            kernel["detail"],
-        ]
-        for kernel in found.kernels
+        [k["name"], ", ".join(k["element_types"]), "yes" if k["is_available"] else "no", k["detail"]]
+        for k in found.kernels
     ]
     print(format_table(["kernel", "dtypes", "available", "detail"], rows))
     print()
