@@ -37,8 +37,9 @@ struct Gemm {
   static constexpr bool kConverts = sizeof(S) != sizeof(T);
   static constexpr size_t kLanes = Simd::kLanes;
   static constexpr size_t kNr = 2 * kLanes;
-  // A tile of Y is kMc x kNc; its sums, the block of W and, if it is converted, the block of X lie on the
-  // stack, 88 KiB together at most, of which what is in use at a time fits the L2 of every CPU that we know.
+  // A tile of Y is kMc x kNc. Its sums and the blocks of W and X that are packed or converted for it lie on
+  // the stack: 104 KiB at most, for bfloat16 with computed weights on AVX-512, which fits an L2 and any
+  // thread's stack.
   static constexpr size_t kMc = 96;
   static constexpr size_t kNc = 256 / sizeof(T) < kNr ? kNr : 256 / sizeof(T) / kNr * kNr;
   static constexpr size_t kKc = kConverts ? 128 : 256;
