@@ -51,7 +51,8 @@ def test_every_top_level_folder_has_a_line_in_the_readme() -> None:
 
 def test_pre_commit_uses_the_pinned_versions() -> None:
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
-    assert set(re.findall(r"ruff==([\d.]+)", hooks)) == {PINNED["ruff"]}
+    for tool in ("ruff", "clang-format"):
+        assert set(re.findall(rf"{tool}==([\d.]+)", hooks)) == {PINNED[tool]}
 
 
 @pytest.mark.parametrize("package", ["torch", "onnx", "onnxruntime", "onnxruntime-extensions", "onnxscript", "numpy"])

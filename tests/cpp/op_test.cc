@@ -62,7 +62,7 @@ void test_versions() {
   const Row rows[] = {{"1.17.3", 17, 17},       {"1.20.1", 20, 20}, {"1.23.2", 23, 23},
                       {"1.24.4", 24, 24},       {"1.32.0", 32, 24}, {"2.0.0", 99, 24},
                       {"1.33.0-dev+7", 33, 24}, {"1.16.3", 16, 0},  {"1.9.0", 9, 0},
-                      {"0.20.0", 20, 0},          {"", 1, 0},         {"unknown", 20, 0}};
+                      {"0.20.0", 20, 0},        {"", 1, 0},         {"unknown", 20, 0}};
   for (const Row& row : rows) {
     const Release release(row.text, row.api);
     OrtSessionOptions options;
