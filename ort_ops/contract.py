@@ -10,6 +10,7 @@ rounded once, to nearest even.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,10 @@ NAME = "MYLINEAR"
 SINCE_VERSION = 1
 
 ELEMENT_TYPES = (
-    ElementType("float64", 11, "float64", 2.0**-53, 2.0**-1074, (2 - 2.0**-52) * 2.0**1023),
-    ElementType("float32", 1, "float32", 2.0**-24, 2.0**-149, (2 - 2.0**-23) * 2.0**127),
-    ElementType("float16", 10, "float32", 2.0**-11, 2.0**-24, 65504.0),
-    ElementType("bfloat16", 16, "float32", 2.0**-8, 2.0**-133, (2 - 2.0**-7) * 2.0**127),
+    ElementType("float64", 11, 8, "float64", 2.0**-53, 2.0**-1074, (2 - 2.0**-52) * 2.0**1023),
+    ElementType("float32", 1, 4, "float32", 2.0**-24, 2.0**-149, (2 - 2.0**-23) * 2.0**127),
+    ElementType("float16", 10, 2, "float32", 2.0**-11, 2.0**-24, 65504.0),
+    ElementType("bfloat16", 16, 2, "float32", 2.0**-8, 2.0**-133, (2 - 2.0**-7) * 2.0**127),
 )
 
 ABSENT_BIAS = -0.0
@@ -113,9 +114,11 @@ def check_arguments(shapes: Sequence[Shape | None], element_types: Sequence[str 
 
     Raises: ContractError (a ValueError) that says which argument breaks which rule.
     """
-    MYLINEAR.check_element_types(element_types)
+    element_type = MYLINEAR.check_element_types(element_types)
     result = infer_shape(shapes)
     assert result is not None
+    if math.prod(int(dim or 0) for dim in result) * element_type.nbytes >= 2**63:
+        raise ContractError(_message("y", "smaller than 2^63 bytes", format_shape(result)))
     return result
 
 

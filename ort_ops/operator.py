@@ -28,6 +28,7 @@ class ElementType:
     Attributes:
         name: NumPy's and torch's name, such as ``float16``.
         onnx_type: the value in ``onnx.TensorProto.DataType``, part of the ONNX standard.
+        nbytes: size of one element.
         accumulator: name of the element type that sums are held in.
         unit_roundoff: half the distance from 1 to the next number; the error of one rounding.
         smallest: the smallest positive (subnormal) number; twice the absolute error of one underflow.
@@ -36,6 +37,7 @@ class ElementType:
 
     name: str
     onnx_type: int
+    nbytes: int
     accumulator: str
     unit_roundoff: float
     smallest: float

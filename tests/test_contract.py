@@ -71,6 +71,13 @@ def test_bad_dtypes_give_one_message_everywhere(dtypes: tuple[str | None, ...], 
         assert str(caught.value) == message
 
 
+def test_results_beyond_addressable_memory_are_refused() -> None:
+    shapes = [(2**60, 0), (5, 0), None]
+    with pytest.raises(ContractError) as caught:
+        check_arguments(shapes, ["float64", "float64", None])
+    assert str(caught.value) == f"MYLINEAR: y must be smaller than 2^63 bytes, got [{2**60}, 5]"
+
+
 @pytest.mark.parametrize("version", [0, 2])
 def test_unknown_versions_are_refused(version: int) -> None:
     expected = f"MYLINEAR: the version of domain 'mylinear' must be 1, got {version}; update ort-mylinear"
@@ -91,6 +98,7 @@ def test_element_types_agree_with_onnx_and_numpy() -> None:
         known = {t for c in defs.get_schema("Cast", 13).type_constraints for t in c.allowed_type_strs}
         assert element_type.onnx_name in known
         info = ml_dtypes.finfo(dtype)
+        assert element_type.nbytes == dtype.itemsize
         assert element_type.unit_roundoff == float(info.eps) / 2
         assert element_type.smallest == float(info.smallest_subnormal)
         assert element_type.largest == float(info.max)
