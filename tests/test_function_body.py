@@ -165,3 +165,11 @@ def test_the_body_at_every_opset(opset: int, dtype: str) -> None:
     next(entry for entry in model.opset_import if entry.domain == "").version = opset
     attach_function(model)
     assert run_plain(model, np.array([[1, 2, 3]], dtype)).tolist() == [[8.0, 29.0]]
+
+
+@pytest.mark.parametrize(("before", "after"), [(6, 8), (8, 8), (9, 9)])
+def test_a_model_with_the_body_has_an_ir_version_that_knows_functions(before: int, after: int) -> None:
+    model = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), np.ones(2, np.float32), with_function=False)
+    model.ir_version = before
+    attach_function(model)
+    assert model.ir_version == after
