@@ -1,24 +1,25 @@
-"""The operator in PyTorch: autograd function, library op, and the dispatcher `linear` that picks between them.
+"""The operator in PyTorch: autograd functions, library op, and the dispatcher `linear` that picks between them.
 
-Which road runs when:
+Which road runs when (docs/torch_operator.md says why):
 
-- eager: `LinearF`, past the slow Python wrapper of ``Function.apply``, or through it under ``torch.func``;
-- ``torch.compile``: `_TraceableLinearF`, the same function without ``jvp``, which dynamo cannot trace;
-- ``torch.export`` (and so ``torch.onnx.export(dynamo=True)``): the library op ``mylinear::linear``, which
-  stays one node where an autograd function would be dissolved;
-- ``torch.onnx.export(dynamo=False)``: `LinearF.symbolic`.
+- eager: `_PlainLinearF`, past the slow Python wrapper of ``Function.apply``;
+- ``torch.func``, forward-mode differentiation, ``torch.onnx.export(dynamo=False)``: `LinearF`, which has it all;
+- ``torch.compile``: `_TraceableLinearF`, which is `LinearF` without ``jvp``, which dynamo cannot trace;
+- ``torch.export`` (and so ``torch.onnx.export(dynamo=True)``) and ``torch.jit.trace``: the library op
+  ``mylinear::linear``, which stays one node where an autograd function would be dissolved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME, infer_shape
 from ort_ops.operator import ContractError
@@ -26,23 +27,48 @@ from ort_ops.operator import ContractError
 # Complex numbers are for torch alone (gradcheck uses them); the ONNX operator does not have them.
 _DTYPES = frozenset({getattr(torch, t.name) for t in ELEMENT_TYPES} | {torch.complex64, torch.complex128})
 
+_Inputs = tuple[Tensor, Tensor, Tensor | None]
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def _gradients(needs: tuple[bool, ...], grad: Tensor, x: Tensor, weight: Tensor) -> _Gradients:
-    """Return the gradients of x, weight and bias that ``needs`` asks for; None for the others.
+def _save_for_backward(ctx: Any, x: Tensor, weight: Tensor) -> None:
+    """Save what `_gradients` will read and nothing else: x for grad_weight, weight for grad_x."""
+    needs = ctx.needs_input_grad
+    ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> _Gradients:
+    """Return the gradients of x, weight and bias that are needed; None for the others.
 
     With G = ``grad`` and the leading dimensions taken together: grad_x = G W, grad_weight = G^T X, and
     grad_bias = sum of G over the leading dimensions. Complex tensors enter by their conjugates.
     """
-    if grad.dtype != weight.dtype:  # autocast ran the forward in a smaller dtype than the saved tensors have
-        x, weight = x.to(grad.dtype), weight.to(grad.dtype)
-    rows = x.shape[:-1].numel()
-    grad_x = grad.matmul(weight.conj()) if needs[0] else None
-    grad_2d = grad.reshape(rows, weight.shape[0])
-    grad_weight = grad_2d.t().mm(x.reshape(rows, weight.shape[1]).conj()) if needs[1] else None
-    grad_bias = grad_2d.sum(0) if needs[2] else None
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    grad_x = grad_weight = grad_bias = None
+    if needs_x:
+        grad_x = grad.matmul(weight.conj() if weight.is_complex() else weight)
+    if grad.ndim != 2:
+        grad = grad.reshape(grad.shape[:-1].numel(), grad.shape[-1])
+    if needs_weight:
+        if x.ndim != 2:
+            x = x.reshape(grad.shape[0], x.shape[-1])
+        grad_weight = grad.t().mm(x.conj() if x.is_complex() else x)
+    if needs_bias:
+        grad_bias = grad.sum(0)
     return grad_x, grad_weight, grad_bias
+
+
+class _PlainLinearF(Function):
+    """The reverse-mode derivative alone, in as few Python calls as there can be: two a forward, one a backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        needs = ctx.needs_input_grad  # `_save_for_backward`, written out: a call less
+        ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None)
+        return F.linear(x, weight, bias)
+
+    backward = staticmethod(_gradients)
 
 
 class _TraceableLinearF(Function):
@@ -63,13 +89,10 @@ class _TraceableLinearF(Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
+    def setup_context(ctx: Any, inputs: _Inputs, output: Tensor) -> None:
+        _save_for_backward(ctx, inputs[0], inputs[1])
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> _Gradients:
-        x, weight = ctx.saved_tensors
-        return _gradients(ctx.needs_input_grad, grad, x, weight)
+    backward = staticmethod(_gradients)
 
     @staticmethod
     def vmap(
@@ -90,6 +113,8 @@ class _TraceableLinearF(Function):
 class LinearF(_TraceableLinearF):
     """``LinearF.apply(x, weight, bias)`` is ``x @ weight.T + bias`` with the backward of `_gradients`.
 
+    Complete, and checks nothing: `linear` is what to call.
+
     Args (of apply):
         x: ``[..., in_features]``.
         weight: ``[out_features, in_features]``.
@@ -97,8 +122,8 @@ class LinearF(_TraceableLinearF):
     """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
+    def setup_context(ctx: Any, inputs: _Inputs, output: Tensor) -> None:
+        _save_for_backward(ctx, inputs[0], inputs[1])
         ctx.save_for_forward(inputs[0], inputs[1])
 
     @staticmethod
@@ -126,47 +151,93 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: ``[out_features]``, dtype and device of ``x``, or None.
 
     Returns: ``[..., out_features]``, dtype of ``x`` (of autocast where that is on).
-    Raises: ContractError (a ValueError) if a shape, dtype or device breaks the contract.
+    Raises: ContractError (a ValueError) if a shape, dtype or device breaks the contract, TypeError for no tensor.
 
     >>> linear(torch.tensor([[3.0, 2.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([4.0]))
     tensor([[16.]])
     """
-    if not _is_tracing():  # there, sizes are tensors and a comparison would be recorded
-        _check_shapes(x, weight, bias)
-    try:
-        if torch.compiler.is_exporting():
-            return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
-        if torch.compiler.is_dynamo_compiling():
-            return _traceable_apply(x, weight, bias)
-        return _apply(x, weight, bias)
-    except RuntimeError as error:
-        _explain(x, weight, bias, error)
-        raise
+    if torch.compiler.is_compiling():
+        return _compiled_linear(x, weight, bias)
+    if has_torch_function_variadic(x, weight, bias):  # tensor subclasses, and torch.fx.symbolic_trace
+        return handle_torch_function(linear, (x, weight, bias), x, weight, bias)
+    if _is_tracing():
+        return _traced_linear(x, weight, bias)
+    if _is_any_autocast_enabled():
+        x, weight, bias = _autocast(x, weight, bias)
+    _check(x, weight, bias)
+    for count in _counts:
+        count[0] += 1
+    if _are_functorch_transforms_active() or _forward_mode_level() >= 0:
+        return _complete_apply(x, weight, bias)
+    return _fast_apply(x, weight, bias)
+
+
+def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`linear` under torch.compile and torch.export, which look into it."""
+    x, weight, bias = _autocast(x, weight, bias)
+    _check(x, weight, bias)
+    if torch.compiler.is_exporting():
+        return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
+    if torch.compiler.is_dynamo_compiling():
+        return _traceable_apply(x, weight, bias)
+    return _complete_apply(x, weight, bias)
+
+
+def _traced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`linear` under the tracer of TorchScript; sizes are tensors there, and to compare them would be recorded."""
+    if torch.onnx.is_in_onnx_export():
+        for count in _counts:
+            count[0] += 1
+        return _complete_apply(x, weight, bias)
+    return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op(f"{DOMAIN}::linear", mutates_args=())
 def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # No default for bias: with one, the dispatcher drops it and backward sees two entries in needs_input_grad.
+    _check(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 @_linear_op.register_fake
 def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if all(isinstance(size, int) for tensor in tensors for size in tensor.shape):
+        _check(x, weight, bias)
+    # By torch._check, because sizes that are not known, or depend on data, have no answer yet.
     torch._check(x.shape[-1] == weight.shape[1], lambda: f"{NAME}: in_features of x and weight differ")
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _op_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], inputs[1])
+def _op_setup_context(ctx: Any, inputs: _Inputs, output: Tensor) -> None:
+    _save_for_backward(ctx, inputs[0], inputs[1])
 
 
-def _op_backward(ctx: Any, grad: Tensor) -> _Gradients:
-    x, weight = ctx.saved_tensors
-    return _gradients(ctx.needs_input_grad, grad, x, weight)
-
-
-torch.library.register_autograd(f"{DOMAIN}::linear", _op_backward, setup_context=_op_setup_context)
+torch.library.register_autograd(f"{DOMAIN}::linear", _gradients, setup_context=_op_setup_context)
 torch.library.register_vmap(f"{DOMAIN}::linear", _TraceableLinearF.vmap)
+
+
+def _register_autocast(device_type: str, dispatch_key: str) -> None:
+    """Let the op cast under autocast as `linear` does; `torch.library.register_autocast` knows one dtype only."""
+
+    def cast_and_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        inputs = _autocast(x, weight, bias)
+        with _without_autocast(device_type, dispatch_key):
+            return torch.ops.mylinear.linear.default(*inputs)  # type: ignore[no-any-return]
+
+    _LIBRARY.impl("linear", cast_and_call, dispatch_key)
+
+
+def _without_autocast(device_type: str, dispatch_key: str) -> AbstractContextManager[Any]:
+    if hasattr(torch._C, "_ExcludeDispatchKeyGuard"):  # leaves no trace in an exported graph
+        keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, dispatch_key))
+        return torch._C._ExcludeDispatchKeyGuard(keys)
+    return torch.autocast(device_type, enabled=False)
+
+
+_LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
+_register_autocast("cpu", "AutocastCPU")
+_register_autocast("cuda", "AutocastCUDA")
 
 
 @contextmanager
@@ -183,53 +254,83 @@ def count_calls() -> Iterator[Callable[[], int]]:
 _counts: list[list[int]] = []
 
 
-def _apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``LinearF.apply``, without the signature binding that costs more than a small product does."""
-    for count in _counts:
-        count[0] += 1
-    if _are_functorch_transforms_active():
-        return _public_apply(x, weight, bias)
-    return _fast_apply(x, weight, bias)
-
-
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
-_public_apply: Callable[..., Tensor] = LinearF.apply
+_complete_apply: Callable[..., Tensor] = LinearF.apply
 _traceable_apply: Callable[..., Tensor] = _TraceableLinearF.apply
-# Private to torch, both; without them the public road serves, slower, with the same results.
+# Private to torch, all four; where one is missing the public road serves, slower, with the same results.
 _are_functorch_transforms_active: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: True
 )
-_fast_apply: Callable[..., Tensor] = getattr(super(Function, LinearF), "apply", _public_apply)
+_is_any_autocast_enabled: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+_fast_apply: Callable[..., Tensor] = getattr(super(Function, _PlainLinearF), "apply", _PlainLinearF.apply)
+
+
+def _forward_mode_level() -> int:
+    """The level of torch.autograd.forward_ad, -1 outside of one; 0 where torch does not say."""
+    return getattr(forward_ad, "_current_level", 0)
 
 
 def _batch_first(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
     return tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise the contract's error for what torch would accept, broadcast or report in other words."""
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> _Inputs:
+    """Cast as F.linear would under autocast, so that the cast and not the original is saved for backward."""
+    device_type = x.device.type
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device_type)
+
+    def cast(tensor: Tensor) -> Tensor:
+        is_eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if is_eligible and tensor.device.type == device_type else tensor
+
+    return cast(x), cast(weight), None if bias is None else cast(bias)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise the contract's error for what torch would accept, broadcast, compute wrongly or say in other words."""
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+        _explain(x, weight, bias)
+    dtype, device, weight_shape = x.dtype, x.device, weight.shape
     if (
-        x.dim() == 0
-        or weight.dim() != 2
-        or x.shape[-1] != weight.shape[1]
-        or (bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0]))
+        x.ndim == 0
+        or len(weight_shape) != 2
+        or x.shape[-1] != weight_shape[1]
+        or weight.dtype != dtype
+        or weight.device != device
+        or dtype not in _DTYPES
+        or (
+            bias is not None
+            and (
+                not isinstance(bias, Tensor)
+                or bias.ndim != 1
+                or bias.shape[0] != weight_shape[0]
+                or bias.dtype != dtype
+                or bias.device != device
+            )
+        )
     ):
-        infer_shape([list(x.shape), list(weight.shape), None if bias is None else list(bias.shape)])
+        _explain(x, weight, bias)
+
+
+def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise the contract's error for the first rule that is broken, or TypeError for what is no tensor."""
+    for argument, value in (("x", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
+            raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
+    infer_shape([list(x.shape), list(weight.shape), None if bias is None else list(bias.shape)])
     if x.dtype not in _DTYPES:
         raise ContractError(MYLINEAR.message("x", MYLINEAR.element_type_rule, _name(x.dtype)))
-
-
-def _explain(x: Tensor, weight: Tensor, bias: Tensor | None, error: RuntimeError) -> None:
-    """Raise the contract's error if mixed dtypes or devices are why torch failed; else do nothing."""
     for argument, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
         if tensor.dtype != x.dtype:
             rule = f"{_name(x.dtype)} (the dtype of x)"
-            raise ContractError(MYLINEAR.message(argument, rule, _name(tensor.dtype))) from error
+            raise ContractError(MYLINEAR.message(argument, rule, _name(tensor.dtype)))
         if tensor.device != x.device:
             rule = f"on {x.device} (the device of x)"
-            raise ContractError(MYLINEAR.message(argument, rule, f"one on {tensor.device}")) from error
+            raise ContractError(MYLINEAR.message(argument, rule, f"one on {tensor.device}"))
 
 
 def _name(dtype: torch.dtype) -> str:

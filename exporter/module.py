@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from exporter.functional import linear
-
-# A leaf for torch.fx.symbolic_trace, which cannot look into an autograd function.
-torch.fx.wrap("linear")
 
 
 class MyLinear(nn.Linear):
