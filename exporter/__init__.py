@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from exporter.module import MyLinear
     from exporter.onnx_export import ExportResult, export
     from exporter.parity import ExportError
+    from exporter.swap import SwapReport, restore_linear, swap_linear
     from exporter.verification import Verification, verify
 
 __all__ = [
@@ -20,10 +21,13 @@ __all__ = [
     "GradientError",
     "LinearF",
     "MyLinear",
+    "SwapReport",
     "Verification",
     "check_gradients",
     "export",
     "linear",
+    "restore_linear",
+    "swap_linear",
     "verify",
 ]
 
@@ -33,10 +37,13 @@ _MODULES = {
     "GradientError": "gradients",
     "LinearF": "functional",
     "MyLinear": "module",
+    "SwapReport": "swap",
     "Verification": "verification",
     "check_gradients": "gradients",
     "export": "onnx_export",
     "linear": "functional",
+    "restore_linear": "swap",
+    "swap_linear": "swap",
     "verify": "verification",
 }
 

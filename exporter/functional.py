@@ -25,7 +25,7 @@ from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME, infer_shape
 from ort_ops.operator import ContractError
 
 # Complex numbers are for torch alone (gradcheck uses them); the ONNX operator does not have them.
-_DTYPES = frozenset({getattr(torch, t.name) for t in ELEMENT_TYPES} | {torch.complex64, torch.complex128})
+DTYPES = frozenset({getattr(torch, t.name) for t in ELEMENT_TYPES} | {torch.complex64, torch.complex128})
 
 _Inputs = tuple[Tensor, Tensor, Tensor | None]
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -299,7 +299,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         or x.shape[-1] != weight_shape[1]
         or weight.dtype != dtype
         or weight.device != device
-        or dtype not in _DTYPES
+        or dtype not in DTYPES
         or (
             bias is not None
             and (
@@ -320,7 +320,7 @@ def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
             raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
     infer_shape([list(x.shape), list(weight.shape), None if bias is None else list(bias.shape)])
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         raise ContractError(MYLINEAR.message("x", MYLINEAR.element_type_rule, _name(x.dtype)))
     for argument, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
