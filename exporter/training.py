@@ -14,6 +14,7 @@ from torch import Tensor
 
 from exporter.checkpoint import CHECKPOINT_NAME, Checkpoint, Metrics, save_checkpoint
 from exporter.data import ArticleProblem, DataError, Dataset
+from exporter.distributed import Processes
 from exporter.evaluation import Rows, compute_loss, evaluate
 from exporter.gradients import check_gradients
 from exporter.history import EpochRecord, write_history
@@ -87,6 +88,10 @@ def train(
     The same problem, options and number of threads give the same bits on the CPU, whether or not the training was
     resumed on the way, and the same as ``torch.nn.Linear`` layers would after ``torch.manual_seed(seed)``.
 
+    Where torch.distributed has a process group, its processes train one network: each takes its part of every batch,
+    the gradients are summed, and rank 0 alone writes. All numbers are then those of one process, up to the rounding
+    of sums: the rows and their order, the losses, the parameters, the history.
+
     Args:
         problem: rows to learn from, or the article's problem.
         options: by default those of `default_options` for the problem.
@@ -105,10 +110,12 @@ def train(
     """
     if options is None:
         options = default_options(problem.name)
-    device = select_device(options.device)
+    processes = Processes.current()
+    device = processes.device(select_device(options.device))
     if resume is not None:
         check_resume(resume, problem.describe(), options)
-    run = _Run(problem, options, device, None if folder is None else make_folder(folder))
+    written = None if folder is None or not processes.is_writer else make_folder(folder)
+    run = _Run(problem, options, device, processes, written)
     check_network_gradients(run.network.architecture, device)
     if resume is not None:
         run.restore(resume)
@@ -169,8 +176,16 @@ def select_device(name: str) -> torch.device:
 class _Run:
     """A training on its way."""
 
-    def __init__(self, problem: Problem, options: TrainingOptions, device: torch.device, folder: Path | None) -> None:
-        self.problem, self.options, self.device, self.folder = problem, options, device, folder
+    def __init__(
+        self,
+        problem: Problem,
+        options: TrainingOptions,
+        device: torch.device,
+        processes: Processes,
+        folder: Path | None,
+    ) -> None:
+        self.problem, self.options, self.folder = problem, options, folder
+        self.device, self.processes = device, processes
         self.data = problem.describe()
         self.steps_per_epoch = count_steps(problem, options) // options.epochs
         self.epoch = 0
@@ -204,8 +219,7 @@ class _Run:
         loss_sum, rows = 0.0, 0
         for step, (x, y) in enumerate(self._batches(), start=1):
             self.optimizer.zero_grad()
-            loss = compute_loss(self.network, self.network.standardized(x), y)
-            loss.backward()
+            loss = self._differentiate(x, y)
             self._take_step(step)
             value = loss.item()
             if not math.isfinite(value):
@@ -269,6 +283,20 @@ class _Run:
         order = torch.randperm(len(x), generator=self.generator).to(self.device)
         for chosen in order.split(self.options.batch_size):
             yield x[chosen], y[chosen]
+
+    def _differentiate(self, x: Tensor, y: Tensor) -> Tensor:
+        """Set the gradients of the batch's mean loss, and return it; of several processes, each does its part."""
+        if self.processes.count == 1:
+            loss = compute_loss(self.network, self.network.standardized(x), y)
+            loss.backward()
+            return loss
+        share = self.processes.share(len(x))
+        loss = torch.zeros((), device=self.device)
+        if share.start < share.stop:
+            loss = compute_loss(self.network, self.network.standardized(x[share]), y[share])
+            loss = loss * ((share.stop - share.start) / len(x))
+            loss.backward()
+        return self.processes.sum_gradients(self.network.parameters(), loss)
 
     def _take_step(self, step: int) -> None:
         try:

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train on y = 2 x0 + 3 x1 + 4 (article), on an example of scikit-learn (digits, diabetes), or on a file."
     )
+    parser.epilog = "In several processes: torchrun --nproc-per-node 2 --no-python mylinear train ..."
     parser.add_argument("problem", nargs="?", choices=PROBLEMS, help="what to learn, if not --data")
     parser.add_argument("--data", metavar="FILE", help="CSV with a header, or NPZ with arrays x and y")
     parser.add_argument("--target", metavar="COLUMN", help="the CSV column to predict")
@@ -57,18 +58,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, write checkpoint and loss curve, print a summary, and return the exit status. Raises: MylinearError."""
+    """Train, write checkpoint and loss curve, print a summary, and return the exit status. Raises: MylinearError.
+
+    Under torchrun, its processes train one network together; rank 0 alone writes and prints.
+    """
     _check_combinations(args)
     from exporter.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from exporter.distributed import joined
     from exporter.resume import check_resume
-    from exporter.training import TrainingInterrupted, count_steps, train
+    from exporter.training import TrainingError, TrainingInterrupted, select_device, train
 
     problem = _load_problem(args)
     checkpoint = load_checkpoint(Path(args.output) / CHECKPOINT_NAME) if args.resume else None
     options = _options(args, checkpoint)
     if checkpoint is not None:
         check_resume(checkpoint, problem.describe(), options)
+    with joined(select_device(options.device).type) as processes:
+        if processes.is_writer:
+            return _train_and_tell(args, problem, options, checkpoint, processes.count)
+        try:
+            train(problem, options, resume=checkpoint)
+        except TrainingInterrupted:
+            return _INTERRUPTED
+        except TrainingError:  # rank 0 has it too, and says so
+            return 2
+        return 0
+
+
+def _train_and_tell(
+    args: argparse.Namespace,
+    problem: Problem,
+    options: TrainingOptions,
+    checkpoint: Checkpoint | None,
+    num_processes: int,
+) -> int:
+    from exporter.training import TrainingInterrupted, count_steps, train
+
     _print_plan(problem, options, checkpoint)
+    if num_processes > 1:
+        print(f"processes {num_processes}, each with its part of every batch", flush=True)
     try:
         with progress("training", count_steps(problem, options)) as line:
 
