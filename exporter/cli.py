@@ -16,6 +16,8 @@ COMMANDS = {
     "export": "export a checkpoint to ONNX",
     "run": "predict with a model",
     "verify": "prove that training and serving compute the same",
+    "adopt": "make MYLINEAR nodes of the linear layers of any ONNX model",
+    "lower": "make standard operators of MYLINEAR nodes",
     "doctor": "say what is installed, which kernels there are, and how to mend what is wrong",
 }
 _EXTRA = "export"  # of pyproject.toml: what the torch side needs

@@ -51,7 +51,7 @@ def open_atomically(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, MylinearError | BrokenPipeError):
             raise
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -78,11 +78,12 @@ def make_folder(path: str | Path) -> Path:
     except OutputError:
         raise
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     return path
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Return the error of ours for what went wrong with the path."""
     if isinstance(error, FileNotFoundError):
         return OutputError(f"'{path}' cannot be written: there is no folder '{path.parent}'; make it first")
     advice = _ADVICE.get(error.errno or 0)

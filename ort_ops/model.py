@@ -19,6 +19,8 @@ from ort_ops.operator import ContractError
 # Of models made here: the newest that onnxruntime 1.17 loads.
 _OPSET, _IR_VERSION = 20, 9
 
+_SMALL_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+
 NodeContainer = onnx.GraphProto | onnx.FunctionProto
 
 
@@ -71,7 +73,65 @@ def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onn
         raise ModelError(f"{what} is not an ONNX model, or is damaged: {error}") from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{what} is not an ONNX model; export one with `mylinear export`")
+    if not isinstance(source, bytes):
+        _check_external_data(model, Path(source))
     return model
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every stored tensor: initializers and attributes, of all graphs and functions."""
+    yield from _tensors_in(model.graph)
+    for function in model.functions:
+        yield from _tensors_in(function)
+
+
+def _tensors_in(container: NodeContainer) -> Iterator[onnx.TensorProto]:
+    if isinstance(container, onnx.GraphProto):
+        yield from container.initializer
+    for node in container.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _tensors_in(graph)
+
+
+def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Check that the weights beside a model are within its folder, and whole. Raises: ModelError."""
+    folder = path.parent.resolve()
+    for tensor in tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        file = folder / location
+        if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
+            raise ModelError(
+                f"'{path}': tensor '{tensor.name}' lies in '{location}', which is outside the model's folder; "
+                "such a path is refused, keep the data beside the model"
+            )
+        if not file.is_file():
+            raise ModelError(f"'{path}': its external data '{location}' is missing; keep it beside the model")
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", tensor_nbytes(tensor)))
+        except ValueError as error:
+            raise ModelError(f"'{path}' is damaged: external data of tensor '{tensor.name}': {error}") from error
+        if offset < 0 or length < 0 or length != tensor_nbytes(tensor):
+            raise ModelError(
+                f"'{path}' is damaged: tensor '{tensor.name}' takes {tensor_nbytes(tensor)} bytes, not {length}"
+            )
+        if offset + length > file.stat().st_size:
+            raise ModelError(
+                f"'{path}': its external data '{location}' is truncated: tensor '{tensor.name}' ends at byte "
+                f"{offset + length}, the file at {file.stat().st_size}; copy it again"
+            )
+
+
+def tensor_nbytes(tensor: onnx.TensorProto) -> int:
+    """Return the number of bytes that a tensor of this type and shape takes."""
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    bits = _SMALL_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+    return (count * bits + 7) // 8 if bits else count * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def make_linear_model(
@@ -226,6 +286,9 @@ def _known_types(container: NodeContainer) -> dict[str, int]:
         values += [*container.input, *container.output]
         types.update((tensor.name, tensor.data_type) for tensor in container.initializer)
     types.update((value.name, value.type.tensor_type.elem_type) for value in values)
+    for node in container.node:  # a function states no types, but it may hold its weights
+        if node.op_type == "Constant" and not node.domain and node.attribute[0].HasField("t"):
+            types[node.output[0]] = node.attribute[0].t.data_type
     return types
 
 

@@ -1,0 +1,41 @@
+"""`mylinear adopt`: linear layers of any ONNX model become MYLINEAR nodes. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from exporter.rewrite_report import Rewrite
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear adopt`."""
+    parser.add_argument("source", metavar="in.onnx", help="the model to read")
+    parser.add_argument("target", metavar="out.onnx", help="the model to write; may be the same")
+    parser.add_argument("--json", action="store_true", help="print JSON: every node, with the reason if left alone")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rewrite and print a summary."""
+    from exporter.rewrite import adopt
+
+    return show(adopt(args.source, args.target), args)
+
+
+def show(result: Rewrite, args: argparse.Namespace) -> int:
+    """Print what a rewrite did, as a table or as JSON."""
+    from ort_ops.table import format_table
+
+    if args.json:
+        print(json.dumps(result.as_dict(), indent=2))
+        return 0
+    if result.rewritten or result.left:
+        print(format_table(*result.table()))
+        print()
+    print(
+        f"{args.target}: {result.num_nodes_before} nodes became {result.num_nodes_after}, "
+        f"{len(result.rewritten)} rewritten, {len(result.left)} left alone; weights {result.nbytes / 2**20:.1f} MiB"
+    )
+    for check in result.checks:
+        print(f"compared: {check}")
+    return 0

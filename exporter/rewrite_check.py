@@ -1,0 +1,188 @@
+"""Does a rewritten model mean what it meant? Layer by layer, and as a whole, in float64. No torch.
+
+A layer is compared by what its operators are defined to do with the stored numbers, so that nothing of a large model
+but one weight at a time is read. The whole model is run by onnx's reference evaluator with every floating-point tensor
+widened to float64: there, what is equal differs by about 1e-15 of its size, and what is not, by much more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from exporter.rewrite_files import bring_inside, weights_nbytes
+from exporter.rewrite_match import LinearLayer
+from exporter.rewrite_report import Rewrite
+from ort_ops.contract import MYLINEAR
+from ort_ops.error_bound import gamma
+from ort_ops.errors import MylinearError
+
+Array = NDArray[Any]
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+_MAX_NBYTES_WHOLE = 2**28
+_CHUNK = 2**22  # weights that are widened to float64 at a time
+_TOLERANCE = 1e-9
+"""Of the largest number of a tensor: far above float64's rounding, far below that of float32."""
+
+
+class RewriteError(MylinearError, RuntimeError):
+    """A rewrite that would change what the model computes, or a model that cannot be rewritten; nothing is written."""
+
+
+def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str) -> None:
+    """Compare MYLINEAR with its new weight and bias with the definition of what it replaces, on random x in float64.
+
+    Raises: RewriteError naming the layer's output.
+    """
+    assert weight.const_value is not None
+    assert bias.const_value is not None
+    new_weight, new_bias = weight.const_value.numpy(), bias.const_value.numpy().astype(np.float64)
+    out_features, in_features = new_weight.shape
+    x = np.random.default_rng(0).standard_normal((3, in_features))
+    old = layer.factor.array()
+    old = old.T if layer.node.attributes.get_int("transB", 0) else old.reshape(in_features, out_features)
+    old_bias = np.zeros(out_features)
+    if layer.bias is not None:
+        old_bias = old_bias + layer.beta * layer.bias.array().astype(np.float64)
+    rows = max(1, _CHUNK // max(1, in_features))
+    with np.errstate(all="ignore"):
+        for start in range(0, out_features, rows):
+            part = slice(start, start + rows)
+            widened = old[:, part].astype(np.float64)
+            expected = layer.alpha * (x @ widened) + old_bias[part]
+            got = x @ new_weight[part].T.astype(np.float64) + new_bias[part]
+            magnitude = np.abs(x) @ np.abs(widened) * abs(layer.alpha) + np.abs(expected)
+            allowed = 2 * gamma(in_features + 2, 2.0**-53) * magnitude
+            same = (np.abs(got - expected) <= allowed) | (got == expected) | (np.isnan(got) & np.isnan(expected))
+            if not same.all() and np.isfinite(magnitude).all():
+                raise RewriteError(f"the output of '{name}' would change by {np.nanmax(np.abs(got - expected)):.3g}")
+
+
+def check_whole(before: ir.Model, after: ir.Model, result: Rewrite) -> str:
+    """Run both models in float64 on the same random inputs, compare every tensor that both have, and say what was done.
+
+    Raises: RewriteError naming the first tensor that differs.
+    """
+    if not result.rewritten:
+        return "nothing was rewritten"
+    if weights_nbytes(before) > _MAX_NBYTES_WHOLE:
+        return f"the whole model was not run: its weights are more than {_MAX_NBYTES_WHOLE >> 20} MiB"
+    for model in (before, after):
+        bring_inside(model)
+    old, new = (widen_to_float64(ir.to_proto(model)) for model in (before, after))
+    reasons = []
+    for size in (2, 1):
+        try:
+            feed = random_feed(old, size)
+            expected = evaluate_all(old, feed)
+        except Exception as error:
+            reasons.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
+            continue
+        try:
+            got = evaluate_all(new, feed)
+        except Exception as error:
+            raise RewriteError(f"the rewritten model does not run: {error}") from error
+        _compare(expected, got)
+        return f"{len(expected.keys() & got.keys())} tensors of the whole model in float64"
+    return f"the whole model was not run: onnx's reference evaluator says: {reasons[0]}"
+
+
+def _compare(expected: dict[str, Any], got: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        if name not in got or not isinstance(value, np.ndarray):
+            continue
+        other = np.asarray(got[name])
+        if value.shape != other.shape:
+            raise RewriteError(f"tensor '{name}' would be {list(other.shape)} instead of {list(value.shape)}")
+        if value.dtype != np.float64:
+            if not np.array_equal(value, other):
+                raise RewriteError(f"tensor '{name}' would change")
+            continue
+        with np.errstate(all="ignore"):
+            size = np.max(np.abs(value), initial=0.0, where=np.isfinite(value))
+            same = (np.abs(value - other) <= _TOLERANCE * size) | (value == other)
+        same |= np.isnan(value) & np.isnan(other)
+        if not same.all():
+            index = tuple(int(i) for i in np.unravel_index(int(np.argmin(same)), same.shape))
+            raise RewriteError(
+                f"tensor '{name}' would change, first at {list(index)}: "
+                f"{other[index]:.9g} instead of {value[index]:.9g}"
+            )
+
+
+def evaluate_all(model: onnx.ModelProto, feed: dict[str, Array]) -> dict[str, Any]:
+    """Return every tensor of the main graph by name, in the order in which they are computed."""
+    with np.errstate(all="ignore"):
+        results = ReferenceEvaluator(model).run(None, dict(feed), intermediate=True)
+    assert isinstance(results, dict)
+    return results
+
+
+def random_feed(model: onnx.ModelProto, size: int, seed: int = 0) -> dict[str, Array]:
+    """Draw every input: numbers for floating-point ones, 0 and 1 for integers, ``size`` for unknown dimensions."""
+    rng = np.random.default_rng(seed)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    feed: dict[str, Array] = {}
+    for value in model.graph.input:
+        if value.name in initializers:
+            continue
+        tensor = value.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else size for dim in tensor.shape.dim]
+        if tensor.elem_type in _FLOATS:
+            feed[value.name] = rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        else:
+            feed[value.name] = rng.integers(0, 2, shape).astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return feed
+
+
+def widen_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which every floating-point tensor is float64, for evaluators that do not check types."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    _widen_graph(wide.graph)
+    for function in wide.functions:
+        _widen_nodes(function.node)
+    for index, function in enumerate(wide.functions):
+        if (function.domain, function.name) == (MYLINEAR.domain, MYLINEAR.name):
+            opset = next(entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx"))
+            wide.functions[index].CopyFrom(MYLINEAR.function(opset, ["float64"]))
+    return wide
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in _FLOATS:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    _widen_nodes(graph.node)
+
+
+def _widen_nodes(nodes: Any) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+            if attribute.HasField("g"):
+                _widen_graph(attribute.g)
+            if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
+                attribute.i = TensorProto.DOUBLE
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name in ("value_float", "value_floats"):
+            array = np.asarray(helper.get_attribute_value(node.attribute[0]), np.float64)
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(array)))
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            zero = numpy_helper.from_array(np.zeros(1))
+            node.attribute.append(helper.make_attribute("value", zero))
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _FLOATS - {TensorProto.DOUBLE}:
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), name))

@@ -1,0 +1,337 @@
+"""Find the linear layers of a graph: MatMul, MatMul + Add and Gemm, through what stands in between. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ort_ops.contract import ELEMENT_TYPES
+
+Array = NDArray[Any]
+_STANDARD = ("", "ai.onnx")
+_DTYPES = {ir.DataType(element_type.onnx_type): element_type for element_type in ELEMENT_TYPES}
+
+
+class NoMatch(Exception):  # noqa: N818  # a verdict on one node, not an error of anybody's
+    """Why a node is no linear layer that can be adopted; the reason is shown to the user."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that is known when the model is rewritten: a stored tensor, and what is done to it on the way.
+
+    Attributes:
+        source: the initializer, or the output of a Constant node.
+        steps: names what was done, so that equal constants are known as equal.
+        functions: the same, to compute it; each works on views where NumPy can.
+    """
+
+    source: ir.Value
+    steps: tuple[str, ...] = ()
+    functions: tuple[Callable[[Array], Array], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        assert self.source.const_value is not None
+        stand_in = np.broadcast_to(np.int8(0), self.source.const_value.shape.numpy())
+        return self._through(stand_in).shape
+
+    @property
+    def dtype(self) -> ir.DataType:
+        assert self.source.const_value is not None
+        return self.source.const_value.dtype
+
+    @property
+    def canonical_steps(self) -> tuple[str, ...]:
+        """The steps without those that undo each other: two transpositions of a matrix are none."""
+        steps: list[str] = []
+        for step in self.steps:
+            step = "transpose" if step == "transpose (1, 0)" else step
+            if steps and step == steps[-1] == "transpose":
+                steps.pop()
+            else:
+                steps.append(step)
+        return tuple(steps)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether it is the stored tensor itself."""
+        return not self.canonical_steps
+
+    def array(self) -> Array:
+        """Read the tensor (memory-mapped, where it is external) and do the steps."""
+        assert self.source.const_value is not None
+        return self._through(self.source.const_value.numpy())
+
+    def then(self, step: str, function: Callable[[Array], Array]) -> Constant:
+        return Constant(self.source, (*self.steps, step), (*self.functions, function))
+
+    def _through(self, array: Array) -> Array:
+        for function in self.functions:
+            array = function(array)
+        return array
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """One linear layer as it stands in a graph.
+
+    Attributes:
+        node: the MatMul or Gemm.
+        x: what MYLINEAR takes as X.
+        factor: the weight as the node takes it.
+        weight: ``[out_features, in_features]``.
+        bias: ``[out_features]``, ``[1]`` or ``[]``; None for none.
+        passages: Identity, Reshape and Transpose between the MatMul and the Add; they stay, after MYLINEAR.
+        add: the Add that the bias came from, or None.
+        alpha: of the weight, beta: of the bias; both such that no number is rounded.
+    """
+
+    node: ir.Node
+    x: ir.Value
+    factor: Constant
+    weight: Constant
+    bias: Constant | None = None
+    passages: tuple[ir.Node, ...] = ()
+    add: ir.Node | None = None
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    @property
+    def form(self) -> str:
+        """What `lower` makes of it again: ``Gemm``, ``Gemm+C``, ``MatMul`` or ``MatMul+Add``."""
+        if self.node.op_type == "Gemm":
+            return "Gemm" if self.bias is None else "Gemm+C"
+        return "MatMul" if self.add is None else "MatMul+Add"
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Whether the node is one of these operators of ONNX's own domain."""
+    return node.domain in _STANDARD and node.op_type in op_types
+
+
+def match(node: ir.Node) -> LinearLayer:
+    """Return the linear layer that the MatMul or Gemm is. Raises: NoMatch with the reason if it is none."""
+    layer = _match_gemm(node) if node.op_type == "Gemm" else _match_matmul(node)
+    element_type = _DTYPES.get(layer.weight.dtype)
+    if element_type is None:
+        raise NoMatch(f"the dtype is {layer.weight.dtype.name.lower()}")
+    if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
+        raise NoMatch("weight and bias are of different dtypes")
+    if layer.x.dtype is not None and layer.x.dtype != layer.weight.dtype:
+        raise NoMatch("x and weight are of different dtypes")
+    if layer.x.shape is not None:
+        if len(layer.x.shape) == 0:
+            raise NoMatch("x is a scalar")
+        last, in_features = layer.x.shape[-1], layer.weight.shape[1]
+        if isinstance(last, int) and last != in_features:
+            raise NoMatch(f"x has {last} features and the weight takes {in_features}")
+    return layer
+
+
+def _match_gemm(node: ir.Node) -> LinearLayer:
+    x, weight_value, bias_value = (*node.inputs, None, None)[:3]
+    assert x is not None
+    assert weight_value is not None
+    alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+    if node.attributes.get_int("transA", 0):
+        producer = x.producer()
+        if producer is None or not is_standard(producer, "Transpose") or _perm(producer, 2) != (1, 0):
+            raise NoMatch("transA=1: the input enters transposed")
+        (x,) = producer.inputs
+        assert x is not None
+    factor = weight = _weight(weight_value, x)
+    if len(weight.shape) != 2:
+        raise NoMatch(f"the weight has rank {len(weight.shape)}")
+    if not node.attributes.get_int("transB", 0):
+        weight = weight.then("transpose", np.transpose)
+    bias = None
+    if bias_value is not None and beta != 0:
+        bias = resolve(bias_value)
+        if bias is None:
+            raise NoMatch(f"C is not a constant ({_origin(bias_value)})")
+        bias = _as_bias(bias, weight.shape[0], 2)
+        if bias is None:
+            raise NoMatch("C is not one number for each output feature")
+    for name, scalar, constant in (("alpha", alpha, weight), ("beta", beta, bias)):
+        if constant is not None and not _scales_exactly(constant, scalar):
+            raise NoMatch(f"{name}={scalar:g} cannot go into the constant without rounding it")
+    return LinearLayer(node, x, factor, weight, bias, alpha=alpha, beta=beta)
+
+
+def _match_matmul(node: ir.Node) -> LinearLayer:
+    x, weight_value = node.inputs
+    assert x is not None
+    assert weight_value is not None
+    factor = weight = _weight(weight_value, x)
+    shape = weight.shape
+    if len(shape) < 2:
+        raise NoMatch(f"the weight has rank {len(shape)}")
+    if len(shape) > 2:
+        x_rank = None if x.shape is None else len(x.shape)
+        if any(size != 1 for size in shape[:-2]) or x_rank is None or x_rank < len(shape):
+            raise NoMatch(f"the weight has rank {len(shape)}: a product of batches")
+        weight = weight.then("squeeze", lambda array: array.reshape(array.shape[-2:]))
+    layer = LinearLayer(node, x, factor, weight.then("transpose", np.transpose))
+    return _with_add(layer)
+
+
+def _with_add(layer: LinearLayer) -> LinearLayer:
+    """Take the Add behind a MatMul in, if it is a bias; else return the layer as it is."""
+    value, passages = layer.node.outputs[0], []
+    rank = None if layer.x.shape is None else len(layer.x.shape)
+    out_features = layer.weight.shape[0]
+    while True:
+        uses = value.uses()
+        if value.is_graph_output() or len(uses) != 1:
+            return layer
+        ((consumer, index),) = uses
+        if consumer.graph is not value.producer().graph:  # type: ignore[union-attr]
+            return layer
+        if is_standard(consumer, "Add"):
+            break
+        if index != 0 or not _keeps_features(consumer, rank, out_features):
+            return layer
+        if consumer.op_type == "Reshape":
+            target = resolve(consumer.inputs[1])
+            rank = None if target is None else target.shape[0]
+        passages.append(consumer)
+        value = consumer.outputs[0]
+    other = consumer.inputs[1 - index]
+    bias = None if other is None else resolve(other)
+    bias = None if bias is None else _as_bias(bias, out_features, rank)
+    if bias is None:
+        return layer
+    return replace(layer, bias=bias, passages=tuple(passages), add=consumer)
+
+
+def _keeps_features(node: ir.Node, rank: int | None, out_features: int) -> bool:
+    """Whether the node leaves the last dimension what it was, so that a bias may be added before it."""
+    if is_standard(node, "Identity"):
+        return True
+    if is_standard(node, "Transpose") and rank is not None:
+        return _perm(node, rank)[-1] == rank - 1
+    if is_standard(node, "Reshape"):
+        target = resolve(node.inputs[1])
+        return target is not None and target.shape[0] > 0 and int(target.array()[-1]) == out_features > 0
+    return False
+
+
+def _weight(value: ir.Value, x: ir.Value) -> Constant:
+    constant = resolve(value)
+    if constant is not None:
+        return constant
+    if resolve(x) is not None:
+        raise NoMatch("the constant is the left factor")
+    raise NoMatch(f"the weight is not a constant ({_origin(value)})")
+
+
+def _origin(value: ir.Value) -> str:
+    """Say where a value comes from that is no constant."""
+    producer = value.producer()
+    if producer is not None:
+        return f"'{value.name}' is computed by {producer.op_type}"
+    if value.is_initializer() and value.is_graph_input():
+        return f"'{value.name}' is also an input, which a caller may override"
+    return f"'{value.name}' is an input of the graph or function"
+
+
+def resolve(value: ir.Value | None) -> Constant | None:
+    """Return the constant that the value is, through Identity, Transpose, Reshape; None if it is none."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        return None if value.is_graph_input() or value.const_value is None else Constant(value)
+    node = value.producer()
+    if node is None:
+        return None
+    if is_standard(node, "Constant"):
+        return Constant(value) if value.const_value is not None or _read_constant(node, value) else None
+    if not is_standard(node, "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+        return None
+    inner = resolve(node.inputs[0])
+    if inner is None or node.op_type == "Identity":
+        return inner
+    if node.op_type == "Transpose":
+        perm = _perm(node, len(inner.shape))
+        return inner.then(f"transpose {perm}", lambda array: np.transpose(array, perm))
+    shape = _static_shape(node, inner.shape)
+    return None if shape is None else inner.then(f"reshape {shape}", lambda array: array.reshape(shape))
+
+
+def _read_constant(node: ir.Node, value: ir.Value) -> bool:
+    """Keep a Constant node's tensor with its value, as onnx_ir does for initializers."""
+    value.const_value = ir.convenience.get_const_tensor(value)
+    return value.const_value is not None
+
+
+def _static_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What Reshape, Squeeze, Unsqueeze or Flatten makes of a constant's shape."""
+    if node.op_type == "Flatten":
+        axis = node.attributes.get_int("axis", 1)
+        return (int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
+    wanted: list[int] | None
+    if len(node.inputs) > 1:
+        constant = resolve(node.inputs[1])
+        wanted = None if constant is None else [int(size) for size in constant.array()]
+    else:
+        name = "shape" if node.op_type == "Reshape" else "axes"
+        wanted = list(node.attributes.get_ints(name)) if name in node.attributes else None
+    if node.op_type == "Squeeze":
+        if wanted is None and len(node.inputs) > 1:
+            return None
+        axes = {a % len(shape) for a in wanted} if wanted is not None else {i for i, s in enumerate(shape) if s == 1}
+        return tuple(size for i, size in enumerate(shape) if i not in axes)
+    if wanted is None:
+        return None
+    if node.op_type == "Unsqueeze":
+        rank = len(shape) + len(wanted)
+        axes, sizes = {a % rank for a in wanted}, iter(shape)
+        return tuple(1 if i in axes else next(sizes) for i in range(rank))
+    if not node.attributes.get_int("allowzero", 0):
+        wanted = [shape[i] if size == 0 else size for i, size in enumerate(wanted)]
+    return np.broadcast_to(np.int8(0), shape).reshape(wanted).shape
+
+
+def _perm(node: ir.Node, rank: int) -> tuple[int, ...]:
+    return tuple(node.attributes.get_ints("perm", list(range(rank))[::-1]))
+
+
+def _as_bias(constant: Constant, out_features: int, rank: int | None) -> Constant | None:
+    """Return the constant as ``[out_features]``, if adding it is adding a bias to a result of that rank; else None."""
+    shape = constant.shape
+    if len(shape) > max(1 if rank is None else rank, 1) or any(size != 1 for size in shape[:-1]):
+        return None
+    if shape and shape[-1] not in (1, out_features):
+        return None
+    if shape == (out_features,):
+        return constant
+
+    def widen(array: Array) -> Array:
+        return np.broadcast_to(array.reshape(-1), (out_features,))
+
+    return constant.then(f"bias of {out_features}", widen)
+
+
+def _scales_exactly(constant: Constant, factor: float) -> bool:
+    """Whether the factor times the constant is the same in the constant's own dtype as in float64 or wider."""
+    if factor == 1.0:
+        return True
+    array = constant.array()
+    with np.errstate(all="ignore"):
+        scaled = scale(array, factor)
+        exact = array.astype(np.longdouble) * np.longdouble(factor)
+    return bool(np.array_equal(scaled.astype(np.longdouble), exact, equal_nan=True))
+
+
+def scale(array: Array, factor: float) -> Array:
+    """Return the factor times the array, in the array's dtype."""
+    if factor == 1.0:
+        return array
+    with np.errstate(all="ignore"):
+        return (array.astype(np.float64) * factor).astype(array.dtype)
