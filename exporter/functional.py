@@ -21,11 +21,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME, infer_shape
-from ort_ops.operator import ContractError
-
-# Complex numbers are for torch alone (gradcheck uses them); the ONNX operator does not have them.
-DTYPES = frozenset({getattr(torch, t.name) for t in ELEMENT_TYPES} | {torch.complex64, torch.complex128})
+from exporter.arguments import autocast, check
+from ort_ops.contract import DOMAIN, NAME
 
 _Inputs = tuple[Tensor, Tensor, Tensor | None]
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -99,15 +96,7 @@ class _TraceableLinearF(Function):
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
         """Compute all samples at once: as further rows where only x is batched, else as batched products."""
-        x_dim, weight_dim, bias_dim = in_dims
-        if weight_dim is None and bias_dim is None and x_dim is not None:
-            return linear(x.movedim(x_dim, 0), weight, bias), 0
-        x, weight = _batch_first(x, x_dim, info.batch_size), _batch_first(weight, weight_dim, info.batch_size)
-        rows = x.shape[1:-1].numel()
-        out = torch.bmm(x.reshape(info.batch_size, rows, x.shape[-1]), weight.transpose(1, 2))
-        if bias is not None:
-            out = out + _batch_first(bias, bias_dim, info.batch_size).unsqueeze(1)
-        return out.reshape(*x.shape[:-1], weight.shape[1]), 0
+        return _batched(linear, info.batch_size, in_dims, x, weight, bias), 0
 
 
 class LinearF(_TraceableLinearF):
@@ -163,8 +152,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if _is_tracing():
         return _traced_linear(x, weight, bias)
     if _is_any_autocast_enabled():
-        x, weight, bias = _autocast(x, weight, bias)
-    _check(x, weight, bias)
+        x, weight, bias = autocast(x, weight, bias)
+    check(x, weight, bias)
     for count in _counts:
         count[0] += 1
     if _are_functorch_transforms_active() or _forward_mode_level() >= 0:
@@ -174,8 +163,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`linear` under torch.compile and torch.export, which look into it."""
-    x, weight, bias = _autocast(x, weight, bias)
-    _check(x, weight, bias)
+    x, weight, bias = autocast(x, weight, bias)
+    check(x, weight, bias)
     if torch.compiler.is_exporting():
         return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
     if torch.compiler.is_dynamo_compiling():
@@ -192,36 +181,60 @@ def _traced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
 
 
-@torch.library.custom_op(f"{DOMAIN}::linear", mutates_args=())
+# No default for bias: with one, the dispatcher drops it and backward sees two entries in needs_input_grad.
+torch.library.define(
+    f"{DOMAIN}::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+)
+
+
+@torch.library.impl(f"{DOMAIN}::linear", "default")
 def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # No default for bias: with one, the dispatcher drops it and backward sees two entries in needs_input_grad.
-    _check(x, weight, bias)
+    check(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-@_linear_op.register_fake
 def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if all(isinstance(size, int) for tensor in tensors for size in tensor.shape):
-        _check(x, weight, bias)
+        check(x, weight, bias)
     # By torch._check, because sizes that are not known, or depend on data, have no answer yet.
     torch._check(x.shape[-1] == weight.shape[1], lambda: f"{NAME}: in_features of x and weight differ")
     return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _linear_vmap(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, int]:
+    return _batched(torch.ops.mylinear.linear.default, info.batch_size, in_dims, x, weight, bias), 0
+
+
+class _OpLinearF(_PlainLinearF):
+    """The op's derivative: the same, around a forward that stays the op."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        _save_for_backward(ctx, x, weight)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
+
+
+def _linear_autograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Differentiate the op. `torch.library.register_autograd` would lose forward-mode tangents without a word."""
+    if _are_functorch_transforms_active() or _forward_mode_level() >= 0:
+        check(x, weight, bias)
+        return F.linear(x, weight, bias)  # right in every transform, and there is no graph here to keep the op in
+    return _op_apply(x, weight, bias)
 
 
 def _op_setup_context(ctx: Any, inputs: _Inputs, output: Tensor) -> None:
     _save_for_backward(ctx, inputs[0], inputs[1])
 
 
-torch.library.register_autograd(f"{DOMAIN}::linear", _gradients, setup_context=_op_setup_context)
-torch.library.register_vmap(f"{DOMAIN}::linear", _TraceableLinearF.vmap)
-
-
 def _register_autocast(device_type: str, dispatch_key: str) -> None:
     """Let the op cast under autocast as `linear` does; `torch.library.register_autocast` knows one dtype only."""
 
     def cast_and_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        inputs = _autocast(x, weight, bias)
+        inputs = autocast(x, weight, bias)
         with _without_autocast(device_type, dispatch_key):
             return torch.ops.mylinear.linear.default(*inputs)  # type: ignore[no-any-return]
 
@@ -235,7 +248,13 @@ def _without_autocast(device_type: str, dispatch_key: str) -> AbstractContextMan
     return torch.autocast(device_type, enabled=False)
 
 
+torch.library.register_fake(f"{DOMAIN}::linear", _linear_fake)
+torch.library.register_vmap(f"{DOMAIN}::linear", _linear_vmap)
 _LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
+if hasattr(torch._C, "_AutoDispatchBelowAutograd"):
+    _LIBRARY.impl("linear", _linear_autograd, "Autograd")
+else:
+    torch.library.register_autograd(f"{DOMAIN}::linear", _gradients, setup_context=_op_setup_context)
 _register_autocast("cpu", "AutocastCPU")
 _register_autocast("cuda", "AutocastCUDA")
 
@@ -257,7 +276,8 @@ _counts: list[list[int]] = []
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 _complete_apply: Callable[..., Tensor] = LinearF.apply
 _traceable_apply: Callable[..., Tensor] = _TraceableLinearF.apply
-# Private to torch, all four; where one is missing the public road serves, slower, with the same results.
+_op_apply: Callable[..., Tensor] = _OpLinearF.apply
+# Private to torch, all that follow; where one is missing the public road serves, slower, with the same results.
 _are_functorch_transforms_active: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: True
 )
@@ -270,68 +290,25 @@ def _forward_mode_level() -> int:
     return getattr(forward_ad, "_current_level", 0)
 
 
+def _batched(
+    linear_of_one: Callable[..., Tensor],
+    batch_size: int,
+    in_dims: tuple[int | None, ...],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Compute a batch of calls, stacked along dimension 0; ``in_dims`` says where each argument is batched."""
+    x_dim, weight_dim, bias_dim = in_dims
+    if weight_dim is None and bias_dim is None and x_dim is not None:
+        return linear_of_one(x.movedim(x_dim, 0), weight, bias)
+    x, weight = _batch_first(x, x_dim, batch_size), _batch_first(weight, weight_dim, batch_size)
+    rows = x.shape[1:-1].numel()
+    out = torch.bmm(x.reshape(batch_size, rows, x.shape[-1]), weight.transpose(1, 2))
+    if bias is not None:
+        out = out + _batch_first(bias, bias_dim, batch_size).unsqueeze(1)
+    return out.reshape(*x.shape[:-1], weight.shape[1])
+
+
 def _batch_first(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:
     return tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
-
-def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> _Inputs:
-    """Cast as F.linear would under autocast, so that the cast and not the original is saved for backward."""
-    device_type = x.device.type
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(device_type)
-
-    def cast(tensor: Tensor) -> Tensor:
-        is_eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if is_eligible and tensor.device.type == device_type else tensor
-
-    return cast(x), cast(weight), None if bias is None else cast(bias)
-
-
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise the contract's error for what torch would accept, broadcast, compute wrongly or say in other words."""
-    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
-        _explain(x, weight, bias)
-    dtype, device, weight_shape = x.dtype, x.device, weight.shape
-    if (
-        x.ndim == 0
-        or len(weight_shape) != 2
-        or x.shape[-1] != weight_shape[1]
-        or weight.dtype != dtype
-        or weight.device != device
-        or dtype not in DTYPES
-        or (
-            bias is not None
-            and (
-                not isinstance(bias, Tensor)
-                or bias.ndim != 1
-                or bias.shape[0] != weight_shape[0]
-                or bias.dtype != dtype
-                or bias.device != device
-            )
-        )
-    ):
-        _explain(x, weight, bias)
-
-
-def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise the contract's error for the first rule that is broken, or TypeError for what is no tensor."""
-    for argument, value in (("x", x), ("weight", weight), ("bias", bias)):
-        if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
-            raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
-    infer_shape([list(x.shape), list(weight.shape), None if bias is None else list(bias.shape)])
-    if x.dtype not in DTYPES:
-        raise ContractError(MYLINEAR.message("x", MYLINEAR.element_type_rule, _name(x.dtype)))
-    for argument, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype != x.dtype:
-            rule = f"{_name(x.dtype)} (the dtype of x)"
-            raise ContractError(MYLINEAR.message(argument, rule, _name(tensor.dtype)))
-        if tensor.device != x.device:
-            rule = f"on {x.device} (the device of x)"
-            raise ContractError(MYLINEAR.message(argument, rule, f"one on {tensor.device}"))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

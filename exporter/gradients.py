@@ -25,11 +25,12 @@ def check_gradients(
     *,
     second_order: bool = True,
 ) -> None:
-    """Compare first and second derivatives with finite differences, in float64, one argument at a time.
+    """Compare first and second derivatives with finite differences, in float64 (complex128), one argument at a time.
 
     Args:
         module_or_function: what to check. A module is copied; its parameters are checked as well as its inputs.
-        inputs: the positional arguments; floating-point tensors are taken to float64, others passed as they are.
+        inputs: the positional arguments; floating-point tensors are taken to float64, complex ones to complex128, and
+            others passed as they are.
         second_order: whether to check the derivatives of the backward too.
 
     Raises:
@@ -40,10 +41,10 @@ def check_gradients(
     """
     positional = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     names = _argument_names(module_or_function, len(positional))
-    arguments: dict[str, Any] = dict(zip(names, map(_to_float64, positional), strict=True))
+    arguments: dict[str, Any] = dict(zip(names, map(_widened, positional), strict=True))
     if isinstance(module_or_function, nn.Module):
         module = copy.deepcopy(module_or_function).double()
-        parameters = {name: value.detach().clone() for name, value in module.named_parameters()}
+        parameters = {name: _widened(value).clone() for name, value in module.named_parameters()}
         arguments.update(parameters)
 
         def call(*values: Any) -> Any:
@@ -52,7 +53,7 @@ def check_gradients(
     else:
         call = module_or_function
 
-    differentiable = [name for name, value in arguments.items() if _is_floating(value)]
+    differentiable = [name for name, value in arguments.items() if _is_differentiable(value)]
     for chosen in [[name] for name in differentiable] + ([differentiable] if second_order else []):
         values = [v.clone().requires_grad_() if name in chosen else v for name, v in arguments.items()]
         try:
@@ -71,9 +72,11 @@ def _argument_names(function: Any, count: int) -> list[str]:
     return parameters if len(parameters) == count else [f"input {i}" for i in range(count)]
 
 
-def _to_float64(value: Any) -> Any:
-    return value.detach().to(torch.float64) if _is_floating(value) else value
+def _widened(value: Any) -> Any:
+    if not _is_differentiable(value):
+        return value
+    return value.detach().to(torch.complex128 if value.is_complex() else torch.float64)
 
 
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def _is_differentiable(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())

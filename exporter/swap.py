@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from exporter.functional import DTYPES
+from exporter.arguments import DTYPES
 from exporter.module import MyLinear
 
 # On the instance, so that a copy and a pickle of a swapped model can be restored too. No name of nn.Module's own.
