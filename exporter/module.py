@@ -18,6 +18,7 @@ class MyLinear(nn.Linear):
 
     `reset_parameters` draws weight and bias anew, uniformly within 1/sqrt(in_features).
 
+    >>> import torch
     >>> MyLinear(2, 1)(torch.zeros(5, 2)).shape
     torch.Size([5, 1])
     """
