@@ -3,7 +3,8 @@
 Which road runs when (docs/torch_operator.md says why):
 
 - eager: `_PlainLinearF`, past the slow Python wrapper of ``Function.apply``;
-- ``torch.func``, forward-mode differentiation, ``torch.onnx.export(dynamo=False)``: `LinearF`, which has it all;
+- ``torch.func``, forward-mode differentiation, ``torch.onnx.export(dynamo=False)``: `LinearF`, which has it all,
+  but for forward mode over forward mode, which torch gets wrong for any autograd function: ``F.linear``;
 - ``torch.compile``: `_TraceableLinearF`, which is `LinearF` without ``jvp``, which dynamo cannot trace;
 - ``torch.export`` (and so ``torch.onnx.export(dynamo=True)``) and ``torch.jit.trace``: the library op
   ``mylinear::linear``, which stays one node where an autograd function would be dissolved.
@@ -119,7 +120,13 @@ class LinearF(_TraceableLinearF):
     def jvp(
         ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Tensor | None
     ) -> Tensor | None:
-        """Return the forward-mode derivative dX W^T + X dW^T + dB, over the tangents that are given."""
+        """Return the forward-mode derivative dX W^T + X dW^T + dB, over the tangents that are given.
+
+        Raises: NotImplementedError in forward mode over forward mode, where torch loses the tangents of this
+            function's own products without a word; `linear` takes another road there.
+        """
+        if (_forward_mode_depth() or 0) > 1:
+            raise NotImplementedError(f"{NAME}: LinearF has no forward mode over forward mode; call linear instead")
         x, weight = ctx.saved_tensors
         terms = []
         if x_tangent is not None:
@@ -156,7 +163,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     check(x, weight, bias)
     for count in _counts:
         count[0] += 1
-    if _are_functorch_transforms_active() or _forward_mode_level() >= 0:
+    if _are_functorch_transforms_active():
+        if _forward_mode_depth() in (0, 1):
+            return _complete_apply(x, weight, bias)
+        return F.linear(x, weight, bias)
+    if _forward_mode_level() >= 0:
         return _complete_apply(x, weight, bias)
     return _fast_apply(x, weight, bias)
 
@@ -283,6 +294,15 @@ _are_functorch_transforms_active: Callable[[], bool] = getattr(
 )
 _is_any_autocast_enabled: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 _fast_apply: Callable[..., Tensor] = getattr(super(Function, _PlainLinearF), "apply", _PlainLinearF.apply)
+
+
+def _forward_mode_depth() -> int | None:
+    """How many torch.func transforms of forward mode are nested here; None where torch does not say."""
+    try:
+        stack = torch._C._functorch.get_interpreter_stack()
+        return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack or ())
+    except AttributeError:
+        return None
 
 
 def _forward_mode_level() -> int:

@@ -23,6 +23,6 @@ class MyLinear(nn.Linear):
     torch.Size([5, 1])
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``[..., out_features]`` for ``x`` of ``[..., in_features]``. Raises: ContractError."""
-        return linear(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:  # torch's name for it, because callers may say input=
+        """Return ``[..., out_features]`` for ``input`` of ``[..., in_features]``. Raises: ContractError."""
+        return linear(input, self.weight, self.bias)
