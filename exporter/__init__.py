@@ -1,10 +1,14 @@
 """Train with the MYLINEAR operator in PyTorch, export it to ONNX, and prove that both compute the same.
 
+After ``import exporter``, plain ``torch.onnx.export`` emits MYLINEAR nodes, with either of its exporters.
+
 Names are imported when they are first used, so that the command line can serve models where torch is not installed.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from exporter.onnx_registration import install
 
 if TYPE_CHECKING:
     from exporter.functional import LinearF, linear
@@ -46,6 +50,9 @@ _MODULES = {
     "swap_linear": "swap",
     "verify": "verification",
 }
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -21,19 +21,30 @@ def export_checkpoint(
     engine: str = "dynamo",
     opset: int | None = None,
     dtype: str | None = None,
+    target: str | None = None,
+    target_python: str | Path | None = None,
 ) -> ExportResult:
     """Export the network in a checkpoint, raw rows in, raw targets or logits out.
 
     Args:
         checkpoint: written by `mylinear train`.
-        path, engine, opset: as in `exporter.export`.
+        path, engine, opset, target, target_python: as in `exporter.export`.
         dtype: element type of the exported model; by default the one that was trained in.
 
     Raises: CheckpointError, ExportError, ContractError.
     """
     trained = load_checkpoint(checkpoint)
     network = convert(trained, dtype or trained.architecture.dtype)
-    return export(network, example_rows(network), path, engine=engine, opset=opset, metadata=metadata(trained))
+    return export(
+        network,
+        example_rows(network),
+        path,
+        engine=engine,
+        opset=opset,
+        target=target,
+        target_python=target_python,
+        metadata=metadata(trained),
+    )
 
 
 def convert(checkpoint: Checkpoint, dtype: str) -> Network:

@@ -85,6 +85,21 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         yield from _tensors_in(function)
 
 
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node: of the main graph, of If/Loop/Scan bodies, and of model-local functions."""
+    yield from _nodes_in(model.graph)
+    for function in model.functions:
+        yield from _nodes_in(function)
+
+
+def _nodes_in(container: NodeContainer) -> Iterator[onnx.NodeProto]:
+    for node in container.node:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes_in(graph)
+
+
 def _tensors_in(container: NodeContainer) -> Iterator[onnx.TensorProto]:
     if isinstance(container, onnx.GraphProto):
         yield from container.initializer

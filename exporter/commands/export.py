@@ -13,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="the .onnx file to write")
     parser.add_argument("--engine", choices=("dynamo", "torchscript"), default="dynamo", help="torch's exporter")
     parser.add_argument("--opset", type=int, help="version of ONNX's own operators (default: 20)")
+    parser.add_argument("--target", help="an onnxruntime that must load it, such as 1.17; picks opset and IR version")
+    parser.add_argument("--target-python", metavar="PYTHON", help="a Python that has the target, to run the file there")
     dtypes = [element_type.name for element_type in ELEMENT_TYPES]
     parser.add_argument("--dtype", choices=dtypes, help="element type of the model (default: as trained)")
 
@@ -21,7 +23,15 @@ def run(args: argparse.Namespace) -> int:
     """Export and say what was written."""
     from exporter.trained import export_checkpoint
 
-    result = export_checkpoint(args.checkpoint, args.output, engine=args.engine, opset=args.opset, dtype=args.dtype)
+    result = export_checkpoint(
+        args.checkpoint,
+        args.output,
+        engine=args.engine,
+        opset=args.opset,
+        dtype=args.dtype,
+        target=args.target,
+        target_python=args.target_python,
+    )
     worst = max(comparison.max_in_bounds for comparison in result.comparisons.values())
     print(
         f"{result.path}: {result.num_linear} MYLINEAR nodes, opset {result.opset}, IR version {result.ir_version}; "
