@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from ort_ops.contract import MYLINEAR
-from ort_ops.model import ModelError, NodeContainer, check_linear_nodes, domain_version, element_types
+from ort_ops.model import ModelError, NodeContainer, check_linear_nodes, domain_version, element_types, linear_nodes
 from ort_ops.operator import ContractError, Dim, Shape
 
 
@@ -36,7 +36,7 @@ def check_linear_shapes(model: onnx.ModelProto) -> None:
 def function_difference(model: onnx.ModelProto) -> str | None:
     """Say in what the definition inside the model differs from the contract's; None for in nothing."""
     found = [f for f in model.functions if (f.domain, f.name) == (MYLINEAR.domain, MYLINEAR.name)]
-    if not found:
+    if not found or not linear_nodes(model):
         return None
     if len(found) > 1:
         return f"there are {len(found)} definitions of {MYLINEAR.name} inside the model"

@@ -1,0 +1,67 @@
+"""`mylinear inspect`: what is in a model, and what would run it here; a gate for pipelines. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear inspect`."""
+    parser.add_argument("model", help="the .onnx file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--require-kernel", metavar="NAME", help="exit with status 1 if MYLINEAR would not run by this kernel here"
+    )
+    parser.add_argument("--provider", action="append", help="execution provider of onnxruntime; may be repeated")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; status 1 if the model breaks the contract, or does not run as required."""
+    from ort_ops.inspection import GateError, Inspection, inspect_model, require_kernel
+    from ort_ops.table import format_table
+
+    found = inspect_model(args.model, providers=args.provider)
+    verdict = ""
+    if args.require_kernel:
+        try:
+            require_kernel(found, args.require_kernel)
+        except GateError as error:
+            verdict = str(error)
+    if args.json:
+        print(json.dumps({**found.as_dict(), "gate": verdict or "passed"}, indent=2))
+        return 1 if verdict or found.faults else 0
+
+    def show(found: Inspection) -> None:
+        rows = [["input", name, what] for name, what in found.inputs.items()]
+        rows += [["output", name, what] for name, what in found.outputs.items()]
+        print(format_table(["", "name", "type"], rows))
+        print()
+        opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
+        oldest = f"onnxruntime {found.oldest_runtime}" if found.oldest_runtime else "no known onnxruntime"
+        print(f"opsets     {opsets}; IR version {found.ir_version}; loads from {oldest} on")
+        print(f"weights    {found.weights_nbytes / 2**20:.2f} MiB;  nodes  {sum(found.operators.values())}")
+        print(f"body       {found.body}")
+        running = found.running
+        if running.error:
+            print(f"here       does not run: {running.error}")
+        else:
+            print(f"here       by the {running.kernel or 'own'} kernel, on {', '.join(running.providers)}")
+            for provider, nodes in running.assignment.items():
+                print(f"           {provider}: {', '.join(f'{count} {name}' for name, count in nodes.items())}")
+            print(f"inserted   {running.copies} copies between devices, {running.casts} casts")
+        print()
+        if found.linear:
+            header = ["MYLINEAR", "where", "x", "weight", "y", "dtype", "bytes"]
+            print(
+                format_table(
+                    header, [[i.name, i.where, i.x, i.weight, i.y, i.dtype, str(i.nbytes)] for i in found.linear]
+                )
+            )
+
+    show(found)
+    for fault in found.faults:
+        print(f"fault      {fault}")
+    if verdict:
+        print(f"gate       {verdict}")
+    return 1 if verdict or found.faults else 0
