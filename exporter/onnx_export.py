@@ -268,7 +268,7 @@ def _export_torchscript(job: _Job, file: Path | None = None) -> onnx.ModelProto:
         torch.onnx.export(
             job.example.model,
             job.example.tensors,
-            file or buffer,  # type: ignore[arg-type]  # documented to take a file object; the annotation lags behind
+            str(file) if file else buffer,  # type: ignore[arg-type]  # documented to take a file object too
             dynamo=False,
             opset_version=job.opset,
             input_names=job.inputs,

@@ -34,6 +34,7 @@ class Section:
         picture: path of a PNG, which is copied into the page.
         picture_text: what it shows, for those who cannot see it.
         code: shown as typed.
+        markup: HTML of our own making, such as an SVG drawing; put in as it is.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Section:
     picture: Path | None = None
     picture_text: str = ""
     code: str = ""
+    markup: str = ""
 
     def render(self) -> str:
         """Return the section as HTML."""
@@ -56,6 +58,8 @@ class Section:
         if self.picture is not None:
             data = base64.b64encode(self.picture.read_bytes()).decode()
             parts.append(f'<img alt="{html.escape(self.picture_text)}" src="data:image/png;base64,{data}">')
+        if self.markup:
+            parts.append(self.markup)
         if self.code:
             parts.append(f"<pre>{html.escape(self.code)}</pre>")
         return "\n".join(parts)

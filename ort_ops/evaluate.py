@@ -23,6 +23,10 @@ from ort_ops.operator import ElementType
 Array = NDArray[Any]
 
 
+class NoRuleError(ModelError):
+    """A model with an operator that `evaluate` has no rule for."""
+
+
 @dataclass(frozen=True)
 class Value:
     """A float64 value, how far a runtime may be from it, and the element type that the model holds it in."""
@@ -50,10 +54,11 @@ class LinearCall:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: the outputs by name, and the calls of MYLINEAR in the order of the nodes."""
+    """What `evaluate` found: the outputs by name, the calls of MYLINEAR in the order of the nodes, and every value."""
 
     outputs: dict[str, Value]
     calls: list[LinearCall]
+    values: dict[str, Value]
 
 
 def evaluate(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> Evaluation:
@@ -81,9 +86,9 @@ def evaluate(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> Evaluation:
                 result = _RULES[node.op_type](arguments, attributes)
         else:
             operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
-            raise ModelError(f"there is no error bound for operator '{operator}' (node '{node.name}')")
+            raise NoRuleError(f"there is no error bound for operator '{operator}' (node '{node.name}')")
         values[node.output[0]] = result
-    return Evaluation({output.name: values[output.name] for output in model.graph.output}, calls)
+    return Evaluation({output.name: values[output.name] for output in model.graph.output}, calls, values)
 
 
 def _value(array: Array) -> Value:
@@ -148,7 +153,7 @@ def _cast(arguments: list[Any], attributes: dict[str, Any]) -> Value:
     a = arguments[0]
     to = next((t for t in MYLINEAR.element_types if t.onnx_type == attributes["to"]), None)
     if to is None:
-        raise ModelError("there is no error bound for a cast to integers")
+        raise NoRuleError("there is no error bound for a cast to integers")
     return _rounded(a.exact.astype(np.float64), a.error, Value(a.exact, a.error, to))
 
 
@@ -165,7 +170,7 @@ def _structural(function: Callable[..., Array]) -> Callable[[list[Any], dict[str
 
 def _constant(arguments: list[Any], attributes: dict[str, Any]) -> Value:
     if "value" not in attributes:
-        raise ModelError(f"there is no rule for a Constant with {', '.join(attributes) or 'nothing'}")
+        raise NoRuleError(f"there is no rule for a Constant with {', '.join(attributes) or 'nothing'}")
     return _value(numpy_helper.to_array(attributes["value"]))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ort_ops.contract import ELEMENT_TYPES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear verify`."""
@@ -12,11 +14,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", help="checkpoint to run in torch (default: the operator in torch, node by node)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random input (default: 0)")
+    names = [element_type.name for element_type in ELEMENT_TYPES]
+    parser.add_argument("--dtype", action="append", choices=names, help="run each node alone in this one too; repeat")
+    parser.add_argument(
+        "--compile",
+        default="aot_eager",
+        choices=("aot_eager", "inductor", "none"),
+        help="backend of the road torch.compile; inductor generates code, which takes long (default: aot_eager)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output, and no table")
+    parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--html", metavar="FILE", help="write a page with histograms and the graph")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify and print the table."""
+    """Verify, print the table, and write what was asked for."""
     from exporter.verification import verify
+    from exporter.verification_report import to_junit, write_html
+    from ort_ops.files import write_atomically
     from ort_ops.progress import progress
     from ort_ops.table import format_table
 
@@ -25,8 +40,20 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             checkpoint=args.checkpoint,
             seed=args.seed,
+            dtypes=args.dtype or (),
+            compile_backend=None if args.compile == "none" else args.compile,
             on_progress=lambda done, total, road: line.update(done, f"of {total}: {road}"),
         )
-    print(format_table(*result.table()))
-    print("parity holds" if result.is_ok else "parity is VIOLATED")
+    if args.json == "-":
+        print(result.to_json())
+    else:
+        print(format_table(*result.table()))
+        print(f"outputs are bounded by {result.bound}")
+        print("parity holds" if result.is_ok else "parity is VIOLATED")
+        if args.json:
+            write_atomically(args.json, result.to_json().encode())
+    if args.junit:
+        write_atomically(args.junit, to_junit(result).encode())
+    if args.html:
+        write_html(result, args.html)
     return 0 if result.is_ok else 1

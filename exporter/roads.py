@@ -1,0 +1,208 @@
+"""The roads of the proof: every way to run a model, and to run one of its MYLINEAR nodes alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from exporter.float64_run import run_all
+from ort_ops import native
+from ort_ops.contract import DOMAIN, NAME
+from ort_ops.model import element_types, make_linear_model
+from ort_ops.reference import MylinearReference, linear
+from ort_ops.session import InferenceSession, Kernel, available_kernels
+
+Array = NDArray[Any]
+Run = Callable[[Mapping[str, Array]], list[Array]]
+RunAll = Callable[[Mapping[str, Array]], dict[str, Array]]
+RunNode = Callable[[Array, Array, Array | None], Array]
+_CUDA = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Road:
+    """A way to run the model, and to run one of its MYLINEAR nodes alone; with a reason, it cannot be taken.
+
+    Attributes:
+        run_all: gives the values of all nodes of the main graph.
+        element_types: that it serves; None for all.
+        has_backward: whether gradients can be had on it.
+    """
+
+    name: str
+    run: Run = lambda feed: []
+    run_node: RunNode = lambda x, weight, bias: x
+    run_all: RunAll = lambda feed: {}
+    reason: str | None = None
+    element_types: tuple[str, ...] | None = None
+    has_backward: bool = False
+
+
+def find_roads(
+    model: onnx.ModelProto, path: str | Path, checkpoint: str | Path | None, compile_backend: str | None
+) -> list[Road]:
+    """Return every road: how it runs, or the reason why it cannot be taken."""
+    roads = _torch_roads(model, checkpoint, compile_backend)
+    roads.append(_evaluator_road("reference", model, MylinearReference, linear))
+    types = element_types(model)
+    for kernel in available_kernels():
+        missing = types - set(kernel.element_types)
+        reason = kernel.reason
+        if reason is None and missing:
+            reason = f"serves {' and '.join(kernel.element_types)}, the model has {' and '.join(sorted(missing))}"
+        if reason is not None:
+            roads.append(Road(kernel.name, reason=reason))
+        elif kernel.name == "cpp":
+            roads += [_session_road(model, path, kernel, isa) for isa in native.status().usable_isas]
+        else:
+            roads.append(_session_road(model, path, kernel))
+    if _CUDA in onnxruntime.get_available_providers():
+        best = next(k for k in available_kernels() if k.name == "body")
+        roads.append(_session_road(model, path, best, provider=_CUDA))
+    return roads
+
+
+def _session_road(
+    model: onnx.ModelProto, path: str | Path, kernel: Kernel, isa: str | None = None, provider: str | None = None
+) -> Road:
+    providers = ["CPUExecutionProvider"] if provider is None else [provider, "CPUExecutionProvider"]
+
+    def open_session(source: Any, options: Any = None) -> Any:
+        quiet = options or onnxruntime.SessionOptions()
+        quiet.log_severity_level = 4
+        with forced_isa(isa):
+            return InferenceSession(source, quiet, providers, kernels=kernel.name)
+
+    session = open_session(path)
+
+    def run_node(x: Array, weight: Array, bias: Array | None) -> Array:
+        node = make_linear_model([f"d{i}" for i in range(x.ndim - 1)] + [x.shape[-1]], weight, bias)
+        result: Array = open_session(node.SerializeToString()).run(None, {"x": x})[0]
+        return result
+
+    name = f"{kernel.name}[{isa}]" if isa else "cuda" if provider else kernel.name
+    return Road(
+        name,
+        lambda feed: session.run(None, feed),
+        run_node,
+        lambda feed: run_all(model, feed, open_session),
+        element_types=kernel.element_types,
+    )
+
+
+@contextmanager
+def forced_isa(isa: str | None) -> Iterator[None]:
+    """Let the C++ library take one instruction set for what is registered within the block."""
+    if isa is None:
+        yield
+        return
+    before = os.environ.get(native.ISA_VARIABLE)
+    os.environ[native.ISA_VARIABLE] = isa
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[native.ISA_VARIABLE]
+        else:
+            os.environ[native.ISA_VARIABLE] = before
+
+
+def _evaluator_road(
+    name: str, model: onnx.ModelProto, operator: type[OpRun], run_node: RunNode, *, has_backward: bool = False
+) -> Road:
+    # Without the model-local function, or the evaluator would take that instead of the operator.
+    stripped = onnx.ModelProto()
+    stripped.CopyFrom(model)
+    kept = [f for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]
+    del stripped.functions[:]
+    stripped.functions.extend(kept)
+    try:
+        evaluator = ReferenceEvaluator(stripped, new_ops=[operator])
+    except Exception as error:  # it does not know every operator
+        return Road(name, reason=f"onnx's reference evaluator cannot take the model: {_first_line(error)}")
+
+    def run(feed: Mapping[str, Array]) -> list[Array]:
+        with np.errstate(all="ignore"):
+            return [np.asarray(output) for output in evaluator.run(None, dict(feed))]
+
+    def run_values(feed: Mapping[str, Array]) -> dict[str, Array]:
+        with np.errstate(all="ignore"):
+            values: Any = evaluator.run(None, dict(feed), intermediate=True)
+        return {key: np.asarray(value) for key, value in values.items()}
+
+    return Road(name, run, run_node, run_values, has_backward=has_backward)
+
+
+def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_backend: str | None) -> list[Road]:
+    name = "torch eager"
+    if importlib.util.find_spec("torch") is None:
+        return [Road(name, reason="torch is not installed; pip install 'ort-mylinear[export]'")]
+    import torch
+
+    from exporter import functional
+    from exporter.tensors import from_numpy, to_numpy
+
+    def node_runner(function: Callable[..., torch.Tensor]) -> RunNode:
+        def run_node(x: Array, weight: Array, bias: Array | None) -> Array:
+            with torch.no_grad():
+                bias_tensor = None if bias is None else from_numpy(bias)
+                return to_numpy(function(from_numpy(x), from_numpy(weight), bias_tensor))
+
+        return run_node
+
+    def operator_of(run_node: RunNode) -> type[OpRun]:
+        class TorchLinear(OpRun):
+            op_domain = DOMAIN
+
+            def _run(self, x: Any, weight: Any, bias: Any = None) -> tuple[Array]:
+                return (run_node(x, weight, bias),)
+
+        TorchLinear.__name__ = NAME
+        return TorchLinear
+
+    functions: dict[str, Any] = {name: lambda *a: functional.linear(*a)}
+    if compile_backend is not None:
+        compiled = torch.compile(functional.linear, backend=compile_backend, dynamic=True, fullgraph=True)
+
+        def run_compiled(*arguments: Any) -> torch.Tensor:
+            # Every rank and dtype is another graph, and a proof wants them all; dynamo's own warnings are not ours.
+            with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=9999):
+                warnings.simplefilter("ignore")
+                result: torch.Tensor = compiled(*arguments)
+                return result
+
+        functions[f"torch.compile[{compile_backend}]"] = run_compiled
+    roads = []
+    for road_name, function in functions.items():
+        run_node = node_runner(function)
+        is_eager = road_name == name
+        road = _evaluator_road(road_name, model, operator_of(run_node), run_node, has_backward=is_eager)
+        if checkpoint is not None and is_eager:
+            from exporter.checkpoint import load_network
+
+            network = load_network(checkpoint)
+
+            def run(feed: Mapping[str, Array], network: Any = network) -> list[Array]:
+                with torch.no_grad():
+                    return [to_numpy(network(*map(from_numpy, feed.values())))]
+
+            road = Road(name, run, run_node, road.run_all, has_backward=True)
+        roads.append(road)
+    return roads
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,119 @@
+"""The result of the proof for others: JUnit XML for pipelines, and a page with histograms and the graph."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from xml.etree import ElementTree
+
+from exporter.error_statistics import EDGES
+from exporter.report import Section, write_report
+from exporter.verification import Verification
+from ort_ops.contract import NAME
+
+_BAR, _HEIGHT = 46, 90
+_MAX_DRAWN = 300
+
+
+def to_junit(result: Verification) -> str:
+    """Return the result as JUnit XML: one test case for each road and input."""
+    wrong = [row for row in result.rows if row.comparison is not None and not row.comparison.is_within_bound]
+    skipped = [row for row in result.rows if row.comparison is None]
+    counts = {"tests": len(result.rows), "failures": len(wrong), "skipped": len(skipped), "errors": 0}
+    attributes = {"name": "mylinear verify", **{key: str(count) for key, count in counts.items()}}
+    suite = ElementTree.Element("testsuite", attributes)
+    for row in result.rows:
+        case = ElementTree.SubElement(suite, "testcase", classname=f"{result.path}.{row.road}", name=row.inputs)
+        if row.comparison is None:
+            ElementTree.SubElement(case, "skipped", message=row.reason)
+        elif not row.comparison.is_within_bound:
+            ElementTree.SubElement(case, "failure", message=row.verdict)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def write_html(result: Verification, path: str | Path) -> None:
+    """Write one page that opens offline: table, histograms of the errors, and the graph. Raises: OutputError."""
+    holds = "Parity holds on every road" if result.is_ok else "Parity is VIOLATED"
+    header, rows = result.table()
+    write_report(
+        path,
+        f"Parity of {Path(result.path).name}",
+        f"{holds}. Outputs of the whole model are bounded by {result.bound}; each {NAME} node alone by its own sum.",
+        [
+            Section("Every road on every input", "", header, rows),
+            Section(
+                "How large the errors are",
+                "Values by the size of their error in units of the bound. Beyond 1, in red, a road is wrong.",
+                markup="\n".join(_histogram(result, road) for road in dict.fromkeys(row.road for row in result.rows)),
+            ),
+            Section("The graph", "Nodes in the order in which they run; those at which a road diverges are red.",
+                    markup=_graph(result)),
+        ],
+    )  # fmt: skip
+
+
+def _histogram(result: Verification, road: str) -> str:
+    counts = [0] * (len(EDGES) + 1)
+    for row in result.rows:
+        if row.road == road:
+            for index, count in enumerate(row.histogram):
+                counts[index] += count
+    if not sum(counts):
+        return ""
+    most = max(counts)
+    bars = []
+    labels = [f"<{EDGES[0]:g}", *(f"{edge:g}" for edge in EDGES)]
+    for index, (count, label) in enumerate(zip(counts, labels, strict=True)):
+        x, height = 4 + index * _BAR, round(_HEIGHT * count / most, 1)
+        height = max(height, 2) if count else 0
+        color = "#b3261e" if index == len(EDGES) else "#2f6f9f"
+        bars.append(
+            f'<rect x="{x}" y="{_HEIGHT - height + 16}" width="{_BAR - 6}" height="{height}" fill="{color}"/>'
+            f'<text x="{x}" y="{_HEIGHT + 30}" font-size="10">{html.escape(label)}</text>'
+            f'<text x="{x}" y="{_HEIGHT - height + 12}" font-size="9">{count or ""}</text>'
+        )
+    width = 8 + len(counts) * _BAR
+    title = html.escape(f"{road}: errors in units of the bound")
+    return (
+        f'<h3>{html.escape(road)}</h3><svg role="img" aria-label="{title}" width="{width}" height="{_HEIGHT + 36}" '
+        f'viewBox="0 0 {width} {_HEIGHT + 36}">{"".join(bars)}</svg>'
+    )
+
+
+def _graph(result: Verification) -> str:
+    """Draw the main graph: a node below all that it needs, with lines from there."""
+    nodes = result.nodes[:_MAX_DRAWN]
+    wrong = " ".join(row.verdict for row in result.rows if row.comparison and not row.comparison.is_within_bound)
+    depth_of: dict[str, tuple[int, int]] = {}
+    rows: dict[int, int] = {}
+    boxes, lines = [], []
+    for name, op_type, inputs, outputs in nodes:
+        sources = [depth_of[value] for value in inputs if value in depth_of]
+        depth = 1 + max((y for _, y in sources), default=-1)
+        column = rows.get(depth, 0)
+        rows[depth] = column + 1
+        for output in outputs:
+            depth_of[output] = (column, depth)
+        x, y = 10 + column * 190, 10 + depth * 54
+        label = name or (outputs[0] if outputs else "")
+        color = "#2f6f9f" if op_type == NAME else "#59636e"
+        if f"'{label}'" in wrong:
+            color = "#b3261e"
+        boxes.append(
+            f'<g><title>{html.escape(label)}</title><rect x="{x}" y="{y}" width="170" height="34" rx="5" '
+            f'fill="#fff" stroke="{color}" stroke-width="2"/><text x="{x + 8}" y="{y + 14}" font-size="11" '
+            f'fill="{color}">{html.escape(op_type)}</text><text x="{x + 8}" y="{y + 28}" font-size="9">'
+            f"{html.escape(label[-30:])}</text></g>"
+        )
+        for from_column, from_depth in sources:
+            lines.append(
+                f'<line x1="{95 + from_column * 190}" y1="{44 + from_depth * 54}" x2="{x + 85}" y2="{y}" '
+                'stroke="#b8c0c8"/>'
+            )
+    width, height = 20 + max(rows.values(), default=1) * 190, 20 + (max(rows, default=0) + 1) * 54
+    more = len(result.nodes) - len(nodes)
+    note = f"<p>{more} further nodes are not drawn.</p>" if more else ""
+    return (
+        f'<div style="overflow-x:auto"><svg role="img" aria-label="graph" width="{width}" height="{height}">'
+        f"{''.join(lines)}{''.join(boxes)}</svg></div>{note}"
+    )
