@@ -1,0 +1,185 @@
+"""A training step (forward, backward, optimizer) with MyLinear, nn.Linear and the article's formula, side by side.
+
+    python benchmarks/train_step.py [--compile] [--repeats 2000] [--threads 1]
+
+Checks the results first: MyLinear's weights after five steps must be nn.Linear's, bit for bit in eager mode. Then all
+contenders take one step after the other, in a new random order each round, so that what else the machine does hits all
+alike; a ratio is that of the medians. Memory is what the layer saves for backward, and the most that the tensors which
+a step makes hold at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from exporter.module import MyLinear
+
+SHAPES = [((1, 2), 1), ((64, 256), 256), ((256, 512), 512), ((512, 1024), 1024), ((8, 64, 256), 256)]
+GOALS = {((1, 2), 1): 1.15}
+GOAL, COMPILED_GOAL = 1.05, 1.02
+
+
+class ArticleF(torch.autograd.Function):
+    """The formula of the article that this project began with: every gradient, whether or not it is asked for."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight, bias)
+        return x @ weight.t() + bias
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        x, weight, _ = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        return grad @ weight, rows.t() @ x.reshape(-1, x.shape[-1]), rows.sum(0)
+
+
+class ArticleLinear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = ArticleF.apply(input, self.weight, self.bias)
+        return y
+
+
+LAYERS: dict[str, type[nn.Linear]] = {"nn.Linear": nn.Linear, "MyLinear": MyLinear, "article": ArticleLinear}
+
+
+@dataclass
+class Contender:
+    """One layer in training on fixed rows."""
+
+    model: nn.Module
+    call: Callable[[Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def make(cls, layer: type[nn.Linear], shape: tuple[int, ...], size: int, is_compiled: bool) -> Contender:
+        torch.manual_seed(0)
+        # Compiled, two layers: the first kernel's launch alone would be most of the time.
+        layers = [layer(shape[-1], size), nn.ReLU(), layer(size, size)] if is_compiled else [layer(shape[-1], size)]
+        model = nn.Sequential(*layers) if is_compiled else layers[0]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        x, y = torch.rand(shape), torch.rand(*shape[:-1], size)
+        call: Callable[[Tensor], Tensor] = model
+        if is_compiled:
+            # A code object of its own; dynamo would try the guards of all contenders of one.
+            namespace: dict[str, Callable[[Tensor], Tensor]] = {}
+            exec("def call(x): return model(x)", {"model": model}, namespace)
+            call = torch.compile(namespace["call"], fullgraph=True)
+        return cls(model, call, optimizer, x, y)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        F.mse_loss(self.call(self.x), self.y).backward()
+        self.optimizer.step()
+
+    def saved_nbytes(self) -> int:
+        """Bytes that the layer saves for backward."""
+        kept: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            self.call(self.x)
+        return sum(kept)
+
+    def peak_nbytes(self) -> int:
+        """The most bytes that a step's own tensors hold at once, gradients included; no kernel's scratch."""
+        self.step()
+        with PeakMemory() as memory:
+            self.step()
+        return memory.peak_nbytes
+
+
+class PeakMemory(TorchDispatchMode):
+    """Follows every storage that an operation makes, until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[StorageWeakRef, int] = {}
+        self.peak_nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        before = {StorageWeakRef(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                reference = StorageWeakRef(tensor.untyped_storage())
+                if reference not in before:
+                    self._alive[reference] = tensor.untyped_storage().nbytes()
+        self._alive = {reference: size for reference, size in self._alive.items() if not reference.expired()}
+        self.peak_nbytes = max(self.peak_nbytes, sum(self._alive.values()))
+        return out
+
+
+def check(contenders: dict[str, Contender], is_compiled: bool) -> None:
+    """Train five steps each, and stop unless the weights agree."""
+    for contender in contenders.values():
+        for _ in range(5):
+            contender.step()
+    expected = list(contenders["nn.Linear"].model.parameters())
+    for name, contender in contenders.items():
+        for ours, theirs in zip(contender.model.parameters(), expected, strict=True):
+            if name == "MyLinear" and not is_compiled:
+                assert torch.equal(ours, theirs), "MyLinear's weights are not nn.Linear's"
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def measure(contenders: dict[str, Contender], repeats: int) -> dict[str, list[float]]:
+    """Time ``repeats`` rounds of a step each, in a new order each round; seconds."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for _ in range(repeats):
+        random.shuffle(names)
+        for name in names:
+            started = time.perf_counter()
+            contenders[name].step()
+            times[name].append(time.perf_counter() - started)
+    return times
+
+
+def main() -> None:
+    """Print a line for each shape and layer."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--compile", action="store_true", help="two layers under torch.compile(fullgraph=True)")
+    parser.add_argument("--repeats", type=int, default=2000, help="rounds for the smallest shape (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads (default %(default)s)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"torch {torch.__version__}, {platform.machine()}, {args.threads} thread(s), float32, SGD; medians")
+    print(f"{'x -> out_features':22}{'layer':12}{'us':>10}{'ratio':>8}{'goal':>7}{'saved B':>12}{'peak B':>12}")
+    for shape, size in SHAPES:
+        torch.compiler.reset()
+        contenders = {name: Contender.make(layer, shape, size, args.compile) for name, layer in LAYERS.items()}
+        check(contenders, args.compile)
+        work = torch.Size(shape).numel() * size
+        times = measure(contenders, max(40, min(args.repeats, args.repeats * 4_000_000 // max(work, 1))))
+        base = statistics.median(times["nn.Linear"])
+        goal = COMPILED_GOAL if args.compile else GOALS.get((shape, size), GOAL)
+        for name, contender in contenders.items():
+            median = statistics.median(times[name])
+            memory = f"{'-':>12}" * 2 if args.compile else f"{contender.saved_nbytes():12}{contender.peak_nbytes():12}"
+            shown = f"{goal:7.2f}" if name == "MyLinear" else f"{'':7}"
+            print(
+                f"{f'{shape} -> {size}':22}{name:12}{median * 1e6:10.1f}{median / base:8.3f}{shown}{memory}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
