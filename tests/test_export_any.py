@@ -86,6 +86,25 @@ def test_tied_weights_are_stored_once(engine: str, tmp_path: Path) -> None:
     assert (tmp_path / "m.onnx").stat().st_size < 2 * 64 * 64 * 4
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_call_that_no_output_needs_is_not_missed(engine: str, tmp_path: Path) -> None:
+    class Pooler(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = MyLinear(3, 4), MyLinear(4, 4)
+            self.unused.weight.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.used(x)
+            self.unused(hidden)
+            return hidden
+
+    model = Pooler()
+    assert export(model, torch.rand(2, 3), tmp_path / "m.onnx", engine=engine).num_linear == 1
+    assert not model.unused.weight.requires_grad
+    assert model.used.weight.requires_grad
+
+
 class Conditional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
