@@ -216,6 +216,22 @@ def test_a_product_that_others_use_keeps_its_add(tmp_path: Path) -> None:
     assert operators(onnx.load(tmp_path / "m.onnx")) == [NAME, "Add", "Mul"]
 
 
+def test_an_add_behind_moved_features_stays(tmp_path: Path) -> None:
+    square = RNG.standard_normal((3, 3)).astype(np.float32)
+    nodes = [node("MatMul", "x W", "p"), node("Transpose", "p", "t", perm=[0, 2, 1]), node("Add", "t B", "y")]
+    onnx.save(model_of(nodes, {"W": square, "B": square[0]}, (2, 3, 3)), tmp_path / "m.onnx")
+    adopt(tmp_path / "m.onnx", tmp_path / "m.onnx")
+    assert operators(onnx.load(tmp_path / "m.onnx")) == [NAME, "Transpose", "Add"]
+
+
+def test_a_weight_that_a_caller_may_override_is_left_alone(tmp_path: Path) -> None:
+    model = model_of([node("MatMul", "x W", "y")], {"W": W})
+    model.graph.input.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, W.shape))
+    onnx.save(model, tmp_path / "m.onnx")
+    (entry,) = adopt(tmp_path / "m.onnx", tmp_path / "m.onnx").left
+    assert "'W' is also an input, which a caller may override" in entry.reason
+
+
 def test_shared_weights_stay_shared_and_no_transpose_runs(tmp_path: Path) -> None:
     square = RNG.standard_normal((3, 3)).astype(np.float32)
     nodes = [
