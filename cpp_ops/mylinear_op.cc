@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "contract.h"
+#include "ort_tensor.h"
 #include "shape_check.h"
 
 namespace mylinear {
@@ -41,104 +42,13 @@ constexpr ONNXTensorElementDataType kOnnxTypes[kernels::kNumElementTypes] = {
     abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
     abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
 
-// ---- statuses and exceptions
-// ----------------------------------------------------------------------------------
-
-// A status that an ORT function returned, on its way to the callback that returns it to ORT.
-struct StatusException {
-  OrtStatus* status;
-};
-
-void check(OrtStatus* status) {
-  if (status) throw StatusException{status};
+// ORT has matched the model's types with this kernel's already; this is for a runtime that did not.
+void check_type(const TensorView& view, const GemmKernel& kernel, const char* argument) {
+  const int index = static_cast<int>(kernel.type);
+  if (view.type == kOnnxTypes[index]) return;
+  const std::string rule = std::string(kernels::kElementTypeNames[index]) + " (the kernel that ORT chose)";
+  throw ContractError(message(argument, rule, "ONNX element type " + std::to_string(view.type)));
 }
-
-// Runs `body`; whatever it throws becomes a status.
-template <class Body>
-OrtStatus* guarded(const abi::OrtApi* api, Body&& body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const StatusException& error) {
-    return error.status;
-  } catch (const ContractError& error) {
-    return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.what());
-  } catch (const std::bad_alloc&) {
-    return api->CreateStatus(abi::ORT_FAIL, "MYLINEAR: out of memory");
-  } catch (const std::exception& error) {
-    return api->CreateStatus(abi::ORT_FAIL, error.what());
-  } catch (...) {
-    return api->CreateStatus(abi::ORT_FAIL, "MYLINEAR: unknown C++ exception");
-  }
-}
-
-// ---- tensors
-// --------------------------------------------------------------------------------------------------
-
-// Dimensions without an allocation up to a rank that no model has been seen to exceed.
-class DimBuffer {
- public:
-  int64_t* resize(size_t rank) {
-    if (rank <= kInlineRank) return inline_;
-    heap_.reset(new int64_t[rank]);
-    return heap_.get();
-  }
-
- private:
-  static constexpr size_t kInlineRank = 16;
-  int64_t inline_[kInlineRank];
-  std::unique_ptr<int64_t[]> heap_;
-};
-
-// Data and shape of a tensor that ORT owns. Not copyable: `shape` may point into `dims_`.
-class TensorView {
- public:
-  TensorView() = default;
-  TensorView(const TensorView&) = delete;
-  TensorView& operator=(const TensorView&) = delete;
-
-  const void* data = nullptr;
-  Shape shape;
-
-  void read(const Runtime& runtime, const OrtValue* value, const GemmKernel& kernel, const char* argument) {
-    const abi::OrtApi* api = runtime.api;
-    ONNXTensorElementDataType type = abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-    if (runtime.version >= 24) {  // no allocation, no copy: 7 ns against 95
-      check(api->GetTensorElementTypeAndShapeDataReference(value, &type, &shape.data, &shape.rank));
-    } else {
-      abi::OrtTensorTypeAndShapeInfo* info = nullptr;
-      check(api->GetTensorTypeAndShape(value, &info));
-      const auto release = [api](abi::OrtTensorTypeAndShapeInfo* p) {
-        api->ReleaseTensorTypeAndShapeInfo(p);
-      };
-      const std::unique_ptr<abi::OrtTensorTypeAndShapeInfo, decltype(release)> owner(info, release);
-      check(api->GetTensorElementType(info, &type));
-      check(api->GetDimensionsCount(info, &shape.rank));
-      int64_t* dims = dims_.resize(shape.rank);
-      check(api->GetDimensions(info, dims, shape.rank));
-      shape.data = dims;
-    }
-    check_type(type, kernel, argument);
-    if (runtime.version >= 23) {
-      check(api->GetTensorData(value, &data));
-    } else {
-      void* mutable_data = nullptr;
-      check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &mutable_data));
-      data = mutable_data;
-    }
-  }
-
- private:
-  // ORT has matched the model's types with this kernel's already; this is for a runtime that did not.
-  static void check_type(ONNXTensorElementDataType type, const GemmKernel& kernel, const char* argument) {
-    const int index = static_cast<int>(kernel.type);
-    if (type == kOnnxTypes[index]) return;
-    const std::string rule = std::string(kernels::kElementTypeNames[index]) + " (the kernel that ORT chose)";
-    throw ContractError(message(argument, rule, "ONNX element type " + std::to_string(type)));
-  }
-
-  DimBuffer dims_;
-};
 
 // ---- the kernel
 // -----------------------------------------------------------------------------------------------
@@ -248,7 +158,8 @@ class Kernel {
     const OrtValue* value = nullptr;
     check(runtime_.api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
     if (!is_constant || !value) return false;
-    out->read(runtime_, value, kernel_, argument);
+    out->read(runtime_, value);
+    check_type(*out, kernel_, argument);
     return true;
   }
 
@@ -259,7 +170,8 @@ class Kernel {
     check(runtime_.api->KernelContext_GetInput(context, index, &value));
     if (!value && index < contract::kNumRequired) throw ContractError(message(argument, "given", "nothing"));
     if (!value) return false;
-    out->read(runtime_, value, kernel_, argument);
+    out->read(runtime_, value);
+    check_type(*out, kernel_, argument);
     return true;
   }
 
@@ -299,29 +211,6 @@ class Kernel {
 // ---- shape inference
 // ------------------------------------------------------------------------------------------
 
-// What the graph says of one input. ORT shows an unknown rank, an absent input and a scalar alike, as rank 0.
-struct InferredInput {
-  static constexpr size_t kMaxRank = 64;
-  ONNXTensorElementDataType type = abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  size_t rank = 0;
-  int64_t dims[kMaxRank];       // -1 where it is not a number
-  const char* names[kMaxRank];  // "" where it has no name
-
-  InferredInput(const abi::OrtApi* api, const abi::OrtShapeInferContext* context, size_t index) {
-    abi::OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to the context
-    check(api->ShapeInferContext_GetInputTypeShape(context, index, &info));
-    if (!info) return;
-    check(api->GetTensorElementType(info, &type));
-    check(api->GetDimensionsCount(info, &rank));
-    if (rank > kMaxRank) rank = 0;
-    if (rank == 0) return;
-    check(api->GetDimensions(info, dims, rank));
-    check(api->GetSymbolicDimensions(info, names, rank));
-  }
-
-  bool is_known(size_t axis) const { return dims[axis] >= 0 || (names[axis] && *names[axis]); }
-};
-
 // Y has the type of X and its shape, with the last dimension replaced by out_features, from W or else from B.
 // A dimension that has neither number nor name cannot be stated through this ABI (ORT would take -1 for a
 // number, and refuse the nodes behind), so then the shape is left unknown. Contradictions are left to the
@@ -345,15 +234,7 @@ void infer_output_shape(const abi::OrtApi* api, const abi::OrtShapeInferContext*
   for (size_t axis = 0; axis < y.rank; ++axis) {
     if (!y.is_known(axis)) return;
   }
-  abi::OrtTensorTypeAndShapeInfo* info = nullptr;
-  check(api->CreateTensorTypeAndShapeInfo(&info));
-  const auto release = [api](abi::OrtTensorTypeAndShapeInfo* p) { api->ReleaseTensorTypeAndShapeInfo(p); };
-  const std::unique_ptr<abi::OrtTensorTypeAndShapeInfo, decltype(release)> owner(info, release);
-  // The type first: it starts as float, and ORT from 1.19 on takes it over together with the shape.
-  check(api->SetTensorElementType(info, y.type));
-  check(api->SetDimensions(info, y.dims, y.rank));
-  check(api->SetSymbolicDimensions(info, y.names, y.rank));
-  check(api->ShapeInferContext_SetOutputTypeShape(context, 0, info));
+  set_inferred_output(api, context, 0, y.type, y.dims, y.names, y.rank);
 }
 
 // ---- callbacks
@@ -371,17 +252,17 @@ abi::OrtCustomOpInputOutputCharacteristic input_characteristic(const abi::OrtCus
 
 OrtStatus* create_kernel(const abi::OrtCustomOp* op, const abi::OrtApi*, const OrtKernelInfo* info,
                          void** out) {
-  return guarded(self(op).runtime.api, [&] { *out = new Kernel(self(op), info); });
+  return guarded(self(op).runtime.api, contract::kName, [&] { *out = new Kernel(self(op), info); });
 }
 
 OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   const auto& self = *static_cast<const Kernel*>(kernel);
-  return guarded(self.api(), [&] { self.compute(context); });
+  return guarded(self.api(), contract::kName, [&] { self.compute(context); });
 }
 
 OrtStatus* infer_shape(const abi::OrtCustomOp* op, abi::OrtShapeInferContext* context) {
   const abi::OrtApi* api = self(op).runtime.api;
-  return guarded(api, [&] { infer_output_shape(api, context); });
+  return guarded(api, contract::kName, [&] { infer_output_shape(api, context); });
 }
 
 }  // namespace

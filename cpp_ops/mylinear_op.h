@@ -2,18 +2,11 @@
 #ifndef MYLINEAR_MYLINEAR_OP_H_
 #define MYLINEAR_MYLINEAR_OP_H_
 
-#include <cstdint>
-
 #include "kernels/gemm.h"
 #include "ort_abi.h"
+#include "ort_tensor.h"
 
 namespace mylinear {
-
-// An onnxruntime that loaded this library: its function table, and which API version the table is read as.
-struct Runtime {
-  const abi::OrtApi* api;
-  uint32_t version;
-};
 
 // MYLINEAR for one element type. ORT holds a pointer to it for as long as a session lives, so it is never
 // freed.

@@ -19,7 +19,7 @@ namespace mylinear::abi {
 // The oldest API with everything that this library cannot do without (shape inference, ParallelFor).
 inline constexpr uint32_t kMinApiVersion = 17;
 // The newest API whose functions are declared below; a newer runtime is asked for this one.
-inline constexpr uint32_t kMaxApiVersion = 24;
+inline constexpr uint32_t kMaxApiVersion = 25;
 // OrtCustomOp has had no new field since this API.
 inline constexpr uint32_t kCustomOpVersion = 18;
 // Runtimes before this one crash in shape inference on an empty optional input, before they call us.
@@ -28,6 +28,8 @@ inline constexpr uint32_t kShapeInferenceIsSafeSince = 24;
 struct OrtCustomOp;
 struct OrtStatus;
 struct OrtValue;
+struct OrtOpAttr;
+struct OrtAllocator;
 struct OrtKernelInfo;
 struct OrtKernelContext;
 struct OrtSessionOptions;
@@ -46,14 +48,32 @@ enum OrtErrorCode : int32_t {
 enum ONNXTensorElementDataType : int32_t {
   ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED = 0,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 = 3,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16 = 4,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16 = 5,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 = 6,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 = 7,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL = 9,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 = 10,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE = 11,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32 = 12,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64 = 13,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 = 16,
 };
 
 enum OrtCustomOpInputOutputCharacteristic : int32_t {
   INPUT_OUTPUT_REQUIRED = 0,
   INPUT_OUTPUT_OPTIONAL = 1,
+};
+
+enum OrtOpAttrType : int32_t {
+  ORT_OP_ATTR_UNDEFINED = 0,
+  ORT_OP_ATTR_INT = 1,
+  ORT_OP_ATTR_INTS = 2,
+  ORT_OP_ATTR_FLOAT = 3,
+  ORT_OP_ATTR_FLOATS = 4,
+  ORT_OP_ATTR_STRING = 5,
 };
 
 enum OrtMemType : int32_t {
@@ -80,33 +100,52 @@ struct OrtApi {
   OrtStatus* (*GetSymbolicDimensions)(const OrtTensorTypeAndShapeInfo* info, const char** names, size_t rank);
   void* unused_64_[1];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
-  void* unused_66_[19];
+  void* unused_66_[10];
+  OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* memory);
+  void* unused_77_[1];
+  OrtStatus* (*GetAllocatorWithDefaultOptions)(OrtAllocator** out);  // never released
+  void* unused_79_[6];
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo* info, const char* name, float* out);
   OrtStatus* (*KernelInfoGetAttribute_int64)(const OrtKernelInfo* info, const char* name, int64_t* out);
-  void* unused_87_[3];
+  OrtStatus* (*KernelInfoGetAttribute_string)(const OrtKernelInfo* info, const char* name, char* out,
+                                              size_t* size);
+  void* unused_88_[2];
   OrtStatus* (*KernelContext_GetInput)(const OrtKernelContext* context, size_t index, const OrtValue** out);
   OrtStatus* (*KernelContext_GetOutput)(OrtKernelContext* context, size_t index, const int64_t* dims,
                                         size_t rank, OrtValue** out);
   void* unused_92_[1];
   void (*ReleaseStatus)(OrtStatus* status);
-  void* unused_94_[5];
+  void* unused_94_[2];
+  void (*ReleaseValue)(OrtValue* value);
+  void* unused_97_[2];
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
   void* unused_100_[1];
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
-  void* unused_102_[128];
+  void* unused_102_[60];
+  OrtStatus* (*KernelInfoGetAttributeArray_float)(const OrtKernelInfo* info, const char* name, float* out,
+                                                  size_t* size);
+  OrtStatus* (*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info, const char* name, int64_t* out,
+                                                  size_t* size);
+  void* unused_164_[66];
   OrtStatus* (*KernelInfo_GetInputCount)(const OrtKernelInfo* info, size_t* out);
-  void* unused_231_[18];
+  void* unused_231_[5];
+  OrtStatus* (*KernelInfoGetAttribute_tensor)(const OrtKernelInfo* info, const char* name,
+                                              OrtAllocator* allocator, OrtValue** out);
+  void* unused_237_[12];
   OrtStatus* (*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo* info, size_t index, int* is_constant,
                                                   const OrtValue** out);
   void* unused_250_[17];
   OrtStatus* (*ShapeInferContext_GetInputCount)(const OrtShapeInferContext* context, size_t* out);
   OrtStatus* (*ShapeInferContext_GetInputTypeShape)(const OrtShapeInferContext* context, size_t index,
                                                     OrtTensorTypeAndShapeInfo** out);
-  void* unused_269_[1];
+  OrtStatus* (*ShapeInferContext_GetAttribute)(const OrtShapeInferContext* context, const char* name,
+                                               const OrtOpAttr** out);
   OrtStatus* (*ShapeInferContext_SetOutputTypeShape)(const OrtShapeInferContext* context, size_t index,
                                                      const OrtTensorTypeAndShapeInfo* info);
   OrtStatus* (*SetSymbolicDimensions)(OrtTensorTypeAndShapeInfo* info, const char** names, size_t rank);
-  void* unused_272_[2];
+  OrtStatus* (*ReadOpAttr)(const OrtOpAttr* attribute, OrtOpAttrType type, void* out, size_t nbytes,
+                           size_t* needed);
+  void* unused_273_[1];
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context, void (*body)(void*, size_t),
                                           size_t total, size_t num_batch, void* data);
   void* unused_275_[103];
@@ -117,6 +156,10 @@ struct OrtApi {
   OrtStatus* (*GetTensorElementTypeAndShapeDataReference)(const OrtValue* value,
                                                           ONNXTensorElementDataType* type,
                                                           const int64_t** dims, size_t* rank);
+  void* unused_415_[2];
+  // since API 25: the tables of older runtimes end before it
+  OrtStatus* (*KernelInfoGetAttributeArray_string)(const OrtKernelInfo* info, const char* name,
+                                                   OrtAllocator* allocator, char*** out, size_t* size);
 };
 
 struct OrtApiBase {
@@ -172,22 +215,32 @@ struct OrtCustomOp {
   X(62, 1, GetDimensions) \
   X(63, 1, GetSymbolicDimensions) \
   X(65, 1, GetTensorTypeAndShape) \
+  X(76, 1, AllocatorFree) \
+  X(78, 1, GetAllocatorWithDefaultOptions) \
   X(85, 1, KernelInfoGetAttribute_float) \
   X(86, 1, KernelInfoGetAttribute_int64) \
+  X(87, 1, KernelInfoGetAttribute_string) \
   X(90, 1, KernelContext_GetInput) \
   X(91, 1, KernelContext_GetOutput) \
   X(93, 1, ReleaseStatus) \
+  X(96, 1, ReleaseValue) \
   X(99, 1, ReleaseTensorTypeAndShapeInfo) \
   X(101, 1, ReleaseCustomOpDomain) \
+  X(162, 8, KernelInfoGetAttributeArray_float) \
+  X(163, 8, KernelInfoGetAttributeArray_int64) \
   X(230, 14, KernelInfo_GetInputCount) \
+  X(236, 14, KernelInfoGetAttribute_tensor) \
   X(249, 15, KernelInfoGetConstantInput_tensor) \
   X(267, 17, ShapeInferContext_GetInputCount) \
   X(268, 17, ShapeInferContext_GetInputTypeShape) \
+  X(269, 17, ShapeInferContext_GetAttribute) \
   X(270, 17, ShapeInferContext_SetOutputTypeShape) \
   X(271, 17, SetSymbolicDimensions) \
+  X(272, 17, ReadOpAttr) \
   X(274, 17, KernelContext_ParallelFor) \
   X(378, 23, GetTensorData) \
-  X(414, 24, GetTensorElementTypeAndShapeDataReference)
+  X(414, 24, GetTensorElementTypeAndShapeDataReference) \
+  X(417, 25, KernelInfoGetAttributeArray_string)
 
 #define MYLINEAR_ORT_CUSTOM_OP_FIELDS(X) \
   X(0, 1, version) \

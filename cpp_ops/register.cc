@@ -3,17 +3,20 @@
 //   RegisterCustomOps   what onnxruntime calls for `register_custom_ops_library`
 //   mylinear_describe   what this library is and which kernels it would use, for tools that ask without a
 //   session
+//   mylinear_python_*   for ort_ops/trampoline.py: operators with Python kernels
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "contract.h"
 #include "kernels/gemm.h"
 #include "mylinear_op.h"
 #include "ort_abi.h"
+#include "python_op.h"
 
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -58,6 +61,15 @@ const kernels::Isa* choose_isa(std::string* error) {
   return isa;
 }
 
+// What the next registration in this thread is to add. RegisterCustomOps has no parameter for it, and it is
+// the only way that a Python host has to its session options.
+struct Selection {
+  bool with_mylinear = true;
+  const PythonDomain* domains = nullptr;
+  size_t num_domains = 0;
+};
+thread_local Selection selection;
+
 // Adds the ops to `options`; returns ORT's own status if it refuses.
 abi::OrtStatus* add_domain(const Runtime& runtime, const kernels::Isa& isa, abi::OrtSessionOptions* options) {
   const abi::OrtApi* api = runtime.api;
@@ -99,11 +111,15 @@ abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiB
                              std::to_string(abi::kMinApiVersion) + " or newer, got " + version_text;
     return first->CreateStatus(abi::ORT_NOT_IMPLEMENTED, text.c_str());
   }
+  const Selection selected = std::exchange(selection, Selection{});
   try {
-    std::string error;
-    const kernels::Isa* isa = choose_isa(&error);
-    if (!isa) return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.c_str());
-    return add_domain({api, version}, *isa, options);
+    if (selected.with_mylinear) {
+      std::string error;
+      const kernels::Isa* isa = choose_isa(&error);
+      if (!isa) return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.c_str());
+      if (abi::OrtStatus* status = add_domain({api, version}, *isa, options)) return status;
+    }
+    return add_python_domains({api, version}, selected.domains, selected.num_domains, options);
   } catch (const std::exception& error) {
     return api->CreateStatus(abi::ORT_FAIL, error.what());
   } catch (...) {
@@ -129,7 +145,8 @@ std::string describe() {
 }  // namespace
 }  // namespace mylinear
 
-// Adds MYLINEAR to `options`. Thread-safe. Returns null, or a status that the caller releases.
+// Adds MYLINEAR to `options`, or what `mylinear_python_select` said. Thread-safe. Returns null, or a status
+// that the caller releases.
 MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
                                                             const mylinear::abi::OrtApiBase* base) {
   try {
@@ -150,4 +167,21 @@ MYLINEAR_EXPORT size_t mylinear_describe(char* buffer, size_t size) {
   } catch (...) {
     return 0;
   }
+}
+
+// Hands over Python's functions, once. Returns 0 if the caller's idea of PythonApi has another size.
+MYLINEAR_EXPORT int mylinear_python_attach(const mylinear::PythonApi* api, size_t nbytes) {
+  if (nbytes != sizeof(mylinear::PythonApi)) return 0;
+  mylinear::attach_python(*api);
+  return 1;
+}
+
+// Before the interpreter goes; without the GIL. Returns whether no call into Python is left.
+MYLINEAR_EXPORT int mylinear_python_detach(int timeout_ms) { return mylinear::detach_python(timeout_ms); }
+
+// Says what the next RegisterCustomOps of this thread adds: MYLINEAR's C++ kernels or not, and these domains,
+// which must live until then.
+MYLINEAR_EXPORT void mylinear_python_select(int with_mylinear, const mylinear::PythonDomain* domains,
+                                            size_t num_domains) {
+  mylinear::selection = {with_mylinear != 0, domains, num_domains};
 }

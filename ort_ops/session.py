@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from ort_ops import native, python_kernel
+from ort_ops import native, numpy_kernel, pyop, python_node, python_op, trampoline
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 ALL_ELEMENT_TYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 _BFLOAT16 = MYLINEAR.element_type("bfloat16").onnx_type
-_CONFIG_KEY = "mylinear.kernels"  # remembers in the options themselves what was registered
+# These remember in the options themselves what was registered.
+_CONFIG_KEY = "mylinear.kernels"
+_PYOP_KEY = "mylinear.pyop"
+_PYTHON_OPS_KEY = "mylinear.python_ops"
 _warned: set[tuple[str, ...]] = set()
 
 
@@ -63,9 +66,16 @@ def available_kernels() -> list[Kernel]:
     library = native.status()
     return [
         Kernel("cpp", ALL_ELEMENT_TYPES, library.reason, library.isa or ""),
-        Kernel("python", python_kernel.ELEMENT_TYPE_NAMES, python_kernel.unavailable_reason()),
+        _python_kernel(library),
         Kernel("body", ALL_ELEMENT_TYPES),
     ]
+
+
+def _python_kernel(library: native.NativeStatus) -> Kernel:
+    """The Python kernel: through the C++ library, or without it through onnxruntime-extensions."""
+    if library.is_usable:
+        return Kernel("python", ALL_ELEMENT_TYPES, None, "NumPy, called by the C++ library")
+    return Kernel("python", pyop.ELEMENT_TYPE_NAMES, pyop.unavailable_reason(), "NumPy, by onnxruntime-extensions")
 
 
 def select_kernel(kernels: str, element_types: Collection[str] = ()) -> Kernel:
@@ -92,9 +102,13 @@ def select_kernel(kernels: str, element_types: Collection[str] = ()) -> Kernel:
 
 
 def register(
-    session_options: onnxruntime.SessionOptions, kernels: str = "auto", *, element_types: Collection[str] = ()
+    session_options: onnxruntime.SessionOptions,
+    kernels: str = "auto",
+    *,
+    element_types: Collection[str] = (),
+    python_domains: Collection[str] | None = None,
 ) -> Kernel:
-    """Register kernels of MYLINEAR with session options, before a session is made of them.
+    """Register kernels of MYLINEAR, and operators of your own, with session options, before a session is made of them.
 
     Args:
         session_options: changed in place.
@@ -102,8 +116,11 @@ def register(
         element_types: those of the model, such as ``("float16",)``. Once a kernel is registered, onnxruntime
             does not fall back to the function body for types that the kernel lacks, so where the C++ kernel is
             missing, ``auto`` needs to know of float16 and bfloat16. `InferenceSession` finds them out by itself.
+        python_domains: domains of `python_kernel` operators to register too. By default all that have any at this
+            time, where the C++ library is there, without which none can run. Others, of operators defined later,
+            need new options; a new kernel for an operator that is registered does not.
 
-    Returns: the kernel registered.
+    Returns: the kernel registered for MYLINEAR.
     Raises: KernelError if these options have kernels already, or the kernel cannot be had.
     """
     before = registered_kernel(session_options)
@@ -113,23 +130,48 @@ def register(
             "onnxruntime takes a domain once; make new SessionOptions"
         )
     kernel = select_kernel(kernels, element_types)
-    if kernel.name == "cpp":
-        session_options.register_custom_ops_library(native.library_path())
-    elif kernel.name == "python":
-        session_options.register_custom_ops_library(python_kernel.library_path())
-    elif kernels == "auto":
+    library = native.status()
+    domains = _python_domains(python_domains, library)
+    uses_pyop = kernel.name == "python" and not library.is_usable
+    if kernel.name == "python" and not uses_pyop:
+        domains = [numpy_kernel.domain(), *domains]
+    if kernel.name == "cpp" or domains:
+        trampoline.register(session_options, domains, with_mylinear=kernel.name == "cpp")
+    if uses_pyop:
+        session_options.register_custom_ops_library(pyop.library_path())
+        session_options.add_session_config_entry(_PYOP_KEY, "1")
+    if kernel.name == "body" and kernels == "auto":
         _warn_once(element_types)
     session_options.add_session_config_entry(_CONFIG_KEY, kernel.name)
+    session_options.add_session_config_entry(_PYTHON_OPS_KEY, " ".join(domain[0] for domain in domains))
     return kernel
+
+
+def _python_domains(names: Collection[str] | None, library: native.NativeStatus) -> list[trampoline.Domain]:
+    """The domains of operators with Python kernels. Raises: KernelError if one that was named cannot be had."""
+    if names is None and not library.is_usable:
+        return []
+    domains = python_node.domains_to_register(names)
+    missing = sorted(set(names or ()) - {domain[0] for domain in domains})
+    if missing:
+        known = ", ".join(domain[0] for domain in python_node.domains_to_register()) or "none"
+        raise KernelError(f"python_domains must be among those of python_kernel ({known}), got {', '.join(missing)}")
+    if domains and not library.is_usable:
+        raise KernelError(f"Python kernels of your own need the C++ library: {library.reason}")
+    return domains
 
 
 def registered_kernel(session_options: onnxruntime.SessionOptions) -> str | None:
     """Return the name of the kernel that `register` put into the options, or None."""
+    return _entry(session_options, _CONFIG_KEY)
+
+
+def _entry(session_options: onnxruntime.SessionOptions, key: str) -> str | None:
     try:
-        name: str = session_options.get_session_config_entry(_CONFIG_KEY)
+        value: str = session_options.get_session_config_entry(key)
     except RuntimeError:  # onnxruntime's way to say that there is no such entry
         return None
-    return name
+    return value
 
 
 class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime ships no types
@@ -142,8 +184,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         kernels: as in `register`.
 
     Beside what onnxruntime's own session does, it takes ``ml_dtypes.bfloat16`` arrays and returns them, checks
-    the model's version of the operator, and raises a Python kernel's error after the run (within it, the
-    process would abort).
+    the model's version of the operator and the attributes of operators with Python kernels, and raises what a
+    Python kernel raised, as it was raised (another session raises onnxruntime's error with the same text).
 
     Raises: ModelError for no model, ContractError for an unknown version or attribute, KernelError.
     """
@@ -168,14 +210,20 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             name = register(options, kernels, element_types=types).name
         else:
             select_kernel(name, types)
+        _check_python_nodes(proto, options)
         self.kernel = name
-        source = _completed(model, proto, name) if nodes else model
+        self._uses_pyop = _entry(options, _PYOP_KEY) is not None
+        source = _completed(model, proto, "pyop" if self._uses_pyop else name) if nodes else model
         path_or_bytes = str(source) if isinstance(source, Path) else source
         try:
             super().__init__(path_or_bytes, options, providers or ["CPUExecutionProvider"], **kwargs)
+            return
         except Exception as error:
             _explain(error)
-            raise
+            failure = trampoline.take_failure(str(error))
+            if failure is None:
+                raise
+        raise failure
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -186,19 +234,70 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         types = {value.dtype.name for value in input_feed.values() if isinstance(value, np.ndarray)}
         if "bfloat16" in types or "tensor(bfloat16)" in {outputs.get(name) for name in names}:
             feed = {name: _to_ort_value(value) for name, value in input_feed.items()}
-            results = [_to_numpy(value) for value in self.run_with_ort_values(names, feed, run_options)]
-        else:
-            results = super().run(names, input_feed, run_options)
-        if self.kernel == "python":
-            python_kernel.raise_failure()
+            return [_to_numpy(value) for value in self.run_with_ort_values(names, feed, run_options)]
+        results: list[Any] = self._with_original_errors(super().run, names, input_feed, run_options)
         return results
+
+    def run_with_ort_values(self, *args: Any, **kwargs: Any) -> Any:
+        """As onnxruntime's, with a Python kernel's exceptions as they were raised."""
+        return self._with_original_errors(super().run_with_ort_values, *args, **kwargs)
+
+    def run_with_iobinding(self, *args: Any, **kwargs: Any) -> Any:
+        """As onnxruntime's, with a Python kernel's exceptions as they were raised."""
+        return self._with_original_errors(super().run_with_iobinding, *args, **kwargs)
+
+    def _with_original_errors(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            results = run(*args, **kwargs)
+            if self._uses_pyop:
+                pyop.raise_failure()
+            return results
+        except Exception as error:
+            failure = trampoline.take_failure(str(error))
+            if failure is None:
+                raise
+        raise failure  # outside of the handler, so that onnxruntime's wording is not its context
+
+
+def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> None:
+    """Check the nodes whose operators have Python kernels; onnxruntime can list no node's attributes to a kernel.
+
+    Raises: KernelError if the options lack the operator's domain, PythonKernelError for an unknown attribute.
+    """
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    kernels = {
+        (kernel.domain, kernel.name): kernel
+        for kernel in sorted(python_op.defined_kernels(), key=lambda kernel: kernel.since_version)
+        if kernel.since_version <= versions.get(kernel.domain, 0)
+    }
+    registered = (_entry(options, _PYTHON_OPS_KEY) or "").split()
+    functions = {(function.domain, function.name) for function in proto.functions}
+    for node in _nodes(proto.graph) if kernels else ():
+        kernel = kernels.get((node.domain, node.op_type))
+        if kernel is None:
+            continue
+        if node.domain in registered:
+            kernel.check_attributes([attribute.name for attribute in node.attribute])
+        elif (node.domain, node.op_type) not in functions:
+            reason = native.status().reason
+            why = f"needs the C++ library: {reason}" if reason else "was defined after these options were registered"
+            raise KernelError(f"node '{node.name}': the Python kernel of {kernel.op_type} {why}")
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph, and of the bodies of its If, Loop and Scan nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _nodes(body)
 
 
 def _completed(model: str | Path | bytes, proto: onnx.ModelProto, kernel: str) -> str | Path | bytes:
     """Return the model as it is, or the bytes of one that the chosen kernel can run."""
     from ort_ops.model import attach_function, complete_biases, has_function, linear_nodes, load_model
 
-    if kernel == "cpp":
+    if kernel not in ("pyop", "body"):
         return model
     lacks_bias = any(not linear.has_bias for linear in linear_nodes(proto))
     lacks_function = kernel == "body" and not has_function(proto)

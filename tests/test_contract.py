@@ -10,7 +10,7 @@ from onnx import defs, helper
 
 from exporter.functional import linear as torch_linear
 from exporter.tensors import from_numpy
-from ort_ops import python_kernel
+from ort_ops import numpy_kernel
 from ort_ops.contract import DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME, SINCE_VERSION, check_arguments, infer_shape
 from ort_ops.model import make_linear_model
 from ort_ops.operator import ContractError, Shape
@@ -50,7 +50,7 @@ def test_bad_shapes_give_one_message_everywhere(shapes: list[tuple[int, ...] | N
         lambda: infer_shape(shapes),
         lambda: numpy_linear(*arrays),
         lambda: torch_linear(*map(from_numpy, arrays)),
-        lambda: python_kernel.compute(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else np.zeros(5, "float32")),
+        lambda: numpy_kernel.compute(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else np.zeros(5, "float32")),
     ):
         with pytest.raises(ContractError) as caught:
             run()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from exporter import cli
-from ort_ops import doctor, native, python_kernel
+from ort_ops import doctor, native, pyop
 
 
 def test_a_healthy_machine_has_no_faults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,8 @@ def test_gpu_runtime_alone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_extensions_missing_is_a_fault_of_the_python_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(python_kernel, "_PACKAGE", "no_such_package")
-    (fault,) = doctor.diagnose().faults
+    monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/libmylinear_ort.so")
+    monkeypatch.setattr(pyop, "_PACKAGE", "no_such_package")
+    _, fault = doctor.diagnose().faults  # the first is the missing library
     assert fault.what == "the python kernel is not available"
     assert "pip install onnxruntime-extensions" in fault.remedy

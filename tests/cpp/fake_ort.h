@@ -195,6 +195,37 @@ struct Functions {
     *out = found->second;
     return nullptr;
   }
+  // Lists, strings and tensors: absent.
+  static OrtStatus* KernelInfoGetAttribute_string(const OrtKernelInfo*, const char*, char*, size_t*) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
+  static OrtStatus* KernelInfoGetAttributeArray_float(const OrtKernelInfo*, const char*, float*, size_t*) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
+  static OrtStatus* KernelInfoGetAttributeArray_int64(const OrtKernelInfo*, const char*, int64_t*, size_t*) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
+  static OrtStatus* KernelInfoGetAttributeArray_string(const OrtKernelInfo*, const char*, OrtAllocator*,
+                                                       char***, size_t*) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
+  static OrtStatus* KernelInfoGetAttribute_tensor(const OrtKernelInfo*, const char*, OrtAllocator*,
+                                                  OrtValue**) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
+  static OrtStatus* GetAllocatorWithDefaultOptions(OrtAllocator** out) {
+    *out = nullptr;
+    return nullptr;
+  }
+  static OrtStatus* AllocatorFree(OrtAllocator*, void*) { return nullptr; }
+  static void ReleaseValue(OrtValue*) {}
+  static OrtStatus* ShapeInferContext_GetAttribute(const OrtShapeInferContext*, const char*,
+                                                   const OrtOpAttr**) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
+  static OrtStatus* ReadOpAttr(const OrtOpAttr*, OrtOpAttrType, void*, size_t, size_t*) {
+    return make_status(ORT_FAIL, "No attribute with this name");
+  }
   static OrtStatus* KernelInfo_GetInputCount(const OrtKernelInfo* info, size_t* out) {
     FAKE_ORT_MAY_FAIL;
     *out = info->num_inputs;

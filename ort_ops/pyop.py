@@ -1,4 +1,4 @@
-"""MYLINEAR as a Python kernel, run by onnxruntime-extensions; float64 and float32.
+"""The Python kernel where the C++ library is missing: run by onnxruntime-extensions; float64 and float32.
 
 What onnxruntime-extensions does decides the shape of this file: an exception in a kernel, or a float16 tensor,
 aborts the whole process; inputs cannot be optional; and a kernel declared while a session lives crashes it.
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.contract import DOMAIN, NAME, check_arguments
+from ort_ops.contract import DOMAIN, NAME
+from ort_ops.numpy_kernel import compute
 
 ELEMENT_TYPE_NAMES = ("float64", "float32")
 """What onnxruntime-extensions can pass to Python and the operator accepts."""
@@ -25,23 +26,6 @@ ELEMENT_TYPE_NAMES = ("float64", "float32")
 _PACKAGE = "onnxruntime_extensions"
 _logger = logging.getLogger(__name__)
 _failures = threading.local()
-
-
-def compute(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[Any]:
-    """Return ``x @ weight.T + bias`` in the dtype of ``x``.
-
-    Args:
-        x: ``[..., in_features]``, float64 or float32.
-        weight: ``[out_features, in_features]``, dtype of ``x``.
-        bias: ``[out_features]``, dtype of ``x``.
-
-    Raises: ContractError if a shape or dtype breaks the contract.
-    """
-    arrays = (x, weight, bias)
-    check_arguments([a.shape for a in arrays], [a.dtype.name for a in arrays])
-    with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        result: NDArray[Any] = np.matmul(x, weight.T) + bias
-        return result
 
 
 def unavailable_reason() -> str | None:

@@ -1,0 +1,89 @@
+// Layer: ORT op. Operators whose kernels are Python callables: the trampoline between ONNX Runtime and
+// Python.
+//
+// This library is not linked with Python. `ort_ops/trampoline.py` hands over the addresses of the functions
+// of Python's stable C API that are needed (PythonApi), so that one binary serves every Python, and a host
+// without Python never notices. What an operator looks like comes in plain structs (PythonDomain), which are
+// copied.
+#ifndef MYLINEAR_PYTHON_OP_H_
+#define MYLINEAR_PYTHON_OP_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ort_abi.h"
+#include "ort_tensor.h"
+
+namespace mylinear {
+
+struct PyObject;  // Python's own; only ever a pointer
+
+// Functions of Python's stable C API, with their official names and signatures (Py_ssize_t is ptrdiff_t), and
+// three objects. ort_ops/trampoline.py fills it in this order; a test compares the two.
+struct PythonApi {
+  int (*PyGILState_Ensure)();
+  void (*PyGILState_Release)(int state);
+  void (*Py_IncRef)(PyObject* object);
+  void (*Py_DecRef)(PyObject* object);
+  PyObject* (*PyTuple_New)(ptrdiff_t size);
+  int (*PyTuple_SetItem)(PyObject* tuple, ptrdiff_t index, PyObject* item);  // takes over the item
+  PyObject* (*PyTuple_GetItem)(PyObject* tuple, ptrdiff_t index);            // the tuple keeps the item
+  ptrdiff_t (*PyTuple_Size)(PyObject* tuple);
+  PyObject* (*PyLong_FromLongLong)(long long value);
+  long long (*PyLong_AsLongLong)(PyObject* object);
+  PyObject* (*PyBytes_FromStringAndSize)(const char* data, ptrdiff_t size);
+  int (*PyBytes_AsStringAndSize)(PyObject* object, char** data, ptrdiff_t* size);
+  PyObject* (*PyMemoryView_FromMemory)(char* data, ptrdiff_t size, int flags);
+  PyObject* (*PyObject_CallObject)(PyObject* callable, PyObject* arguments);
+  PyObject* (*PyErr_Occurred)();
+  void (*PyErr_Clear)();
+  void (*PyErr_Fetch)(PyObject** type, PyObject** value, PyObject** traceback);
+  void (*PyErr_NormalizeException)(PyObject** type, PyObject** value, PyObject** traceback);
+  int (*PyException_SetTraceback)(PyObject* exception, PyObject* traceback);
+  PyObject* none;
+  PyObject* describe_failure;  // (exception) -> (OrtErrorCode, message as bytes)
+};
+
+// One overload of an operator: a name, a version and one combination of element types.
+struct PythonOverload {
+  const char* name;
+  int32_t since_version;
+  int32_t end_version;
+  int32_t num_inputs;
+  int32_t num_required;  // the others are optional, and last
+  int32_t num_outputs;
+  int32_t num_attributes;
+  const int32_t* input_types;
+  const int32_t* output_types;
+  const char* const* attributes;
+  // (attributes) -> prepare, where each attribute is None or what `read_attribute` makes of it, and
+  // prepare(memory, shape, memory, shape, ...) -> (finish, shape, ...) with a shape for each output, and
+  // finish(memory, ...) fills the outputs.
+  PyObject* make_node;
+  // (attributes, type, shape, type, shape, ...) -> (type, shape, ...); None for a shape that is not known.
+  PyObject* infer;
+};
+
+// The operators of one domain, as they were when somebody registered them; never changed.
+struct PythonDomain {
+  int64_t id;  // the same for the same content
+  const char* name;
+  int32_t num_overloads;
+  const PythonOverload* overloads;
+};
+
+// Takes over the functions. Called once, with the GIL held, before anything else here.
+void attach_python(const PythonApi& api);
+
+// Lets no further call into Python, and waits for those under way, up to the timeout. Called without the GIL,
+// before the interpreter goes: a thread that waits for the GIL of an interpreter that is gone never returns.
+// Returns whether none is left.
+bool detach_python(int timeout_ms);
+
+// Adds the domains to `options`. Returns ORT's own status if it refuses.
+abi::OrtStatus* add_python_domains(const Runtime& runtime, const PythonDomain* domains, size_t num_domains,
+                                   abi::OrtSessionOptions* options);
+
+}  // namespace mylinear
+
+#endif  // MYLINEAR_PYTHON_OP_H_

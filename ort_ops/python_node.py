@@ -1,0 +1,353 @@
+"""What runs when onnxruntime calls a Python kernel, and what becomes of its arguments and results.
+
+A kernel sees the inputs as read-only NumPy arrays over onnxruntime's own memory. What it returns is checked (type,
+dtype, shape) and copied once into the output, or it writes into the output itself. The memory is onnxruntime's again
+as soon as the kernel returns, so a kernel that keeps a view of it is an error, at that call.
+"""
+
+from __future__ import annotations
+
+import gc
+import struct
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ort_ops.contract import format_shape
+from ort_ops.operator import Shape
+from ort_ops.python_op import PythonKernel, PythonKernelError, Slot, defined_kernels, like_first, slots
+from ort_ops.signature import KIND_NAMES, ONNX_TYPES, Attribute, Signature
+from ort_ops.trampoline import Domain, Overload, clear_frames
+
+_MAX_VERSION = 2**31 - 1
+_MAX_SHAPES = 64  # that a node remembers the output shapes of
+_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_op.cc
+_NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
+_DTYPES = {number: name for name, number in ONNX_TYPES.items()}
+
+
+def domains_to_register(
+    names: Collection[str] | None = None,
+) -> list[Domain]:
+    """Return the domains that have kernels now, for `ort_ops.trampoline.register`."""
+    kernels = defined_kernels()
+    domains = sorted({kernel.domain for kernel in kernels})
+    return [domain_of([k for k in kernels if k.domain == d]) for d in domains if names is None or d in names]
+
+
+def domain_of(
+    kernels: Sequence[PythonKernel[..., Any]],
+    slots: Mapping[tuple[str, str, int], Slot] = slots,
+    last_version: int = _MAX_VERSION,
+) -> Domain:
+    """Return one domain with its kernels, for `ort_ops.trampoline.register`."""
+    kernels = sorted(kernels, key=lambda kernel: (kernel.name, kernel.since_version))
+    identity = tuple((kernel.name, kernel.since_version, kernel.signature) for kernel in kernels)
+
+    def make() -> list[Overload]:
+        overloads = []
+        for kernel in kernels:
+            later = [
+                k.since_version for k in kernels if k.name == kernel.name and k.since_version > kernel.since_version
+            ]
+            slot = slots[kernel.domain, kernel.name, kernel.since_version]
+            overloads += make_overloads(kernel, slot, min(later) - 1 if later else last_version)
+        return overloads
+
+    return kernels[0].domain, identity, make
+
+
+def make_overloads(kernel: PythonKernel[..., Any], slot: Slot, end_version: int) -> list[Overload]:
+    """Return an operator's overloads, one for each combination of its element types."""
+    signature = kernel.signature
+
+    def overload(bound: Mapping[Any, str]) -> Overload:
+        input_dtypes = [bound[i.type] for i in signature.inputs]
+        output_dtypes = [bound[output] for output in signature.outputs]
+
+        def make_node(*attributes: tuple[int, Any] | None) -> Callable[..., tuple[Any, ...]]:
+            return _Node(slot, signature, input_dtypes, output_dtypes, attributes).prepare
+
+        return Overload(
+            name=kernel.name,
+            since_version=kernel.since_version,
+            end_version=end_version,
+            num_required=signature.num_required,
+            input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
+            output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),
+            attributes=tuple(a.name for a in signature.attributes),
+            make_node=make_node,
+            infer=lambda attributes, *rest: _infer(slot, signature, attributes, rest),
+        )
+
+    return [overload(bound) for bound in signature.overloads()]
+
+
+def _infer(slot: Slot, signature: Signature, read: Sequence[Any], types_and_shapes: Sequence[Any]) -> tuple[Any, ...]:
+    """Types and shapes of the outputs, as the library wants them: names as bytes, None for what it cannot say."""
+    kernel = _current(slot, signature)
+    formal = signature.inputs
+    bound = signature.bind(types_and_shapes[::2])
+    if bound is None:
+        raise kernel.error("the inputs' types", "known", "nothing")
+    shapes = [
+        None if s is None else tuple(dim.decode() if isinstance(dim, bytes) else dim for dim in s)
+        for s in types_and_shapes[1::2]
+    ]
+    shapes += [None] * (len(formal) - len(shapes))
+    attributes = kernel.defaults | _present(kernel, signature.attributes, read)
+    result: list[Any] = []
+    for output, shape in zip(signature.outputs, kernel.infer_shapes(shapes, attributes), strict=True):
+        is_known = shape is not None and all(dim is not None for dim in shape)
+        dims = tuple(d.encode() if isinstance(d, str) else d for d in shape) if shape is not None and is_known else None
+        # onnxruntime shows an unknown rank and a scalar alike, as rank 0, so rank 0 is not stated either.
+        result += [ONNX_TYPES[bound[output]], dims or None]
+    return tuple(result)
+
+
+def _current(slot: Slot, signature: Signature) -> PythonKernel[..., Any]:
+    kernel = slot.kernel
+    if kernel is None:
+        raise PythonKernelError(f"{slot.name}: the kernel of {slot.domain}::{slot.name} was removed; define it again")
+    if kernel.signature is not signature and kernel.signature != signature:
+        raise PythonKernelError(
+            f"{slot.name}: {slot.domain}::{slot.name} was defined again with other inputs, outputs or attributes; "
+            "make a new session"
+        )
+    return kernel
+
+
+def _present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
+    """The attributes that a node has, decoded; see ``read_attribute`` in ``cpp_ops/python_op.cc``.
+
+    Raises: PythonKernelError for one of another type.
+    """
+    values = {}
+    for attribute, found in zip(attributes, read, strict=True):
+        if found is None:
+            continue
+        kind, data = found
+        if kind == _EMPTY_LIST_OR_STRINGS:
+            raise kernel.error(f"attribute {attribute.name}", "a list of numbers with elements", _NO_STRINGS)
+        if kind == _EMPTY_LIST and attribute.kind in (6, 7, 8):
+            kind, data = attribute.kind, b""
+        if kind != attribute.kind:
+            raise kernel.error(f"attribute {attribute.name}", attribute.python_type, KIND_NAMES[kind])
+        values[attribute.name] = _decode(kind, data)
+        if attribute.python_type == "bool":
+            values[attribute.name] = bool(values[attribute.name])
+    return values
+
+
+def _decode(kind: int, data: Any) -> Any:
+    if kind == 1:
+        return struct.unpack("=f", data)[0]
+    if kind == 2:
+        return struct.unpack("=q", data)[0]
+    if kind == 3:
+        return data.decode()
+    if kind == 4:
+        onnx_type, shape, content = data
+        array = np.ndarray(shape, _dtype(_DTYPES[onnx_type]), content)
+        return array
+    if kind == 8:
+        return [bytes(item).decode() for item in data]
+    return np.frombuffer(data, np.float32 if kind == 6 else np.int64).tolist()
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+class _Node:
+    """One node of one session: its attributes and element types, and the slot of its operator's kernel."""
+
+    def __init__(
+        self,
+        slot: Slot,
+        signature: Signature,
+        input_dtypes: Sequence[str],
+        output_dtypes: Sequence[str],
+        attributes: Sequence[Any],
+    ) -> None:
+        self._slot = slot
+        self._signature = signature
+        self._input_dtypes = [_dtype(name) for name in input_dtypes]
+        self._output_dtypes = [_dtype(name) for name in output_dtypes]
+        kernel = _current(slot, signature)
+        self._present = _present(kernel, signature.attributes, attributes)
+        kernel.check_attributes(self._present)
+        self._bound = self._bind(kernel)
+
+    def _bind(self, kernel: PythonKernel[..., Any]) -> tuple[Any, ...]:
+        """What of a kernel a call needs; replaced whole when the kernel is, so that threads see one or the other."""
+        return kernel, kernel._function, kernel.defaults | self._present, {}
+
+    def prepare(self, *memory: Any) -> tuple[Any, ...]:
+        """Run the kernel on memoryviews and shapes; return how to finish, and the shapes of the outputs."""
+        kernel, function, attributes, known_shapes = self._bound
+        if self._slot.kernel is not kernel:
+            kernel = _current(self._slot, self._signature)
+            self._bound = kernel, function, attributes, known_shapes = self._bind(kernel)
+        shapes = memory[1::2]
+        expected = known_shapes.get(shapes)
+        if expected is None:
+            expected = kernel.infer_shapes(shapes, attributes)
+            if len(known_shapes) >= _MAX_SHAPES:
+                known_shapes.clear()
+            known_shapes[shapes] = expected
+        views = [
+            None if shape is None else np.ndarray(shape, dtype, data)
+            for data, shape, dtype in zip(memory[::2], shapes, self._input_dtypes, strict=True)
+        ]
+        if kernel.copy_inputs:
+            views = [None if view is None else view.copy() for view in views]
+        if kernel.signature.writes_output:
+            whole = self._whole(kernel, expected)
+            return (_Writing(self, self._bound, views, whole), *whole)
+        results: Any
+        try:
+            results = [function(*views, **attributes)]
+            if len(self._output_dtypes) > 1:
+                results = self._several(kernel, results[0])
+            result: Any
+            for i, (result, shape) in enumerate(zip(results, expected, strict=True)):
+                if type(result) is not np.ndarray or result.dtype != self._output_dtypes[i] or result.shape != shape:
+                    results[i] = self._checked(kernel, i, result, shape)
+        except BaseException as error:
+            results = result = None
+            _let_go(error, [*views])
+            views.clear()
+            raise
+        return (_Copying(self, kernel, results, views), *[result.shape for result in results])
+
+    def _several(self, kernel: PythonKernel[..., Any], result: Any) -> list[Any]:
+        count = len(self._output_dtypes)
+        if not isinstance(result, tuple | list) or len(result) != count:
+            got = f"{len(result)}" if isinstance(result, tuple | list) else type(result).__name__
+            raise kernel.error("the result", f"a tuple of {count} arrays", got)
+        return list(result)
+
+    def _checked(self, kernel: PythonKernel[..., Any], index: int, result: Any, shape: Shape | None) -> Any:
+        """What the quick check did not pass: an error, or an array of which not every dimension was known."""
+        name, dtype = self._signature.output_names[index], self._output_dtypes[index]
+        if isinstance(result, np.generic):  # what NumPy makes of arrays of rank 0
+            result = np.asarray(result)
+        if not isinstance(result, np.ndarray) or isinstance(result, np.ma.MaskedArray):
+            raise kernel.error(name, f"a NumPy array of {dtype}", type(result).__name__)
+        if result.dtype != dtype:
+            raise kernel.error(name, f"of dtype {dtype}", str(result.dtype), f"return {name}.astype({dtype})")
+        if shape is not None:
+            is_same = len(result.shape) == len(shape) and all(
+                not isinstance(known, int) or known == dim for known, dim in zip(shape, result.shape, strict=True)
+            )
+            if not is_same:
+                like = kernel._infer_shape is like_first
+                hint = "the shape of the first input; say otherwise by infer_shape=" if like else ""
+                raise kernel.error(name, f"of shape {format_shape(shape)}", format_shape(result.shape), hint)
+        return result
+
+    def _whole(self, kernel: PythonKernel[..., Any], expected: Sequence[Shape | None]) -> list[Any]:
+        """The shapes that a kernel with ``out`` writes into; all of it must be known beforehand."""
+        shapes: list[Any] = []
+        for name, shape in zip(self._signature.output_names, expected, strict=True):
+            if shape is None or not all(isinstance(dim, int) for dim in shape):
+                got = "unknown" if shape is None else format_shape(shape)
+                raise kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
+            shapes.append(shape)
+        return shapes
+
+
+class _Copying:
+    """`finish` for a kernel that returned arrays: copies them into the outputs."""
+
+    __slots__ = ("kernel", "node", "results", "views")
+
+    def __init__(self, node: _Node, kernel: PythonKernel[..., Any], results: list[Any], views: list[Any]) -> None:
+        self.node, self.kernel, self.results, self.views = node, kernel, results, views
+
+    def __call__(self, *memory: Any) -> None:
+        for result, dtype, data in zip(self.results, self.node._output_dtypes, memory, strict=True):
+            np.ndarray(result.shape, dtype, data)[...] = result
+        result = None
+        self.results.clear()  # a result may be a view of an input
+        if not self.kernel.copy_inputs:
+            _check_kept(self.kernel, self.views, [i.name for i in self.node._signature.inputs])
+
+
+class _Writing:
+    """`finish` for a kernel that writes into the outputs itself."""
+
+    __slots__ = ("bound", "node", "shapes", "views")
+
+    def __init__(self, node: _Node, bound: tuple[Any, ...], views: list[Any], shapes: list[Any]) -> None:
+        self.node, self.bound, self.views, self.shapes = node, bound, views, shapes
+
+    def __call__(self, *memory: Any) -> None:
+        kernel, function, attributes, _ = self.bound
+        outputs: list[Any] = [
+            np.ndarray(shape, dtype, data)
+            for shape, dtype, data in zip(self.shapes, self.node._output_dtypes, memory, strict=True)
+        ]
+        try:
+            out = outputs[0] if len(outputs) == 1 else tuple(outputs)
+            result = function(*self.views, out=out, **attributes)
+            if result is not None and result is not out:
+                raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
+        except BaseException as error:
+            result = out = None
+            _let_go(error, [*outputs, *self.views])
+            outputs.clear()
+            self.views.clear()
+            raise
+        result = out = None
+        signature = self.node._signature
+        _check_kept(kernel, outputs, signature.output_names)
+        if not kernel.copy_inputs:
+            _check_kept(kernel, self.views, [i.name for i in signature.inputs])
+
+
+# ---- memory that is onnxruntime's again when the kernel returns
+
+
+def _references(arrays: Sequence[Any]) -> list[int]:
+    return [0 if array is None else sys.getrefcount(array) for array in arrays]
+
+
+_ALONE = _references([np.empty(0)])[0]  # of an array that one list holds, and nothing else
+
+
+def _check_kept(kernel: PythonKernel[..., Any], arrays: list[Any], names: Sequence[str]) -> None:
+    """Raise PythonKernelError if anything else than the list refers to one of the arrays.
+
+    A view of an array refers to the array, so this finds slices, memoryviews and tensors of other libraries too.
+    """
+    if max(_references(arrays), default=0) <= _ALONE:
+        return
+    gc.collect()  # a cycle, such as an exception that the kernel caught, may be all that is left
+    kept = [name for name, count in zip(names, _references(arrays), strict=True) if count > _ALONE]
+    if kept:
+        raise kernel.error(
+            " and ".join(kept),
+            "let go of when the kernel returns, because the memory is onnxruntime's",
+            "a view that was kept",
+            "keep a copy, or define the kernel with copy_inputs=True",
+        )
+
+
+def _let_go(error: BaseException, arrays: list[Any]) -> None:
+    """Make an exception from a kernel hold no view of the arrays."""
+    clear_frames(error)
+    if any(isinstance(argument, np.ndarray) for argument in error.args):
+        error.args = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in error.args)
+    if max(_references(arrays), default=0) > _ALONE + 1:  # the caller's list is the second one
+        gc.collect()
+        if max(_references(arrays), default=0) > _ALONE + 1:
+            error.add_note("The kernel has kept views of its arguments; their memory is onnxruntime's again.")
