@@ -125,16 +125,18 @@ Reference none() {
 class Tuple {
  public:
   explicit Tuple(size_t size) : tuple_(checked(python.PyTuple_New(static_cast<ptrdiff_t>(size)))) {}
-  void add(Reference item) {
-    if (python.PyTuple_SetItem(tuple_.get(), next_++, item.release())) throw_python_error();
+  void set(size_t index, Reference item) {
+    if (python.PyTuple_SetItem(tuple_.get(), static_cast<ptrdiff_t>(index), item.release()))
+      throw_python_error();
   }
+  void add(Reference item) { set(next_++, std::move(item)); }
   void add(int64_t number) { add(checked(python.PyLong_FromLongLong(number))); }
   PyObject* get() const { return tuple_.get(); }
   Reference take() { return std::move(tuple_); }
 
  private:
   Reference tuple_;
-  ptrdiff_t next_ = 0;
+  size_t next_ = 0;
 };
 
 Reference call(PyObject* callable, const Tuple& arguments) {
@@ -387,8 +389,10 @@ class Kernel {
 
   void compute(OrtKernelContext* context) const {
     const Gil gil;
-    Tuple arguments(2 * op_.input_types.size());
-    for (size_t i = 0; i < op_.input_types.size(); ++i) add_input(context, i, &arguments);
+    Tuple shapes(op_.input_types.size());
+    Tuple arguments(1 + op_.input_types.size());
+    for (size_t i = 0; i < op_.input_types.size(); ++i) add_input(context, i, &shapes, &arguments);
+    arguments.set(0, shapes.take());
     const Reference prepared = call(prepare_, arguments);
 
     PyObject* finish = python.PyTuple_GetItem(prepared.get(), 0);
@@ -403,14 +407,14 @@ class Kernel {
   }
 
  private:
-  void add_input(const OrtKernelContext* context, size_t index, Tuple* arguments) const {
+  void add_input(const OrtKernelContext* context, size_t index, Tuple* shapes, Tuple* arguments) const {
     const OrtValue* value = nullptr;
     if (index < num_inputs_) check(api()->KernelContext_GetInput(context, index, &value));
     if (!value) {
       if (index < op_.num_required)
         throw PythonError(abi::ORT_INVALID_ARGUMENT, op_.name + ": an input is missing");
-      arguments->add(none());
-      arguments->add(none());
+      shapes->add(none());
+      arguments->set(1 + index, none());
       return;
     }
     TensorView view;
@@ -419,8 +423,8 @@ class Kernel {
     if (view.type != op_.input_types[index]) {
       throw PythonError(abi::ORT_INVALID_ARGUMENT, op_.name + ": an input has the wrong element type");
     }
-    arguments->add(memory_of(view.data, view.shape.data, view.shape.rank, view.type, kReadOnly));
-    arguments->add(shape_tuple(view.shape.data, view.shape.rank));
+    shapes->add(shape_tuple(view.shape.data, view.shape.rank));
+    arguments->set(1 + index, memory_of(view.data, view.shape.data, view.shape.rank, view.type, kReadOnly));
   }
 
   Reference allocate_output(OrtKernelContext* context, size_t index, PyObject* shape) const {

@@ -57,8 +57,8 @@ struct PythonOverload {
   const int32_t* output_types;
   const char* const* attributes;
   // (attributes) -> prepare, where each attribute is None or what `read_attribute` makes of it, and
-  // prepare(memory, shape, memory, shape, ...) -> (finish, shape, ...) with a shape for each output, and
-  // finish(memory, ...) fills the outputs.
+  // prepare(shapes, memory, memory, ...) -> (finish, shape, ...) with a shape for each output, and
+  // finish(memory, ...) fills the outputs; None for the shape and memory of an absent input.
   PyObject* make_node;
   // (attributes, type, shape, type, shape, ...) -> (type, shape, ...); None for a shape that is not known.
   PyObject* infer;

@@ -37,14 +37,16 @@ def compute(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = N
 def _fill(x: Float, weight: Float, bias: Float | None = None, *, out: Out) -> Float:
     """Write MYLINEAR of checked arguments into ``out``."""
     y: Float = out
-    if x.dtype.itemsize < 4:
+    if x.itemsize < 4:
         x, weight = x.astype(np.float32), weight.astype(np.float32)
     with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # one product, where matmul would loop over batches
-        product = np.matmul(rows, weight.T).reshape(y.shape)
+        if x.ndim == 2:
+            product = np.matmul(x, weight.T)
+        else:  # one product, where matmul would loop over batches
+            product = np.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight.T).reshape(y.shape)
         if bias is None:
             y[...] = product
-        elif product.dtype == y.dtype:
+        elif x.itemsize == y.itemsize:
             np.add(product, bias, out=y)
         else:
             y[...] = product + bias.astype(np.float32)

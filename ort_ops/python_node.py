@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 import struct
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ _MAX_VERSION = 2**31 - 1
 _MAX_SHAPES = 64  # that a node remembers the output shapes of
 _EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_op.cc
 _NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
+_ndarray: Any = np.ndarray  # (shape, dtype, buffer)
 _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
 
 
@@ -190,43 +191,132 @@ class _Node:
         """What of a kernel a call needs; replaced whole when the kernel is, so that threads see one or the other."""
         return kernel, kernel._function, kernel.defaults | self._present, {}
 
-    def prepare(self, *memory: Any) -> tuple[Any, ...]:
-        """Run the kernel on memoryviews and shapes; return how to finish, and the shapes of the outputs."""
-        kernel, function, attributes, known_shapes = self._bound
-        if self._slot.kernel is not kernel:
-            kernel = _current(self._slot, self._signature)
-            self._bound = kernel, function, attributes, known_shapes = self._bind(kernel)
-        shapes = memory[1::2]
+    def prepare(self, shapes: tuple[Any, ...], *memory: Any) -> tuple[Any, ...]:
+        """Take shapes and memoryviews of the inputs; return how to finish, and the shapes of the outputs.
+
+        This and what it returns run at every call; they are written for speed.
+        """
+        bound = self._bound
+        if self._slot.kernel is not bound[0]:
+            bound = self._bound = self._bind(_current(self._slot, self._signature))
+        kernel, function, attributes, known_shapes = bound
         expected = known_shapes.get(shapes)
         if expected is None:
-            expected = kernel.infer_shapes(shapes, attributes)
+            expected = self._expect(kernel, shapes, attributes)
             if len(known_shapes) >= _MAX_SHAPES:
                 known_shapes.clear()
             known_shapes[shapes] = expected
-        views = [
-            None if shape is None else np.ndarray(shape, dtype, data)
-            for data, shape, dtype in zip(memory[::2], shapes, self._input_dtypes, strict=True)
-        ]
+        if None in shapes:
+            views = [
+                None if shape is None else np.ndarray(shape, dtype, data)
+                for shape, dtype, data in zip(shapes, self._input_dtypes, memory, strict=True)
+            ]
+        else:
+            views = [*map(_ndarray, shapes, self._input_dtypes, memory)]
         if kernel.copy_inputs:
             views = [None if view is None else view.copy() for view in views]
         if kernel.signature.writes_output:
-            whole = self._whole(kernel, expected)
-            return (_Writing(self, self._bound, views, whole), *whole)
+            return (self._writing(kernel, function, attributes, views, expected), *expected)
+        return self._returning(kernel, function, attributes, views, expected)
+
+    def _expect(
+        self, kernel: PythonKernel[..., Any], shapes: Sequence[Shape | None], attributes: Mapping[str, Any]
+    ) -> Sequence[Shape | None]:
+        """What is known of the outputs' shapes; all of it must be, for a kernel that takes out."""
+        expected = kernel.infer_shapes(shapes, attributes)
+        for name, shape in zip(self._signature.output_names, expected, strict=True):
+            is_known = shape is not None and all(isinstance(dim, int) for dim in shape)
+            if kernel.signature.writes_output and not is_known:
+                got = "unknown" if shape is None else format_shape(shape)
+                raise kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
+        return expected
+
+    def _writing(
+        self,
+        kernel: PythonKernel[..., Any],
+        function: Callable[..., Any],
+        attributes: Mapping[str, Any],
+        arrays: list[Any],
+        shapes: Sequence[Any],
+    ) -> Callable[..., None]:
+        """Return what runs a kernel that writes into the outputs itself; ``arrays`` are its inputs."""
+
+        def finish(*memory: Any) -> None:
+            outputs: list[Any] = [*map(_ndarray, shapes, self._output_dtypes, memory)]
+            out: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
+            try:
+                result = function(*arrays, out=out, **attributes)
+                if result is not None and result is not out:
+                    raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
+            except BaseException as error:
+                result = out = None
+                arrays.extend(outputs)
+                outputs.clear()
+                _let_go(error, arrays)
+                raise
+            result = out = None
+            if kernel.copy_inputs:
+                arrays[:] = [None] * len(arrays)
+            arrays.extend(outputs)
+            outputs.clear()
+            for array in arrays:
+                if getrefcount(array) > _ALONE and array is not None:
+                    del array
+                    self._refuse_kept(kernel, arrays)
+                    return
+
+        return finish
+
+    def _returning(
+        self,
+        kernel: PythonKernel[..., Any],
+        function: Callable[..., Any],
+        attributes: Mapping[str, Any],
+        views: list[Any],
+        expected: Sequence[Shape | None],
+    ) -> tuple[Any, ...]:
+        """Run a kernel that returns arrays; return what copies them, and their shapes."""
         results: Any
+        result: Any
+        dtypes = self._output_dtypes
         try:
             results = [function(*views, **attributes)]
-            if len(self._output_dtypes) > 1:
+            if len(dtypes) > 1:
                 results = self._several(kernel, results[0])
-            result: Any
             for i, (result, shape) in enumerate(zip(results, expected, strict=True)):
-                if type(result) is not np.ndarray or result.dtype != self._output_dtypes[i] or result.shape != shape:
+                if type(result) is not np.ndarray or result.dtype != dtypes[i] or result.shape != shape:
                     results[i] = self._checked(kernel, i, result, shape)
+            result = None
         except BaseException as error:
             results = result = None
-            _let_go(error, [*views])
-            views.clear()
+            _let_go(error, views)
             raise
-        return (_Copying(self, kernel, results, views), *[result.shape for result in results])
+
+        def finish(*memory: Any) -> None:
+            for result, dtype, data in zip(results, dtypes, memory, strict=True):
+                np.ndarray(result.shape, dtype, data)[...] = result
+            result = None
+            results.clear()  # a result may be a view of an input
+            for array in () if kernel.copy_inputs else views:
+                if getrefcount(array) > _ALONE and array is not None:
+                    del array
+                    self._refuse_kept(kernel, views)
+                    return
+
+        return (finish, *[result.shape for result in results])
+
+    def _refuse_kept(self, kernel: PythonKernel[..., Any], arrays: list[Any]) -> None:
+        """Raise PythonKernelError if anything but the list still refers to one of the arrays."""
+        gc.collect()  # a cycle, such as an exception that the kernel caught, may be all that is left
+        names = [i.name for i in self._signature.inputs] + self._signature.output_names
+        kept = [name for name, count in zip(names, _references(arrays), strict=False) if count > _ALONE]
+        if kept:
+            raise kernel.error(
+                " and ".join(kept),
+                "let go of when the kernel returns, because the memory is onnxruntime's",
+                "a view that was kept",
+                "keep a copy, or define the kernel with copy_inputs=True",
+            )
 
     def _several(self, kernel: PythonKernel[..., Any], result: Any) -> list[Any]:
         count = len(self._output_dtypes)
@@ -254,100 +344,31 @@ class _Node:
                 raise kernel.error(name, f"of shape {format_shape(shape)}", format_shape(result.shape), hint)
         return result
 
-    def _whole(self, kernel: PythonKernel[..., Any], expected: Sequence[Shape | None]) -> list[Any]:
-        """The shapes that a kernel with ``out`` writes into; all of it must be known beforehand."""
-        shapes: list[Any] = []
-        for name, shape in zip(self._signature.output_names, expected, strict=True):
-            if shape is None or not all(isinstance(dim, int) for dim in shape):
-                got = "unknown" if shape is None else format_shape(shape)
-                raise kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
-            shapes.append(shape)
-        return shapes
-
-
-class _Copying:
-    """`finish` for a kernel that returned arrays: copies them into the outputs."""
-
-    __slots__ = ("kernel", "node", "results", "views")
-
-    def __init__(self, node: _Node, kernel: PythonKernel[..., Any], results: list[Any], views: list[Any]) -> None:
-        self.node, self.kernel, self.results, self.views = node, kernel, results, views
-
-    def __call__(self, *memory: Any) -> None:
-        for result, dtype, data in zip(self.results, self.node._output_dtypes, memory, strict=True):
-            np.ndarray(result.shape, dtype, data)[...] = result
-        result = None
-        self.results.clear()  # a result may be a view of an input
-        if not self.kernel.copy_inputs:
-            _check_kept(self.kernel, self.views, [i.name for i in self.node._signature.inputs])
-
-
-class _Writing:
-    """`finish` for a kernel that writes into the outputs itself."""
-
-    __slots__ = ("bound", "node", "shapes", "views")
-
-    def __init__(self, node: _Node, bound: tuple[Any, ...], views: list[Any], shapes: list[Any]) -> None:
-        self.node, self.bound, self.views, self.shapes = node, bound, views, shapes
-
-    def __call__(self, *memory: Any) -> None:
-        kernel, function, attributes, _ = self.bound
-        outputs: list[Any] = [
-            np.ndarray(shape, dtype, data)
-            for shape, dtype, data in zip(self.shapes, self.node._output_dtypes, memory, strict=True)
-        ]
-        try:
-            out = outputs[0] if len(outputs) == 1 else tuple(outputs)
-            result = function(*self.views, out=out, **attributes)
-            if result is not None and result is not out:
-                raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
-        except BaseException as error:
-            result = out = None
-            _let_go(error, [*outputs, *self.views])
-            outputs.clear()
-            self.views.clear()
-            raise
-        result = out = None
-        signature = self.node._signature
-        _check_kept(kernel, outputs, signature.output_names)
-        if not kernel.copy_inputs:
-            _check_kept(kernel, self.views, [i.name for i in signature.inputs])
-
 
 # ---- memory that is onnxruntime's again when the kernel returns
 
 
-def _references(arrays: Sequence[Any]) -> list[int]:
-    return [0 if array is None else sys.getrefcount(array) for array in arrays]
+def _references(arrays: list[Any]) -> list[int]:
+    """How many references there are to each array.
 
-
-_ALONE = _references([np.empty(0)])[0]  # of an array that one list holds, and nothing else
-
-
-def _check_kept(kernel: PythonKernel[..., Any], arrays: list[Any], names: Sequence[str]) -> None:
-    """Raise PythonKernelError if anything else than the list refers to one of the arrays.
-
-    A view of an array refers to the array, so this finds slices, memoryviews and tensors of other libraries too.
+    Whatever is a view of an array holds one: a slice, a memoryview, a tensor of another library.
     """
-    if max(_references(arrays), default=0) <= _ALONE:
-        return
-    gc.collect()  # a cycle, such as an exception that the kernel caught, may be all that is left
-    kept = [name for name, count in zip(names, _references(arrays), strict=True) if count > _ALONE]
-    if kept:
-        raise kernel.error(
-            " and ".join(kept),
-            "let go of when the kernel returns, because the memory is onnxruntime's",
-            "a view that was kept",
-            "keep a copy, or define the kernel with copy_inputs=True",
-        )
+    counts = []
+    for array in arrays:  # not a comprehension: the loop must hold an array as the hot loops do
+        counts.append(0 if array is None else getrefcount(array))
+    return counts
+
+
+_ALONE = _references([np.empty(0)])[0]  # of an array that one list and a loop over it hold, and nothing else
 
 
 def _let_go(error: BaseException, arrays: list[Any]) -> None:
-    """Make an exception from a kernel hold no view of the arrays."""
+    """Make an exception from a kernel hold no view of the arrays, and empty the list."""
     clear_frames(error)
     if any(isinstance(argument, np.ndarray) for argument in error.args):
         error.args = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in error.args)
-    if max(_references(arrays), default=0) > _ALONE + 1:  # the caller's list is the second one
+    if max(_references(arrays), default=0) > _ALONE:
         gc.collect()
-        if max(_references(arrays), default=0) > _ALONE + 1:
+        if max(_references(arrays), default=0) > _ALONE:
             error.add_note("The kernel has kept views of its arguments; their memory is onnxruntime's again.")
+    arrays.clear()
