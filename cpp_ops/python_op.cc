@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -216,8 +217,7 @@ Reference memory_of(const void* data, const int64_t* dims, size_t rank, int32_t 
 struct PythonOp : abi::OrtCustomOp {
   Runtime runtime;
   std::string name;
-  int since_version_;
-  int end_version_;
+  int since_version;
   size_t num_required;
   std::vector<int32_t> input_types;
   std::vector<int32_t> output_types;
@@ -523,8 +523,7 @@ void init_op(PythonOp* op, const Runtime& runtime, const PythonOverload& overloa
   *op = PythonOp{};
   op->runtime = runtime;
   op->name = overload.name;
-  op->since_version_ = overload.since_version;
-  op->end_version_ = overload.end_version;
+  op->since_version = overload.since_version;
   op->num_required = static_cast<size_t>(overload.num_required);
   op->input_types.assign(overload.input_types, overload.input_types + overload.num_inputs);
   op->output_types.assign(overload.output_types, overload.output_types + overload.num_outputs);
@@ -551,8 +550,8 @@ void init_op(PythonOp* op, const Runtime& runtime, const PythonOverload& overloa
   op->GetVariadicInputHomogeneity = [](const abi::OrtCustomOp*) { return 0; };
   op->GetVariadicOutputMinArity = [](const abi::OrtCustomOp*) { return 0; };
   op->GetVariadicOutputHomogeneity = [](const abi::OrtCustomOp*) { return 0; };
-  op->GetStartVersion = [](const abi::OrtCustomOp* op) { return self(op).since_version_; };
-  op->GetEndVersion = [](const abi::OrtCustomOp* op) { return self(op).end_version_; };
+  op->GetStartVersion = [](const abi::OrtCustomOp* op) { return self(op).since_version; };
+  op->GetEndVersion = [](const abi::OrtCustomOp*) { return std::numeric_limits<int>::max(); };
   op->CreateKernelV2 = create_kernel;
   op->KernelComputeV2 = compute;
   op->KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };

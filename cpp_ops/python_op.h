@@ -48,7 +48,6 @@ struct PythonApi {
 struct PythonOverload {
   const char* name;
   int32_t since_version;
-  int32_t end_version;
   int32_t num_inputs;
   int32_t num_required;  // the others are optional, and last
   int32_t num_outputs;

@@ -59,4 +59,4 @@ _SLOTS = {KERNEL.key: Slot(KERNEL)}
 
 def domain() -> Domain:
     """Return MYLINEAR's domain with this kernel, for `ort_ops.trampoline.register`."""
-    return domain_of([KERNEL], _SLOTS, SINCE_VERSION)
+    return domain_of([KERNEL], _SLOTS)

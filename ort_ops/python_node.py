@@ -21,7 +21,6 @@ from ort_ops.python_op import PythonKernel, PythonKernelError, Slot, defined_ker
 from ort_ops.signature import KIND_NAMES, ONNX_TYPES, Attribute, Signature
 from ort_ops.trampoline import Domain, Overload, clear_frames
 
-_MAX_VERSION = 2**31 - 1
 _MAX_SHAPES = 64  # that a node remembers the output shapes of
 _EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_op.cc
 _NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
@@ -30,37 +29,35 @@ _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
 
 
 def domains_to_register(
-    names: Collection[str] | None = None,
+    names: Collection[str] | None = None, versions: Mapping[str, int] | None = None
 ) -> list[Domain]:
-    """Return the domains that have kernels now, for `ort_ops.trampoline.register`."""
-    kernels = defined_kernels()
-    domains = sorted({kernel.domain for kernel in kernels})
-    return [domain_of([k for k in kernels if k.domain == d]) for d in domains if names is None or d in names]
+    """Return the domains that have kernels now, for `ort_ops.trampoline.register`.
+
+    Args:
+        names: only these domains; None for all.
+        versions: what a model imports. onnxruntime takes one version of an operator, so for each it is the newest
+            that is not newer than that; the newest for a domain that is not named.
+    """
+    chosen: dict[tuple[str, str], PythonKernel[..., Any]] = {}
+    for kernel in sorted(defined_kernels(), key=lambda kernel: kernel.since_version):
+        if kernel.since_version <= (versions or {}).get(kernel.domain, kernel.since_version):
+            chosen[kernel.domain, kernel.name] = kernel
+    domains = sorted({domain for domain, _ in chosen})
+    return [domain_of([k for k in chosen.values() if k.domain == d]) for d in domains if names is None or d in names]
 
 
-def domain_of(
-    kernels: Sequence[PythonKernel[..., Any]],
-    slots: Mapping[tuple[str, str, int], Slot] = slots,
-    last_version: int = _MAX_VERSION,
-) -> Domain:
+def domain_of(kernels: Sequence[PythonKernel[..., Any]], slots: Mapping[tuple[str, str, int], Slot] = slots) -> Domain:
     """Return one domain with its kernels, for `ort_ops.trampoline.register`."""
-    kernels = sorted(kernels, key=lambda kernel: (kernel.name, kernel.since_version))
+    kernels = sorted(kernels, key=lambda kernel: kernel.name)
     identity = tuple((kernel.name, kernel.since_version, kernel.signature) for kernel in kernels)
 
     def make() -> list[Overload]:
-        overloads = []
-        for kernel in kernels:
-            later = [
-                k.since_version for k in kernels if k.name == kernel.name and k.since_version > kernel.since_version
-            ]
-            slot = slots[kernel.domain, kernel.name, kernel.since_version]
-            overloads += make_overloads(kernel, slot, min(later) - 1 if later else last_version)
-        return overloads
+        return [overload for kernel in kernels for overload in make_overloads(kernel, slots[kernel.key])]
 
     return kernels[0].domain, identity, make
 
 
-def make_overloads(kernel: PythonKernel[..., Any], slot: Slot, end_version: int) -> list[Overload]:
+def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]:
     """Return an operator's overloads, one for each combination of its element types."""
     signature = kernel.signature
 
@@ -74,7 +71,6 @@ def make_overloads(kernel: PythonKernel[..., Any], slot: Slot, end_version: int)
         return Overload(
             name=kernel.name,
             since_version=kernel.since_version,
-            end_version=end_version,
             num_required=signature.num_required,
             input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
             output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),

@@ -115,8 +115,8 @@ class PythonKernel(Generic[P, R]):
         Raises: what the shape function raises; PythonKernelError if it returns something else than shapes.
         """
         count = len(self.signature.outputs)
-        if self._infer_shape is None:
-            return [None] * count
+        if self._infer_shape is None or self._infer_shape is like_first:
+            return [None if self._infer_shape is None else like_first(*shapes)] * count
         given = {name: attributes[name] for name in self._shape_attributes if name in attributes}
         result = self._infer_shape(*shapes, **given)
         results = [result] if count == 1 else list(result)
@@ -220,7 +220,8 @@ def python_kernel(
     Args:
         op_type: domain and name, ``my.domain::ScaledTanh``. Domains of ONNX, onnxruntime, onnxruntime-extensions
             and MYLINEAR are refused.
-        since_version: the version of the operator set in which the operator got this signature.
+        since_version: the version of the domain in which the operator got this signature. Older ones stay: a model
+            gets the newest that is not newer than the version of the domain that it imports.
         infer_shape: (shape of each input, None for an absent or unknown one; attributes that it has parameters
             for) -> shape of the output, or of each output; a dimension is a number, a name, or None. It is called
             when a model is loaded, and when a kernel runs, to check what it returns. The default: like the

@@ -107,6 +107,7 @@ def register(
     *,
     element_types: Collection[str] = (),
     python_domains: Collection[str] | None = None,
+    versions: Mapping[str, int] | None = None,
 ) -> Kernel:
     """Register kernels of MYLINEAR, and operators of your own, with session options, before a session is made of them.
 
@@ -119,6 +120,7 @@ def register(
         python_domains: domains of `python_kernel` operators to register too. By default all that have any at this
             time, where the C++ library is there, without which none can run. Others, of operators defined later,
             need new options; a new kernel for an operator that is registered does not.
+        versions: of the domains that the model imports, where an operator of yours has several.
 
     Returns: the kernel registered for MYLINEAR.
     Raises: KernelError if these options have kernels already, or the kernel cannot be had.
@@ -131,7 +133,7 @@ def register(
         )
     kernel = select_kernel(kernels, element_types)
     library = native.status()
-    domains = _python_domains(python_domains, library)
+    domains = _python_domains(python_domains, versions, library)
     uses_pyop = kernel.name == "python" and not library.is_usable
     if kernel.name == "python" and not uses_pyop:
         domains = [numpy_kernel.domain(), *domains]
@@ -147,11 +149,13 @@ def register(
     return kernel
 
 
-def _python_domains(names: Collection[str] | None, library: native.NativeStatus) -> list[trampoline.Domain]:
+def _python_domains(
+    names: Collection[str] | None, versions: Mapping[str, int] | None, library: native.NativeStatus
+) -> list[trampoline.Domain]:
     """The domains of operators with Python kernels. Raises: KernelError if one that was named cannot be had."""
     if names is None and not library.is_usable:
         return []
-    domains = python_node.domains_to_register(names)
+    domains = python_node.domains_to_register(names, versions)
     missing = sorted(set(names or ()) - {domain[0] for domain in domains})
     if missing:
         known = ", ".join(domain[0] for domain in python_node.domains_to_register()) or "none"
@@ -207,7 +211,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         types = element_types(proto) if nodes else ()
         name = registered_kernel(options)
         if name is None:
-            name = register(options, kernels, element_types=types).name
+            versions = {entry.domain: entry.version for entry in proto.opset_import}
+            name = register(options, kernels, element_types=types, versions=versions).name
         else:
             select_kernel(name, types)
         _check_python_nodes(proto, options)
@@ -341,13 +346,13 @@ def _to_ort_value(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype.name != "bfloat16":
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
     make = getattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type", None)
     if make is None:
         raise KernelError(
             f"onnxruntime {onnxruntime.__version__} takes no bfloat16 arrays from Python; update it to 1.20 or newer"
         )
-    return make(np.ascontiguousarray(value).view(np.uint16), _BFLOAT16)
+    return make(np.asarray(value, order="C").view(np.uint16), _BFLOAT16)
 
 
 def _to_numpy(value: Any) -> Any:

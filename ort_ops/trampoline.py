@@ -65,7 +65,6 @@ class _Overload(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
         ("since_version", ctypes.c_int32),
-        ("end_version", ctypes.c_int32),
         ("num_inputs", ctypes.c_int32),
         ("num_required", ctypes.c_int32),
         ("num_outputs", ctypes.c_int32),
@@ -98,7 +97,6 @@ class Overload:
 
     name: str
     since_version: int
-    end_version: int
     num_required: int
     input_types: tuple[int, ...]
     output_types: tuple[int, ...]
@@ -182,7 +180,6 @@ def _struct(overload: Overload) -> _Overload:
     return _Overload(
         overload.name.encode(),
         overload.since_version,
-        overload.end_version,
         len(inputs),
         overload.num_required,
         len(outputs),

@@ -1,0 +1,288 @@
+"""Python kernels in processes of their own: what aborts under onnxruntime-extensions, signals, shutdown, memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from ort_ops import native
+
+if not native.status().is_usable:
+    pytest.skip(str(native.status().reason), allow_module_level=True)
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, sends signals"),
+]
+
+PRELUDE = """
+import gc, os, signal, sys, threading, time
+import ml_dtypes, numpy as np, onnxruntime, ort_ops
+from onnx import helper
+from ort_ops import Element, Float, Out
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+def define(function, **options):
+    return ort_ops.python_kernel("test.process::Op", **options)(function)
+def model(onnx_type=1):
+    value = lambda name: helper.make_tensor_value_info(name, onnx_type, ["a", "b"])
+    nodes = [helper.make_node("Op", ["x"], ["y"], domain="test.process")]
+    graph = helper.make_graph(nodes, "test", [value("x")], [value("y")])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("test.process", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+def open_session(onnx_type=1, plain=False):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if not plain:
+        return ort_ops.InferenceSession(model(onnx_type), options)
+    ort_ops.register(options, "body")
+    return onnxruntime.InferenceSession(model(onnx_type), options)
+"""
+
+
+def in_child(code: str, *, timeout: float = 120) -> str:
+    """Run code in a fresh process, which must end well and print nothing to stderr."""
+    command = [sys.executable, "-X", "faulthandler", "-c", PRELUDE + textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=os.getcwd(), timeout=timeout, check=False)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["ort_ops", "onnxruntime"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise ValueError('a message')",
+        "raise KeyboardInterrupt('a message')",
+        "raise SystemExit('a message')",
+        "return x.tolist()",
+        "return None",
+        "return 1.0",
+        "return 1j",
+        "return x.astype(np.int64)",
+        "return x.astype(np.float64)",
+        "return x[:1]",
+        "return x, x",
+        "return f(x)",
+        "del x; return x",
+        "kept.append(x); return x",
+        "return np.lib.stride_tricks.as_strided(x, (2, 3), (0, 0))[:, :2]",
+    ],
+)
+def test_no_wrong_kernel_ends_the_process(body: str, plain: bool) -> None:
+    out = in_child(f"""
+        kept = []
+        def f(x: Element) -> Element:
+            {body}
+        define(f)
+        session = open_session(plain={plain})
+        for _ in range(3):
+            try:
+                session.run(None, {{"x": X}})
+            except BaseException as error:
+                print(type(error).__name__, "a message" in str(error))
+        del kept[:]
+        def g(x: Element) -> Element:
+            return x + x
+        define(g)
+        print((session.run(None, {{"x": X}})[0] == X + X).all())
+    """)
+    *errors, last = out.splitlines()
+    assert last == "True"
+    assert len(errors) == 3
+    if "message" in body:
+        assert all(line.endswith("True") for line in errors)
+        assert plain or errors[0].split()[0] == body.split()[1].split("(")[0]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["ort_ops", "onnxruntime"])
+def test_float16_in_and_out(plain: bool) -> None:
+    out = in_child(f"""
+        def f(x: Element) -> Element:
+            return x + x.dtype.type(1)
+        define(f)
+        y = open_session(10, plain={plain}).run(None, {{"x": X.astype(np.float16)}})[0]
+        print(y.dtype, (y == X + 1).all())
+    """)
+    assert out.split() == ["float16", "True"]
+
+
+def test_ctrl_c_while_a_kernel_runs_is_a_keyboard_interrupt() -> None:
+    out = in_child("""
+        started = threading.Event()
+        def f(x: Element) -> Element:
+            started.set()
+            for _ in range(1000):
+                time.sleep(0.01)
+            return x
+        define(f)
+        session = open_session()
+        def interrupt():
+            started.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt).start()
+        try:
+            session.run(None, {"x": X})
+        except KeyboardInterrupt as error:
+            print("interrupted in", [f.name for f in __import__("traceback").extract_tb(error.__traceback__)][-1])
+        def g(x: Element) -> Element:
+            return x
+        define(g)
+        print((session.run(None, {"x": X})[0] == X).all())
+    """)
+    assert out.splitlines() == ["interrupted in f", "True"]
+
+
+def test_a_storm_of_ctrl_c_ends_neither_process_nor_session() -> None:
+    """Interrupts land anywhere in the trampoline's own Python too."""
+    out = in_child("""
+        def f(x: Element) -> Element:
+            return x
+        define(f)
+        session = open_session()
+        stop = threading.Event()
+        def storm():
+            while not stop.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.0005)
+        count = 0
+        end = time.time() + 2
+        thread = None
+        while True:
+            try:
+                if thread is None:
+                    thread = threading.Thread(target=storm)
+                    thread.start()
+                while time.time() < end:
+                    session.run(None, {"x": X})
+                break
+            except KeyboardInterrupt:
+                count += 1
+            except Exception as error:
+                print(repr(error)[:500])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop.set()
+        thread.join()
+        print(count > 10, (session.run(None, {"x": X})[0] == X).all())
+    """)
+    assert out.splitlines()[-1] == "True True"
+
+
+@pytest.mark.parametrize("where", ["global", "cycle", "exit hook", "sys.exit", "thread"])
+def test_the_interpreter_ends_cleanly_with_a_live_session(where: str) -> None:
+    out = in_child(f"""
+        import atexit
+        where = {where!r}
+        def f(x: Element) -> Element:
+            return x
+        define(f)
+        if where == "exit hook":
+            atexit.register(lambda: print("hook", session.run(None, {{"x": X}})[0].shape))
+        session = open_session()
+        session.run(None, {{"x": X}})
+        if where == "cycle":
+            loop = [session]
+            loop.append(loop)
+            gc.disable()
+        if where == "thread":  # not a daemon: the interpreter waits for it
+            def later():
+                time.sleep(0.3)
+                print("later", session.run(None, {{"x": X}})[0].shape)
+            threading.Thread(target=later).start()
+        print("done", flush=True)
+        if where == "sys.exit":
+            sys.exit(0)
+    """)
+    assert out.splitlines()[0] == "done"
+    assert len(out.splitlines()) == 1 + (where in ("exit hook", "thread"))
+
+
+def test_a_hook_at_exit_after_ours_gets_an_error_not_a_crash() -> None:
+    out = in_child("""
+        import atexit
+        def late():
+            try:
+                session.run(None, {"x": X})
+            except Exception as error:
+                print("shutting down" in str(error))
+        atexit.register(late)  # registered before ours, so it runs after
+        def f(x: Element) -> Element:
+            return x
+        define(f)
+        session = open_session()
+    """)
+    assert out.split() == ["True"]
+
+
+def test_two_hundred_operators_after_a_session_exists() -> None:
+    """onnxruntime-extensions ends in a segmentation fault at the next run."""
+    out = in_child("""
+        def f(x: Float) -> Float:
+            return x
+        define(f)
+        session = open_session()
+        for i in range(200):
+            ort_ops.python_kernel(f"test.process::Other{i}")(f)
+        open_session()
+        print((session.run(None, {"x": X})[0] == X).all())
+    """)
+    assert out.split() == ["True"]
+
+
+def test_memory_of_a_hundred_thousand_calls_and_of_many_sessions() -> None:
+    """One leaked view or result per call would be 100 MB and more; one leaked session 20 KiB."""
+    out = in_child("""
+        def rss_kib():
+            gc.collect()
+            return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+        def f(x: Float) -> Float:
+            if x[0, 0] < 0:
+                raise ValueError(str(x))
+            return x + x
+        define(f)
+        session = open_session()
+        big = np.ones((16, 16), np.float32)
+        def calls(count, x):
+            for _ in range(count):
+                try:
+                    session.run(None, {"x": x})
+                except ValueError:
+                    pass
+        calls(1000, big), calls(200, -big)
+        before = rss_kib()
+        calls(100_000, big), calls(2000, -big)
+        print(rss_kib() - before)
+        def use():
+            open_session().run(None, {"x": big})
+        for _ in range(100): use()
+        before = rss_kib()
+        for _ in range(300): use()
+        print(rss_kib() - before)
+        """)
+    of_calls, of_sessions = map(int, out.split())
+    print(f"growth: {of_calls} KiB over 100,000 calls, {of_sessions} KiB over 300 sessions")
+    assert of_calls < 2048
+    assert of_sessions < 4096
+
+
+def test_the_library_is_the_only_thing_that_a_plain_host_needs() -> None:
+    """A session made of the library by its path has MYLINEAR and no Python, whatever was registered before."""
+    out = in_child("""
+        from ort_ops.model import make_linear_model
+        linear = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), None, with_function=False)
+        linear.ir_version = 9
+        def f(x: Float) -> Float:
+            return x
+        define(f)
+        open_session()
+        options = onnxruntime.SessionOptions()
+        options.register_custom_ops_library(ort_ops.library_path())
+        session = onnxruntime.InferenceSession(linear.SerializeToString(), options)
+        print(session.run(None, {"x": X})[0].tolist())
+    """)
+    assert out.strip() == "[[3.0, 3.0], [12.0, 12.0]]"
