@@ -52,6 +52,7 @@ _MAX_FAILURES = 64
 
 _lock = threading.Lock()
 _kept: list[Any] = []  # what the library has pointers to, for the life of the process
+_attached: list[ctypes.CDLL] = []
 _domains: dict[tuple[Any, ...], _Domain] = {}
 _failures: OrderedDict[int, BaseException] = OrderedDict()
 _failure_numbers = itertools.count(1)
@@ -160,9 +161,15 @@ def _attach(path: str) -> ctypes.CDLL:
     api.describe_failure = id(_describe_failure)
     if not library.mylinear_python_attach(ctypes.byref(api), ctypes.sizeof(api)):
         raise native.NativeLibraryError(f"{path} is of another version than this Python package")
-    # A thread that waits for the GIL of an interpreter that goes never returns, or takes the process down.
-    atexit.register(library.mylinear_python_detach, _SHUTDOWN_MS)
+    _attached.append(library)
     return library
+
+
+@atexit.register  # at import, so that hooks registered later, which run earlier, can still use sessions
+def _detach() -> None:
+    """Let no further call in: a thread that waits for the GIL of an interpreter that goes never returns, or worse."""
+    for library in _attached:
+        library.mylinear_python_detach(_SHUTDOWN_MS)
 
 
 def _domain(name: str, identity: tuple[Any, ...], make: Callable[[], list[Overload]]) -> _Domain:

@@ -44,9 +44,10 @@ def open_session(onnx_type=1, plain=False):
 """
 
 
-def in_child(code: str, *, timeout: float = 120) -> str:
+def in_child(code: str, *, before: str = "", timeout: float = 120) -> str:
     """Run code in a fresh process, which must end well and print nothing to stderr."""
-    command = [sys.executable, "-X", "faulthandler", "-c", PRELUDE + textwrap.dedent(code)]
+    code = textwrap.dedent(before) + PRELUDE + textwrap.dedent(code)
+    command = [sys.executable, "-X", "faulthandler", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=os.getcwd(), timeout=timeout, check=False)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     assert done.stderr == ""
@@ -203,7 +204,14 @@ def test_the_interpreter_ends_cleanly_with_a_live_session(where: str) -> None:
 
 
 def test_a_hook_at_exit_after_ours_gets_an_error_not_a_crash() -> None:
-    out = in_child("""
+    out = in_child(
+        """
+        def f(x: Element) -> Element:
+            return x
+        define(f)
+        session = open_session()
+        """,
+        before="""
         import atexit
         def late():
             try:
@@ -211,11 +219,8 @@ def test_a_hook_at_exit_after_ours_gets_an_error_not_a_crash() -> None:
             except Exception as error:
                 print("shutting down" in str(error))
         atexit.register(late)  # registered before ours, so it runs after
-        def f(x: Element) -> Element:
-            return x
-        define(f)
-        session = open_session()
-    """)
+        """,
+    )
     assert out.split() == ["True"]
 
 
