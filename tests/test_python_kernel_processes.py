@@ -146,28 +146,29 @@ def test_a_storm_of_ctrl_c_ends_neither_process_nor_session() -> None:
             return x
         define(f)
         session = open_session()
-        stop = threading.Event()
+        armed, count, end = [False], 0, time.time() + 2
+        def interrupt(number, frame):  # disarms itself, so that no interrupt lands outside of the try
+            if armed[0]:
+                armed[0] = False
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, interrupt)
         def storm():
-            while not stop.is_set():
+            while time.time() < end:
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.0005)
-        count = 0
-        end = time.time() + 2
-        thread = None
-        while True:
+        thread = threading.Thread(target=storm)
+        thread.start()
+        while time.time() < end:
             try:
-                if thread is None:
-                    thread = threading.Thread(target=storm)
-                    thread.start()
+                armed[0] = True
                 while time.time() < end:
                     session.run(None, {"x": X})
-                break
             except KeyboardInterrupt:
                 count += 1
             except Exception as error:
                 print(repr(error)[:500])
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stop.set()
+            finally:
+                armed[0] = False
         thread.join()
         print(count > 10, (session.run(None, {"x": X})[0] == X).all())
     """)
@@ -260,7 +261,10 @@ def test_memory_of_a_hundred_thousand_calls_and_of_many_sessions() -> None:
                     pass
         calls(1000, big), calls(200, -big)
         before = rss_kib()
-        calls(100_000, big), calls(2000, -big)
+        calls(100_000, big)
+        print(rss_kib() - before)
+        before = rss_kib()
+        calls(2000, -big)
         print(rss_kib() - before)
         def use():
             open_session().run(None, {"x": big})
@@ -269,9 +273,11 @@ def test_memory_of_a_hundred_thousand_calls_and_of_many_sessions() -> None:
         for _ in range(300): use()
         print(rss_kib() - before)
         """)
-    of_calls, of_sessions = map(int, out.split())
-    print(f"growth: {of_calls} KiB over 100,000 calls, {of_sessions} KiB over 300 sessions")
+    of_calls, of_errors, of_sessions = map(int, out.split())
+    print(f"growth: {of_calls} KiB over 100,000 calls, {of_errors} over 2000 errors, {of_sessions} over 300 sessions")
     assert of_calls < 2048
+    # onnxruntime up to 1.20 at least leaks the status of every custom op that fails: here about 600 bytes.
+    assert of_errors < 4096
     assert of_sessions < 4096
 
 
