@@ -2,8 +2,8 @@
 
     python benchmarks/python_kernel.py
 
-Figures are medians over rounds in which the contestants take turns, with one thread; the ratios matter, the microseconds
-are of the machine.
+Figures are medians over rounds in which the contestants take turns, with one thread; the ratios matter, the
+microseconds are of the machine.
 """
 
 from __future__ import annotations

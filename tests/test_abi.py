@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ort_ops import contract
+from ort_ops import contract, trampoline
 
 ROOT = Path(__file__).parents[1]
 CPP = ROOT / "cpp_ops"
@@ -183,3 +183,24 @@ def test_official_headers_agree(tmp_path: Path) -> None:
     command = [compiler, "-std=c++17", "-fsyntax-only", f"-I{include}", f"-I{CPP}", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_both_ends_of_the_trampoline_agree() -> None:
+    """Members and order of the structs that Python fills and C++ reads."""
+    text = (CPP / "python_op.h").read_text()
+    structs = {
+        "PythonApi": trampoline._PythonApi,
+        "PythonOverload": trampoline._Overload,
+        "PythonDomain": trampoline._Domain,
+    }
+    c_types = {"int32_t": "c_int", "int64_t": "c_long", "const char*": "c_char_p", "PyObject*": "py_object"}
+    for name, struct in structs.items():
+        body = re.search(rf"^struct {name} \{{\n(.*?)^\}};", text, re.MULTILINE | re.DOTALL)
+        assert body
+        code = re.sub(r"//.*", "", body[1])
+        functions_and_members = re.findall(r"\(\*(\w+)\)\(|^ {2}([\w* ]+?[ *]+)(\w+);", code, re.MULTILINE)
+        declared = [function or member for function, _, member in functions_and_members]
+        assert declared == [field[0] for field in struct._fields_]
+        for (_, c_type, member), field in zip(functions_and_members, struct._fields_, strict=True):
+            if name != "PythonApi" and c_type.strip() in c_types:
+                assert field[1].__name__ == c_types[c_type.strip()], member
