@@ -585,7 +585,11 @@ def test_an_error_in_a_parallel_session_finds_its_run() -> None:
 # ---- memory that is onnxruntime's
 
 
-@pytest.mark.parametrize("keep", [lambda x: x, lambda x: x[1:], lambda x: x.T, memoryview, lambda x: [x]], ids=str)
+@pytest.mark.parametrize(
+    "keep",
+    [lambda x: x, lambda x: x[1:], lambda x: x.T, memoryview, lambda x: [x]],
+    ids=["itself", "slice", "transpose", "memoryview", "in a list"],
+)
 def test_a_view_that_is_kept_is_an_error(keep: Callable[[Array], Any]) -> None:
     kept = []
 
