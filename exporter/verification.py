@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,8 @@ def verify(
     evaluations, bound = _evaluations(model, inputs)
     roads = find_roads(model, path, checkpoint, compile_backend)
     calls = [call for evaluation in evaluations.values() for call in evaluation.calls]
+    if EDGES not in evaluations:
+        calls += [_edge_call(call) for call in {call.label: call for call in calls}.values()]
     tasks: list[tuple[Road, str, Callable[[], Row]]] = []
     for road in roads:
         if road.reason is not None:
@@ -348,6 +350,15 @@ def _random_inputs(model: onnx.ModelProto, size: int, rng: np.random.Generator) 
 
 def _is_floating(dtype: np.dtype[Any]) -> bool:
     return dtype.name in {element_type.name for element_type in ELEMENT_TYPES}
+
+
+def _edge_call(call: LinearCall) -> LinearCall:
+    """Return the call with edge values for x, where none come to it through the model."""
+    element_type = call.element_type
+    tiny, large = element_type.smallest, element_type.largest**0.25
+    patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]
+    x = np.array([np.resize(pattern, call.x.shape[-1]) for pattern in patterns])
+    return replace(call, x=x)
 
 
 def _edge_inputs(model: onnx.ModelProto) -> dict[str, Array]:

@@ -224,6 +224,15 @@ def test_an_add_behind_moved_features_stays(tmp_path: Path) -> None:
     assert operators(onnx.load(tmp_path / "m.onnx")) == [NAME, "Transpose", "Add"]
 
 
+def test_an_add_that_widens_the_product_stays(tmp_path: Path) -> None:
+    onnx.save(
+        model_of([node("MatMul", "x W", "p"), node("Add", "p B", "y")], {"W": W[:, :1].copy(), "B": B}),
+        tmp_path / "m.onnx",
+    )
+    adopt(tmp_path / "m.onnx", tmp_path / "m.onnx")
+    assert operators(onnx.load(tmp_path / "m.onnx")) == [NAME, "Add"]
+
+
 def test_a_weight_that_a_caller_may_override_is_left_alone(tmp_path: Path) -> None:
     model = model_of([node("MatMul", "x W", "y")], {"W": W})
     model.graph.input.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, W.shape))
