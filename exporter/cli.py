@@ -22,7 +22,7 @@ COMMANDS = {
     "doctor": "say what is installed, which kernels there are, and how to mend what is wrong",
 }
 _EXTRA = "export"  # of pyproject.toml: what the torch side needs
-_EXTRA_MODULES = ("torch", "onnxscript", "matplotlib", "sklearn")
+_EXTRA_MODULES = ("torch", "onnxscript", "onnx_ir", "matplotlib", "sklearn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -283,6 +283,8 @@ def count_calls() -> Iterator[Callable[[], int]]:
 
 _counts: list[list[int]] = []
 
+AUTOGRAD_NODE_NAMES = frozenset(f"{cls.__name__}Backward" for cls in (_PlainLinearF, _TraceableLinearF, LinearF))
+"""What autograd calls the nodes that eager calls of `linear` leave in its graph."""
 
 _is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 _complete_apply: Callable[..., Tensor] = LinearF.apply

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.onnx import TrainingMode
 
 from exporter.example import PREFIX, DynamicShapes, Example, flatten_outputs, make_example, output_dims
-from exporter.functional import LinearF, count_calls
+from exporter.functional import AUTOGRAD_NODE_NAMES, count_calls
 from exporter.onnx_registration import translate
 from exporter.parity import ExportError, compare_with_torch, root_cause
 from exporter.rewrite_files import MAX_NBYTES_INSIDE, read_model, write_model
@@ -439,7 +439,7 @@ def _num_live_calls(example: Example) -> int:
             if function is not None and function not in seen:
                 seen.add(function)
                 waiting.append(function)
-    return sum(function.name() == f"{LinearF.__name__}Backward" for function in seen)
+    return sum(function.name() in AUTOGRAD_NODE_NAMES for function in seen)
 
 
 def _check_value_names(proto: onnx.ModelProto, input_names: list[str], output_names: list[str]) -> None:

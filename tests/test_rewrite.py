@@ -500,7 +500,8 @@ def test_the_quantiser_of_onnxruntime_runs_between_lower_and_adopt(tmp_path: Pat
 
 
 def test_onnxslim_runs_between_lower_and_adopt(tmp_path: Path) -> None:
-    onnxslim = pytest.importorskip("onnxslim")
+    import onnxslim
+
     nodes = [
         node("MatMul", "x W", "p"), node("Add", "p B", "h"), node("Identity", "h", "i"), node("Relu", "i", "y"),
     ]  # fmt: skip
