@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from exporter.data import ArticleProblem
     from exporter.training import Problem, TrainingInterrupted, TrainingResult
 
-HELP = "train a network of MYLINEAR layers"
 DEFAULT_FOLDER = "mylinear-train"
 PROBLEMS = ("article", "digits", "diabetes")
 TASKS = ("regression", "classification")
