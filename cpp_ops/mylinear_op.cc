@@ -5,8 +5,6 @@
 #include "mylinear_op.h"
 
 #include <atomic>
-#include <memory>
-#include <new>
 #include <string>
 #include <thread>
 
@@ -53,15 +51,6 @@ void check_type(const TensorView& view, const GemmKernel& kernel, const char* ar
 // ---- the kernel
 // -----------------------------------------------------------------------------------------------
 
-struct FreeAligned {
-  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-};
-using AlignedMemory = std::unique_ptr<void, FreeAligned>;
-
-AlignedMemory allocate_aligned(size_t nbytes) {
-  return AlignedMemory(::operator new(nbytes, std::align_val_t{64}));
-}
-
 // The tiles of one call, cut into `chunks` contiguous pieces for the pool.
 struct ParallelWork {
   const GemmKernel* kernel;
@@ -99,7 +88,6 @@ class Kernel {
     has_constant_bias_ = has_bias_input_ && read_constant(info, kBias, contract::kBias, &bias_);
     check_shapes(nullptr, has_constant_weight_ ? &weight_.shape : nullptr,
                  has_constant_bias_ ? &bias_.shape : nullptr);
-    if (has_constant_weight_) prepack();
     const size_t cores = std::thread::hardware_concurrency();
     max_chunks_ = cores && cores * kChunksPerCore < kMaxChunks ? cores * kChunksPerCore : kMaxChunks;
   }
@@ -130,9 +118,7 @@ class Kernel {
     void* y_data = nullptr;
     check(api->GetTensorMutableData(y, &y_data));
 
-    const void* packed = kernel_.reads_packed(sizes.M, sizes.N) ? packed_weight_.get() : nullptr;
-    run(context,
-        {sizes.M, sizes.N, sizes.K, x.data, weight.data, packed, bias ? bias->data : nullptr, y_data});
+    run(context, {sizes.M, sizes.N, sizes.K, x.data, weight.data, bias ? bias->data : nullptr, y_data});
   }
 
  private:
@@ -175,17 +161,6 @@ class Kernel {
     return true;
   }
 
-  // A second copy of the weight, in the order that the micro-kernel reads. The first one stays ORT's: custom
-  // ops have no way to give it back, and products with few rows stream it.
-  void prepack() {
-    const size_t N = static_cast<size_t>(weight_.shape.data[0]);
-    const size_t K = static_cast<size_t>(weight_.shape.data[1]);
-    const size_t nbytes = kernel_.packed_nbytes(N, K);
-    if (!nbytes) return;
-    packed_weight_ = allocate_aligned(nbytes);
-    kernel_.prepack(weight_.data, N, K, packed_weight_.get());
-  }
-
   void run(const OrtKernelContext* context, const GemmParams& params) const {
     const size_t tiles = kernel_.num_tiles(params);
     const double work =
@@ -204,7 +179,6 @@ class Kernel {
   bool has_constant_bias_ = false;
   TensorView weight_;
   TensorView bias_;
-  AlignedMemory packed_weight_;
   size_t max_chunks_ = 1;
 };
 

@@ -14,14 +14,19 @@ struct Avx2 {
     static constexpr size_t kLanes = 4;
 
     static Vec zero() { return _mm256_setzero_pd(); }
-    static Vec broadcast(double value) { return _mm256_set1_pd(value); }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_pd(a, b, c); }
     static Vec add(Vec a, Vec b) { return _mm256_add_pd(a, b); }
-    static double sum(Vec value) {
-      const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(value), _mm256_extractf128_pd(value, 1));
-      return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+    static void keep(Vec* value) { asm("" : "+x"(*value)); }
+    static void sum4(const Vec* v, double* out) {
+      const Vec ab = _mm256_hadd_pd(v[0], v[1]), cd = _mm256_hadd_pd(v[2], v[3]);
+      _mm256_storeu_pd(out, add(_mm256_permute2f128_pd(ab, cd, 0x20), _mm256_permute2f128_pd(ab, cd, 0x31)));
     }
     static Vec load(const double* from) { return _mm256_loadu_pd(from); }
+    static Vec load_partial(const double* from, size_t count) {
+      const __m256i index = _mm256_setr_epi64x(0, 1, 2, 3);
+      const __m256i limit = _mm256_set1_epi64x(static_cast<long long>(count));
+      return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(limit, index));
+    }
     static void store(double* to, Vec value) { _mm256_storeu_pd(to, value); }
   };
 
@@ -31,19 +36,27 @@ struct Avx2 {
     static constexpr size_t kLanes = 8;
 
     static Vec zero() { return _mm256_setzero_ps(); }
-    static Vec broadcast(float value) { return _mm256_set1_ps(value); }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
     static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-    static float sum(Vec value) {
-      __m128 four = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
-      four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-      return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+    static void keep(Vec* value) { asm("" : "+x"(*value)); }
+    static void sum4(const Vec* v, float* out) {
+      const Vec all = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+      _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
     }
     static Vec load(const float* from) { return _mm256_loadu_ps(from); }
     static Vec load(const Float16* from) { return _mm256_cvtph_ps(load_16_bits(from)); }
     static Vec load(const Bfloat16* from) {
       const __m256i bits = _mm256_cvtepu16_epi32(load_16_bits(from));
       return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    }
+    static Vec load_partial(const float* from, size_t count) {
+      const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+      const __m256i limit = _mm256_set1_epi32(static_cast<int>(count));
+      return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(limit, index));
+    }
+    template <class S>
+    static Vec load_partial(const S* from, size_t count) {
+      return load_copied<Float>(from, count);
     }
     static void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
     static void store(Float16* to, Vec value) {

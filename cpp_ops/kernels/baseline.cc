@@ -14,18 +14,23 @@ struct Vector {
   static constexpr size_t kLanes = 16 / sizeof(T);
 
   static Vec zero() { return Vec{}; }
-  static Vec broadcast(T value) { return Vec{} + value; }
   static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   static Vec add(Vec a, Vec b) { return a + b; }
-  static T sum(Vec value) {
-    T total = value[0];
-    for (size_t i = 1; i < kLanes; ++i) total += value[i];
-    return total;
+  static void keep(Vec*) {}
+  static void sum4(const Vec* v, T* out) {
+    for (int j = 0; j < 4; ++j) {
+      out[j] = v[j][0] + v[j][1];
+      if constexpr (kLanes == 4) out[j] += v[j][2] + v[j][3];
+    }
   }
   static Vec load(const T* from) {
     Vec value;
     __builtin_memcpy(&value, from, sizeof value);
     return value;
+  }
+  template <class S>
+  static Vec load_partial(const S* from, size_t count) {
+    return load_copied<Vector>(from, count);
   }
   static void store(T* to, Vec value) { __builtin_memcpy(to, &value, sizeof value); }
 };
@@ -43,6 +48,10 @@ struct Baseline {
       Vec value{};
       for (size_t i = 0; i < kLanes; ++i) value[i] = to_float(elements[i]);
       return value;
+    }
+    template <class S>
+    static Vec load_partial(const S* from, size_t count) {
+      return load_copied<Float>(from, count);
     }
     static void store(Float16* to, Vec value) {
       Float16 elements[kLanes];

@@ -27,35 +27,28 @@ inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "
                                                                     "bfloat16"};
 inline constexpr size_t kElementSizes[kNumElementTypes] = {8, 4, 2, 2};
 
-// One call. Only w_packed has an alignment (64): external data may lie at any offset of a file. y overlaps no
-// input, and nothing is kept after the call.
+// One call. Nothing need be aligned: external data may lie at any offset of a file. y overlaps no input, and
+// nothing is kept after the call.
 struct GemmParams {
   size_t M;
   size_t N;
   size_t K;
   const void* x;
   const void* w;
-  const void* w_packed;  // what `prepack` made of w, or null
-  const void* bias;      // null if absent
+  const void* bias;  // null if absent
   void* y;
 };
 
 // One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.
 //
 // The work is cut into `num_tiles(p)` tiles of the output. Tiles may run in any order and on any threads: an
-// element of Y belongs to one tile, and its sum runs over K in an order that depends on M, N, K and the
-// presence of w_packed alone. Hence the same bits for every number of threads.
+// element of Y belongs to one tile, and its sum runs over K in an order that depends on K alone. Hence the
+// same bits for every number of threads, and for a row of X whatever the other rows are.
 struct GemmKernel {
   const char* isa;
   ElementType type;
-  int mr;  // the micro-kernel makes mr x nr elements of Y at a time
-  int nr;
-  // Bytes that `prepack` writes; 0 where packed weights would never be read (few columns, or nothing to sum).
-  size_t (*packed_nbytes)(size_t N, size_t K);
-  // Copies w into panels of nr columns, K-major, the last one padded with zeros; once per weight.
-  void (*prepack)(const void* w, size_t N, size_t K, void* packed);
-  // Whether a call with M rows reads packed weights if it is given them.
-  bool (*reads_packed)(size_t M, size_t N);
+  int mr;     // rows of X that the micro-kernel takes at a time
+  int lanes;  // elements of K that it takes at a time
   size_t (*num_tiles)(const GemmParams& params);
   // Computes the tiles in [first, last).
   void (*run)(const GemmParams& params, size_t first, size_t last);

@@ -2,16 +2,21 @@
 // instantiates it with a tag from an anonymous namespace, so every function here has internal linkage there.
 // No STL inside.
 //
-// An ISA gives two structs, Float and Double, each with: Scalar, Vec, kLanes, zero(), load(const S*) for
-// every storage type S that it sums, store(S*, Vec) with one rounding, broadcast(Scalar), fma(a, b, c) = a *
-// b + c, add(a, b), and sum(Vec) in an order of its own. Loads and stores need no alignment.
+// Every element of Y is the dot product of a row of X and a row of W, and both lie in memory as a dot product
+// wants them: nothing is packed or transposed, and W is read where it lies, whoever owns it. The micro-kernel
+// takes R rows of X by four rows of W, with an accumulator for each pair, whose lanes run along K: R + 4
+// loads for 4 R FMAs. What the lanes hold is added up four accumulators at a time, beside the FMAs of the
+// next call.
 //
-// Two ways through the work:
-// - dot: few rows or few columns. W is streamed as it lies, row by row, and each element of Y is a dot
-// product.
-// - packed: mr x nr elements of Y stay in registers while a panel of W, K-major, streams past. The panel
-// comes
-//   from prepacked weights or is packed here, on the stack, a block of kKc at a time.
+// The order of each sum depends on K and the ISA alone: K is cut into blocks (`block_length`); within a block
+// lane l of the accumulator sums the elements k = l (mod lanes) in order, then the lanes are added in the
+// order of `sum4`; the sums of the blocks are added in order, and the bias last. So a row of Y has the same
+// bits whatever the other rows, the tiles and the threads are.
+//
+// An ISA gives two structs, Float and Double, each with: Scalar, Vec, kLanes, zero(), load(const S*) and
+// load_partial(const S*, count) for every storage type S that it sums (what is missing is zero), store(S*,
+// Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b), sum4(const Vec[4], Scalar[4]), and keep(Vec*),
+// which keeps the compiler from loading a value anew for each use. Loads and stores need no alignment.
 #ifndef MYLINEAR_KERNELS_MICRO_KERNEL_H_
 #define MYLINEAR_KERNELS_MICRO_KERNEL_H_
 
@@ -28,271 +33,263 @@ struct SimdOf<Tag, double> {
   using type = typename Tag::Double;
 };
 
+// load_partial for an ISA, or a type, that has no load of its own for it: the same load, from a copy.
+template <class Simd, class S>
+static typename Simd::Vec load_copied(const S* from, size_t count) {
+  S full[Simd::kLanes] = {};
+  for (size_t i = 0; i < count; ++i) __builtin_memcpy(full + i, from + i, sizeof(S));
+  return Simd::load(full);
+}
+
 template <class Tag, class S, int kMr>
 struct Gemm {
   using Simd = typename SimdOf<Tag, S>::type;
   using T = typename Simd::Scalar;  // what sums are held in
   using Vec = typename Simd::Vec;
+  typedef T Quad __attribute__((vector_size(4 * sizeof(T))));
 
   static constexpr bool kConverts = sizeof(S) != sizeof(T);
   static constexpr size_t kLanes = Simd::kLanes;
-  static constexpr size_t kNr = 2 * kLanes;
-  // A tile of Y is kMc x kNc. Its sums and the blocks of W and X that are packed or converted for it lie on
-  // the stack: 104 KiB at most, for bfloat16 with computed weights on AVX-512, which fits an L2 and any
-  // thread's stack.
-  static constexpr size_t kMc = 96;
-  static constexpr size_t kNc = 256 / sizeof(T) < kNr ? kNr : 256 / sizeof(T) / kNr * kNr;
-  static constexpr size_t kKc = kConverts ? 128 : 256;
-  // Up to this many rows the weight, read once, is the whole cost, and packed weights have nothing to offer.
-  static constexpr size_t kDotMaxM = 4;
-  // Up to this many columns most of a panel would be padding.
-  static constexpr size_t kDotMaxN = kNr / 4;
-  static constexpr size_t kDotTileM = 16;
-  static constexpr size_t kDotTileN = 32;
-  static_assert(kMc % kMr == 0 && kNc % kNr == 0);
+  static constexpr size_t kNr = 4;
+  // A block of K: six rows of X and four of W, this long, lie in an L1 of 32 KiB.
+  static constexpr size_t kMaxBlock = 3072 / sizeof(T);
+  // A tile of Y is kMc x kNc. Its rows of W (a block long) stay in L2 while the rows of X pass.
+  static constexpr size_t kNc = 64;
+  // Rows of X that are stored as S are converted once a tile, on the stack: 72 KiB, which fits an L2 and any
+  // thread's stack, and is `kMaxHeld` elements.
+  static constexpr size_t kMc = kConverts ? 24 : 96;
+  static constexpr size_t kMaxHeld = kConverts ? kMc * kMaxBlock : 1;
 
   static size_t min(size_t a, size_t b) { return a < b ? a : b; }
   static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
-  static bool is_dot(size_t M, size_t N) { return M <= kDotMaxM || N <= kDotMaxN; }
+  static size_t round_up(size_t a) { return divide_up(a, kLanes) * kLanes; }
 
-  // ---- vectors cut short: the same arithmetic on a copy that is filled up with zeros
-  // --------------------------
-
-  static Vec load_partial(const S* from, size_t count) {
-    S full[kLanes] = {};
-    __builtin_memcpy(full, from, count * sizeof(S));
-    return Simd::load(full);
+  // The length of a block of K: as few blocks as can be, and all but the last alike.
+  static size_t block_length(size_t K) {
+    if (K <= kMaxBlock) return K;
+    return round_up(divide_up(K, divide_up(K, kMaxBlock)));
   }
 
-  static void store_partial(S* to, Vec value, size_t count) {
-    S full[kLanes];
-    Simd::store(full, value);
-    __builtin_memcpy(to, full, count * sizeof(S));
-  }
+  // ---- the micro-kernel
+  // ---------------------------------------------------------------------------------------
 
-  // ---- dot products
-  // -------------------------------------------------------------------------------------------
+  // R rows of X by `columns` rows of W, along `length` elements of K from `k` on, in blocks of `block`.
+  struct Strip {
+    const T* x;  // rows `x_stride` apart
+    size_t x_stride;
+    const S* w;  // rows K apart
+    size_t K;
+    size_t columns;
+    size_t k;
+    size_t length;
+    size_t block;
+    T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
+    size_t sums_stride;
+    const T* bias;  // added when the sums have come to the end of K, or null
+  };
 
-  // R rows of X by C rows of W; C chains of FMAs at once hide their latency.
-  template <int R, int C>
-  static void dot_block(const GemmParams& p, size_t m, size_t n) {
-    const S* x = static_cast<const S*>(p.x) + m * p.K;
-    const S* w = static_cast<const S*>(p.w) + n * p.K;
-    Vec sums[R][C];
+  // What x + absent leaves as it is, -0.0 included.
+  static constexpr T kAbsent[kNr] = {-T{0}, -T{0}, -T{0}, -T{0}};
+
+  // R rows of X by four rows of W, along `kc` elements: four sums for each row of X. If kPrefetches, the next
+  // four rows of W are called into the cache meanwhile: rows are too short for what the hardware foresees.
+  template <int R, bool kPrefetches>
+  static inline __attribute__((always_inline)) void micro_kernel(const T* x, size_t x_stride,
+                                                                 const S* const* w, size_t ahead, size_t kc,
+                                                                 Quad* sums) {
+    Vec acc[R][kNr];
+#pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      for (int j = 0; j < C; ++j) sums[i][j] = Simd::zero();
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kNr; ++j) acc[i][j] = Simd::zero();
     }
-    const auto step = [&](auto load, size_t k) {
+    const auto step = [&](auto load_x, auto load_w, size_t k) __attribute__((always_inline)) {
       Vec xs[R];
-      for (int i = 0; i < R; ++i) xs[i] = load(x + i * p.K + k);
-      for (int j = 0; j < C; ++j) {
-        const Vec ws = load(w + j * p.K + k);
-        for (int i = 0; i < R; ++i) sums[i][j] = Simd::fma(xs[i], ws, sums[i][j]);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        Vec value = load_x(x + i * x_stride + k);
+        Simd::keep(&value);
+        xs[i] = value;
+      }
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kNr; ++j) {
+        Vec value = load_w(w[j] + k);
+        Simd::keep(&value);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) acc[i][j] = Simd::fma(xs[i], value, acc[i][j]);
       }
     };
     size_t k = 0;
-    for (; k + kLanes <= p.K; k += kLanes) step([](const S* from) { return Simd::load(from); }, k);
-    if (k < p.K) step([rest = p.K - k](const S* from) { return load_partial(from, rest); }, k);
-    for (int i = 0; i < R; ++i) {
-      for (int j = 0; j < C; ++j) {
-        Vec y = Simd::broadcast(Simd::sum(sums[i][j]));
-        if (p.bias) y = Simd::add(y, load_partial(static_cast<const S*>(p.bias) + n + j, 1));
-        store_partial(static_cast<S*>(p.y) + (m + i) * p.N + n + j, y, 1);
+    for (; k + kLanes <= kc; k += kLanes) {
+      if constexpr (kPrefetches) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + ahead + k, 0, 2);
       }
+      step([](const T* from) { return Simd::load(from); }, [](const S* from) { return Simd::load(from); }, k);
+    }
+    if (const size_t rest = kc - k) {
+      step([rest](const T* from) { return Simd::load_partial(from, rest); },
+           [rest](const S* from) { return Simd::load_partial(from, rest); }, k);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) Simd::sum4(acc[i], reinterpret_cast<T*>(&sums[i]));
+  }
+
+  // sums (+)= X W^T + bias.
+  template <int R, bool kPrefetches>
+  static __attribute__((noinline)) void strip(const Strip& shared) {
+    const Strip s = shared;  // whose members no store to the sums can change
+    for (size_t j = 0; j < s.columns; j += kNr) {
+      const size_t count = min(kNr, s.columns - j);
+      T* to = s.sums + j;
+      size_t to_stride = s.sums_stride;
+      const T* bias = s.bias ? s.bias + j : kAbsent;
+      T edge[R + 1][kNr];  // the sums and the bias of fewer than four columns
+      if (count < kNr) {
+        copy_rows(to, to_stride, edge[0], kNr, R, count);
+        copy_rows(bias, 0, edge[R], 0, 1, count);
+        to = edge[0];
+        to_stride = kNr;
+        bias = edge[R];
+      }
+      const S* w[kNr];  // the last row again where there are fewer than four
+#pragma GCC unroll 4
+      for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.K;
+      for (size_t from = 0;;) {
+        const size_t kc = min(s.block, s.length - from);
+        Quad sums[R];
+        micro_kernel<R, kPrefetches>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+        const bool is_first = s.k + from == 0;
+        from += kc;
+        const T* before = is_first ? kAbsent : to;
+        const size_t before_stride = is_first ? 0 : to_stride;
+        const T* addend = s.k + from == s.K ? bias : kAbsent;
+        Quad last;
+        __builtin_memcpy(&last, addend, sizeof last);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+          Quad sum;
+          __builtin_memcpy(&sum, before + i * before_stride, sizeof sum);
+          sum = (sum + sums[i]) + last;
+          __builtin_memcpy(to + i * to_stride, &sum, sizeof sum);
+        }
+        if (from >= s.length) break;
+#pragma GCC unroll 4
+        for (size_t c = 0; c < kNr; ++c) w[c] += kc;
+      }
+      if (count < kNr) copy_rows(to, kNr, s.sums + j, s.sums_stride, R, count);
     }
   }
 
-  template <int R>
-  static void dot_rows(const GemmParams& p, size_t m, size_t n, size_t n_end) {
-    for (; n + 4 <= n_end; n += 4) dot_block<R, 4>(p, m, n);
-    for (; n < n_end; ++n) dot_block<R, 1>(p, m, n);
+  static void copy_rows(const T* from, size_t from_stride, T* to, size_t to_stride, int rows, size_t count) {
+    for (int i = 0; i < rows; ++i) {
+      for (size_t j = 0; j < count; ++j)
+        __builtin_memcpy(to + i * to_stride + j, from + i * from_stride + j, sizeof(T));
+    }
   }
 
-  static void dot_tile(const GemmParams& p, size_t tile) {
-    const size_t m_tiles = divide_up(p.M, kDotTileM);
-    const size_t n = tile / m_tiles * kDotTileN;
-    const size_t n_end = min(n + kDotTileN, p.N);
-    size_t m = tile % m_tiles * kDotTileM;
-    const size_t m_end = min(m + kDotTileM, p.M);
-    for (; m + 2 <= m_end; m += 2) dot_rows<2>(p, m, n, n_end);
-    if (m < m_end) dot_rows<1>(p, m, n, n_end);
+  // The strip for `rows` rows, 1 to R.
+  template <int R, bool kPrefetches>
+  static void strip_of(size_t rows, const Strip& s) {
+    if constexpr (R > 1) {
+      if (rows < R) return strip_of<R - 1, kPrefetches>(rows, s);
+    }
+    strip<R, kPrefetches>(s);
   }
 
-  // ---- packed panels
-  // ------------------------------------------------------------------------------------------
+  // ---- a tile of Y
+  // --------------------------------------------------------------------------------------------
 
-  // `count` elements as what they are summed in; the identity needs no copy, see `rows_of_x` and
-  // `pack_block`.
+  // `count` elements as what they are summed in, then zeros up to a whole vector.
   static void convert(const S* from, size_t count, T* to) {
     size_t i = 0;
     for (; i + kLanes <= count; i += kLanes) Simd::store(to + i, Simd::load(from + i));
-    if (i < count) {
-      T full[kLanes];
-      Simd::store(full, load_partial(from + i, count - i));
-      __builtin_memcpy(to + i, full, (count - i) * sizeof(T));
-    }
+    if (i < count) Simd::store(to + i, Simd::load_partial(from + i, count - i));
   }
 
-  // Panel [kc][kNr] of `columns` rows of W, the rest zero. E is S (prepack) or T (a block for the
-  // micro-kernel).
-  template <class E>
-  static void transpose(const E* from, size_t row_stride, size_t columns, size_t kc, E* to) {
-    for (size_t j = 0; j < kNr; ++j) {
-      if (j < columns) {
-        for (size_t k = 0; k < kc; ++k) {
-          __builtin_memcpy(to + k * kNr + j, from + j * row_stride + k, sizeof(E));
-        }
-      } else {
-        for (size_t k = 0; k < kc; ++k) to[k * kNr + j] = E{};
-      }
-    }
-  }
-
-  static void pack_block(const S* w, size_t K, size_t columns, size_t kc, T* block) {
-    if constexpr (kConverts) {
-      T rows[kNr * kKc];
-      for (size_t j = 0; j < columns; ++j) convert(w + j * K, kc, rows + j * kKc);
-      transpose(rows, kKc, columns, kc, block);
-    } else {
-      transpose(w, K, columns, kc, block);
-    }
-  }
-
-  // sums[R][kNr] += x[R][kc] block[kc][kNr]
-  template <int R>
-  static void micro_kernel(const T* x, size_t x_stride, const T* block, size_t kc, T* sums) {
-    Vec low[R], high[R];
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      low[i] = Simd::load(sums + i * kNr);
-      high[i] = Simd::load(sums + i * kNr + kLanes);
-    }
-    for (size_t k = 0; k < kc; ++k) {
-      const Vec w_low = Simd::load(block + k * kNr);
-      const Vec w_high = Simd::load(block + k * kNr + kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        T element;
-        __builtin_memcpy(&element, x + i * x_stride + k, sizeof element);
-        const Vec xs = Simd::broadcast(element);
-        low[i] = Simd::fma(xs, w_low, low[i]);
-        high[i] = Simd::fma(xs, w_high, high[i]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      Simd::store(sums + i * kNr, low[i]);
-      Simd::store(sums + i * kNr + kLanes, high[i]);
-    }
-  }
-
-  // The micro-kernel for `rows` rows, 1 to R.
-  template <int R>
-  static void micro_kernel_of(size_t rows, const T* x, size_t stride, const T* block, size_t kc, T* sums) {
-    if constexpr (R > 1) {
-      if (rows < R) return micro_kernel_of<R - 1>(rows, x, stride, block, kc, sums);
-    }
-    micro_kernel<R>(x, stride, block, kc, sums);
-  }
-
-  // One row of a panel's sums: the bias, the one rounding, and out.
-  static void epilogue(const GemmParams& p, const T* sums, size_t m, size_t n) {
-    const S* bias = static_cast<const S*>(p.bias);
-    S* y = static_cast<S*>(p.y) + m * p.N;
-    for (size_t j = 0; j < kNr && n + j < p.N; j += kLanes) {
-      const size_t count = min(kLanes, p.N - n - j);
-      Vec value = Simd::load(sums + j);
+  // One row of sums: the bias, the one rounding, and out.
+  static void round_row(const T* sums, size_t columns, const S* bias, S* y) {
+    for (size_t j = 0; j < columns; j += kLanes) {
+      const size_t count = min(kLanes, columns - j);
+      Vec value = Simd::load_partial(sums + j, count);
+      if (bias) value = Simd::add(value, Simd::load_partial(bias + j, count));
       if (count == kLanes) {
-        if (bias) value = Simd::add(value, Simd::load(bias + n + j));
-        Simd::store(y + n + j, value);
+        Simd::store(y + j, value);
       } else {
-        if (bias) value = Simd::add(value, load_partial(bias + n + j, count));
-        store_partial(y + n + j, value, count);
+        S full[kLanes];
+        Simd::store(full, value);
+        __builtin_memcpy(y + j, full, count * sizeof(S));
       }
     }
   }
 
-  static void packed_tile(const GemmParams& p, size_t tile) {
-    // Tiles that share columns follow each other: a thread that runs several reads those weights from its
-    // cache.
-    const size_t m_tiles = divide_up(p.M, kMc);
-    const size_t m = tile % m_tiles * kMc;
-    const size_t n = tile / m_tiles * kNc;
+  static void run_tile(const GemmParams& p, size_t m, size_t n) {
     const size_t rows = min(kMc, p.M - m);
-    const size_t panels = divide_up(min(kNc, p.N - n), kNr);
+    const size_t columns = min(kNc, p.N - n);
+    const size_t passes = divide_up(rows, static_cast<size_t>(kMr));
+    const S* x = static_cast<const S*>(p.x) + m * p.K;
+    const S* w = static_cast<const S*>(p.w) + n * p.K;
+    const S* bias = p.bias ? static_cast<const S*>(p.bias) + n : nullptr;
+    S* y = static_cast<S*>(p.y) + m * p.N + n;
 
-    alignas(64) T sums[kNc / kNr][kMc][kNr];
-    alignas(64) T w_block[kKc * kNr];
-    alignas(64) T x_block[kConverts ? kMc * kKc : 1];
-    for (size_t panel = 0; panel < panels; ++panel) {
-      for (size_t i = 0; i < rows; ++i) {
-        for (size_t j = 0; j < kNr; ++j) sums[panel][i][j] = T{0};
-      }
-    }
-    const S* w_packed = static_cast<const S*>(p.w_packed);
-    for (size_t k = 0; k < p.K; k += kKc) {
-      const size_t kc = min(kKc, p.K - k);
-      const S* x_from = static_cast<const S*>(p.x) + m * p.K + k;
-      const T* x = nullptr;
-      size_t x_stride = 0;
+    alignas(64) T converted[kMaxHeld];
+    alignas(64) T sums[kConverts ? kMc * kNc : 1];
+    Strip strip{};
+    strip.K = p.K;
+    strip.columns = columns;
+    strip.block = block_length(p.K);
+    // With one pass each row of W is read to its end before the next: that is how memory likes to be read.
+    // With more, a block of the rows of W stays in the cache for the next pass.
+    const bool is_one_pass = passes == 1 && (!kConverts || rows * round_up(p.K) <= kMaxHeld);
+    do {
+      strip.length = is_one_pass ? p.K : min(strip.block, p.K - strip.k);
+      strip.w = w + strip.k;
       if constexpr (kConverts) {
-        for (size_t i = 0; i < rows; ++i) convert(x_from + i * p.K, kc, x_block + i * kKc);
-        x = x_block;
-        x_stride = kKc;
+        strip.x = converted;
+        strip.x_stride = round_up(strip.length);
+        for (size_t i = 0; i < rows; ++i) {
+          convert(x + i * p.K + strip.k, strip.length, converted + i * strip.x_stride);
+        }
+        strip.sums = sums;
+        strip.sums_stride = kNc;
       } else {
-        x = x_from;
-        x_stride = p.K;
+        strip.x = x + strip.k;
+        strip.x_stride = p.K;
+        strip.sums = y;
+        strip.sums_stride = p.N;
+        strip.bias = bias;
       }
-      for (size_t panel = 0; panel < panels; ++panel) {
-        const size_t column = n + panel * kNr;
-        const T* block = w_block;
-        if (!w_packed) {
-          const S* w = static_cast<const S*>(p.w) + column * p.K + k;
-          pack_block(w, p.K, min(kNr, p.N - column), kc, w_block);
-        } else if constexpr (kConverts) {
-          convert(w_packed + column * p.K + k * kNr, kc * kNr, w_block);
+      for (size_t pass = 0, i = 0; pass < passes; ++pass) {
+        const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
+        if (pass == 0) {
+          strip_of<kMr, true>(pass_rows, strip);
         } else {
-          block = w_packed + column * p.K + k * kNr;
+          strip_of<kMr, false>(pass_rows, strip);
         }
-        for (size_t i = 0; i < rows; i += kMr) {
-          micro_kernel_of<kMr>(min(kMr, rows - i), x + i * x_stride, x_stride, block, kc, sums[panel][i]);
-        }
+        i += pass_rows;
+        strip.x += pass_rows * strip.x_stride;
+        strip.sums += pass_rows * strip.sums_stride;
       }
-    }
-    for (size_t panel = 0; panel < panels; ++panel) {
-      for (size_t i = 0; i < rows; ++i) epilogue(p, sums[panel][i], m + i, n + panel * kNr);
+      strip.k += strip.length;
+    } while (strip.k < p.K);
+    if constexpr (kConverts) {
+      for (size_t i = 0; i < rows; ++i) round_row(sums + i * kNc, columns, bias, y + i * p.N);
     }
   }
 
   // ---- the row of the kernel table
   // ----------------------------------------------------------------------------
 
-  static size_t packed_nbytes(size_t N, size_t K) {
-    return N <= kDotMaxN ? 0 : divide_up(N, kNr) * kNr * K * sizeof(S);
-  }
+  static size_t num_tiles(const GemmParams& p) { return divide_up(p.M, kMc) * divide_up(p.N, kNc); }
 
-  static void prepack(const void* w, size_t N, size_t K, void* packed) {
-    for (size_t n = 0; n < N; n += kNr) {
-      transpose(static_cast<const S*>(w) + n * K, K, min(kNr, N - n), K, static_cast<S*>(packed) + n * K);
-    }
-  }
-
-  static bool reads_packed(size_t M, size_t N) { return !is_dot(M, N); }
-
-  static size_t num_tiles(const GemmParams& p) {
-    if (is_dot(p.M, p.N)) return divide_up(p.M, kDotTileM) * divide_up(p.N, kDotTileN);
-    return divide_up(p.M, kMc) * divide_up(p.N, kNc);
-  }
-
+  // Tiles that share rows of W follow each other: a thread that runs several reads those from its cache.
   static void run(const GemmParams& p, size_t first, size_t last) {
-    const auto one = is_dot(p.M, p.N) ? dot_tile : packed_tile;
-    for (size_t tile = first; tile < last; ++tile) one(p, tile);
+    const size_t m_tiles = divide_up(p.M, kMc);
+    for (size_t tile = first; tile < last; ++tile) run_tile(p, tile % m_tiles * kMc, tile / m_tiles * kNc);
   }
 
   static constexpr GemmKernel row(const char* isa, ElementType type) {
-    return {
-        isa,       type, static_cast<int>(kMr), static_cast<int>(kNr), packed_nbytes, prepack, reads_packed,
-        num_tiles, run};
+    return {isa, type, kMr, static_cast<int>(kLanes), num_tiles, run};
   }
 };
 

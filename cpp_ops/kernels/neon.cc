@@ -15,11 +15,15 @@ struct Neon {
     static constexpr size_t kLanes = 2;
 
     static Vec zero() { return vdupq_n_f64(0); }
-    static Vec broadcast(double value) { return vdupq_n_f64(value); }
     static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f64(c, a, b); }
     static Vec add(Vec a, Vec b) { return vaddq_f64(a, b); }
-    static double sum(Vec value) { return vaddvq_f64(value); }
+    static void keep(Vec* value) { asm("" : "+w"(*value)); }
+    static void sum4(const Vec* v, double* out) {
+      vst1q_f64(out, vpaddq_f64(v[0], v[1]));
+      vst1q_f64(out + 2, vpaddq_f64(v[2], v[3]));
+    }
     static Vec load(const double* from) { return vld1q_f64(from); }
+    static Vec load_partial(const double* from, size_t count) { return load_copied<Double>(from, count); }
     static void store(double* to, Vec value) { vst1q_f64(to, value); }
   };
 
@@ -29,16 +33,22 @@ struct Neon {
     static constexpr size_t kLanes = 4;
 
     static Vec zero() { return vdupq_n_f32(0); }
-    static Vec broadcast(float value) { return vdupq_n_f32(value); }
     static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
     static Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
-    static float sum(Vec value) { return vaddvq_f32(value); }
+    static void keep(Vec* value) { asm("" : "+w"(*value)); }
+    static void sum4(const Vec* v, float* out) {
+      vst1q_f32(out, vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
+    }
     static Vec load(const float* from) { return vld1q_f32(from); }
     static Vec load(const Float16* from) {
       return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from))));
     }
     static Vec load(const Bfloat16* from) {
       return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from)), 16));
+    }
+    template <class S>
+    static Vec load_partial(const S* from, size_t count) {
+      return load_copied<Float>(from, count);
     }
     static void store(float* to, Vec value) { vst1q_f32(to, value); }
     static void store(Float16* to, Vec value) {

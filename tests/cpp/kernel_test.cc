@@ -139,25 +139,19 @@ void run_on_threads(const GemmKernel& kernel, const GemmParams& params, size_t n
   for (std::thread& thread : threads) thread.join();
 }
 
-void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_packed,
-                  double* worst) {
+void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, double* worst) {
   const auto [M, N, K] = sizes;
   const ElementType type = kernel.type;
   const size_t size = size_of(type);
   const std::string name = std::string(kernel.isa) + " " + kElementTypeNames[static_cast<int>(type)] +
                            " M=" + std::to_string(M) + " N=" + std::to_string(N) + " K=" + std::to_string(K) +
-                           (has_bias ? " bias" : "") + (is_packed ? " packed" : "");
+                           (has_bias ? " bias" : "");
   Random random(M * 10007 + N * 101 + K);
   Buffer x(M * K * size), w(N * K * size), bias(N * size), y(M * N * size), again(M * N * size);
   fill(type, x, &random);
   fill(type, w, &random);
   fill(type, bias, &random);
-  GemmParams params{M, N, K, x.data(), w.data(), nullptr, has_bias ? bias.data() : nullptr, y.data()};
-  Buffer packed(is_packed ? kernel.packed_nbytes(N, K) : 0, 0);
-  if (is_packed && kernel.reads_packed(M, N) && packed.nbytes()) {
-    kernel.prepack(w.data(), N, K, packed.data());
-    params.w_packed = packed.data();
-  }
+  GemmParams params{M, N, K, x.data(), w.data(), has_bias ? bias.data() : nullptr, y.data()};
   kernel.run(params, 0, kernel.num_tiles(params));
 
   const auto x_copy = aligned_copy(x), w_copy = aligned_copy(w), bias_copy = aligned_copy(bias);
@@ -182,6 +176,16 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
   params.y = again.data();
   run_on_threads(kernel, params, 3);
   CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads");
+  for (size_t m = 0; m < M; ++m) {
+    Buffer row(N * size);
+    GemmParams alone = params;
+    alone.M = 1;
+    alone.x = x.data() + m * K * size;
+    alone.y = row.data();
+    kernel.run(alone, 0, kernel.num_tiles(alone));
+    CHECK_MESSAGE(std::memcmp(row.data(), y.data() + m * N * size, N * size) == 0,
+                  name + ": row " + std::to_string(m) + " has other bits without its neighbours");
+  }
 }
 
 void test_all_kernels() {
@@ -196,18 +200,24 @@ void test_all_kernels() {
     for (int t = 0; t < kNumElementTypes; ++t) {
       const GemmKernel& kernel = isas[i].kernels[t];
       CHECK(static_cast<int>(kernel.type) == t);
-      const size_t mr = static_cast<size_t>(kernel.mr), nr = static_cast<size_t>(kernel.nr);
+      const size_t mr = static_cast<size_t>(kernel.mr), lanes = static_cast<size_t>(kernel.lanes);
+      const size_t block = 3072 / (t == 0 ? 8 : 4);  // of K, see micro_kernel.h
       const Sizes table[] = {{1, 1, 1},
-                             {1, nr, 2 * nr},
+                             {1, 4, 2 * lanes},
                              {2, 3, 5},
-                             {3, nr + 1, 257},
-                             {4, 2 * nr - 1, 64},
-                             {5, nr, 1},
-                             {mr, nr, 127},
-                             {mr + 1, nr + 1, 128},
-                             {2 * mr - 1, 65, 129},
-                             {95, nr / 4, 7},
-                             {95, nr / 4 + 1, 7},
+                             {3, 5, 257},
+                             {4, 31, 64},
+                             {5, 4, 1},
+                             {mr, 4, lanes - 1},
+                             {mr + 1, 5, lanes},
+                             {2 * mr - 1, 65, lanes + 1},
+                             {2, 6, block},
+                             {mr, 7, block + 1},
+                             {mr + 1, 33, 2 * block + 5},
+                             {25, 6, 5 * block - 1},
+                             {1, 3, 25 * block},
+                             {95, 1, 7},
+                             {95, 2, 7},
                              {96, 64, 256},
                              {97, 65, 257},
                              {193, 33, 40},
@@ -218,7 +228,7 @@ void test_all_kernels() {
       double worst = 0;
       for (const Sizes& sizes : table) {
         for (const bool has_bias : {false, true}) {
-          for (const bool is_packed : {false, true}) test_product(kernel, sizes, has_bias, is_packed, &worst);
+          test_product(kernel, sizes, has_bias, &worst);
         }
       }
       std::printf("%s %s: largest error %.3f bounds\n", kernel.isa, kElementTypeNames[t], worst);
@@ -284,8 +294,8 @@ void test_isas_round_alike() {
       const uint16_t bits = static_cast<uint16_t>(n);
       std::memcpy(w.data() + n * 2, &bits, 2);
     }
-    for (const size_t rows : {M, size_t{2}}) {  // packed, dot
-      GemmParams params{rows, N, 1, x.data(), w.data(), nullptr, nullptr, expected.data()};
+    for (const size_t rows : {M, size_t{2}}) {  // several passes, one
+      GemmParams params{rows, N, 1, x.data(), w.data(), nullptr, expected.data()};
       const GemmKernel& reference_kernel = baseline.kernels[static_cast<int>(type)];
       reference_kernel.run(params, 0, reference_kernel.num_tiles(params));
       for (size_t i = 0; i + 1 < num_isas; ++i) {
