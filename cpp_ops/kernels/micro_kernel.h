@@ -53,12 +53,13 @@ struct Gemm {
   static constexpr size_t kNr = 4;
   // A block of K: six rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(T);
-  // A tile of Y is kMc x kNc. Its rows of W (a block long) stay in L2 while the rows of X pass.
+  // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass.
   static constexpr size_t kNc = 64;
   // Rows of X that are stored as S are converted once a tile, on the stack: 72 KiB, which fits an L2 and any
   // thread's stack, and is `kMaxHeld` elements.
   static constexpr size_t kMc = kConverts ? 24 : 96;
   static constexpr size_t kMaxHeld = kConverts ? kMc * kMaxBlock : 1;
+  static_assert(kMc % kMr == 0 && kNc % kNr == 0);
 
   static size_t min(size_t a, size_t b) { return a < b ? a : b; }
   static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -91,9 +92,14 @@ struct Gemm {
   // What x + absent leaves as it is, -0.0 included.
   static constexpr T kAbsent[kNr] = {-T{0}, -T{0}, -T{0}, -T{0}};
 
-  // R rows of X by four rows of W, along `kc` elements: four sums for each row of X. If kPrefetches, the next
-  // four rows of W are called into the cache meanwhile: rows are too short for what the hardware foresees.
-  template <int R, bool kPrefetches>
+  // Whether the next four rows of W are called into a cache meanwhile, and which: rows are too short for what
+  // the hardware foresees.
+  enum class Prefetch { kNone, kToL1, kToL2 };
+  // Up to here the next rows fit L1 beside these.
+  static constexpr size_t kMaxToL1 = 16384;
+
+  // R rows of X by four rows of W, along `kc` elements: four sums for each row of X.
+  template <int R, Prefetch kPrefetch>
   static inline __attribute__((always_inline)) void micro_kernel(const T* x, size_t x_stride,
                                                                  const S* const* w, size_t ahead, size_t kc,
                                                                  Quad* sums) {
@@ -121,9 +127,11 @@ struct Gemm {
     };
     size_t k = 0;
     for (; k + kLanes <= kc; k += kLanes) {
-      if constexpr (kPrefetches) {
+      if constexpr (kPrefetch != Prefetch::kNone) {
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + ahead + k, 0, 2);
+        for (size_t j = 0; j < kNr; ++j) {
+          __builtin_prefetch(w[j] + ahead + k, 0, kPrefetch == Prefetch::kToL1 ? 3 : 2);
+        }
       }
       step([](const T* from) { return Simd::load(from); }, [](const S* from) { return Simd::load(from); }, k);
     }
@@ -136,7 +144,7 @@ struct Gemm {
   }
 
   // sums (+)= X W^T + bias.
-  template <int R, bool kPrefetches>
+  template <int R, Prefetch kPrefetch>
   static __attribute__((noinline)) void strip(const Strip& shared) {
     const Strip s = shared;  // whose members no store to the sums can change
     for (size_t j = 0; j < s.columns; j += kNr) {
@@ -158,7 +166,7 @@ struct Gemm {
       for (size_t from = 0;;) {
         const size_t kc = min(s.block, s.length - from);
         Quad sums[R];
-        micro_kernel<R, kPrefetches>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+        micro_kernel<R, kPrefetch>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
         const bool is_first = s.k + from == 0;
         from += kc;
         const T* before = is_first ? kAbsent : to;
@@ -189,12 +197,12 @@ struct Gemm {
   }
 
   // The strip for `rows` rows, 1 to R.
-  template <int R, bool kPrefetches>
+  template <int R, Prefetch kPrefetch>
   static void strip_of(size_t rows, const Strip& s) {
     if constexpr (R > 1) {
-      if (rows < R) return strip_of<R - 1, kPrefetches>(rows, s);
+      if (rows < R) return strip_of<R - 1, kPrefetch>(rows, s);
     }
-    strip<R, kPrefetches>(s);
+    strip<R, kPrefetch>(s);
   }
 
   // ---- a tile of Y
@@ -223,13 +231,34 @@ struct Gemm {
     }
   }
 
-  static void run_tile(const GemmParams& p, size_t m, size_t n) {
-    const size_t rows = min(kMc, p.M - m);
-    const size_t columns = min(kNc, p.N - n);
+  // The most even cut of `size` into as few pieces as can be, of `unit` or a multiple, and of `largest` at
+  // most.
+  struct Cut {
+    size_t pieces;
+    size_t length;  // of each but the last
+    Cut(size_t size, size_t largest, size_t unit)
+        : pieces(divide_up(size, largest)),
+          length(pieces ? divide_up(divide_up(size, pieces), unit) * unit : 0) {}
+  };
+
+  // With one output feature, Y^T = W X^T: then the micro-kernel takes four rows of X at a time, and Y^T lies
+  // in memory as Y does. The products are the same, in the same order.
+  static bool is_transposed(const GemmParams& p) { return p.N == 1 && p.M > 1; }
+
+  static GemmParams oriented(const GemmParams& p) {
+    return is_transposed(p) ? GemmParams{1, p.M, p.K, p.w, p.x, p.bias, p.y} : p;
+  }
+
+  static void run_tile(const GemmParams& p, size_t m, size_t rows, size_t n, size_t columns, bool one_bias) {
     const size_t passes = divide_up(rows, static_cast<size_t>(kMr));
     const S* x = static_cast<const S*>(p.x) + m * p.K;
     const S* w = static_cast<const S*>(p.w) + n * p.K;
-    const S* bias = p.bias ? static_cast<const S*>(p.bias) + n : nullptr;
+    const S* bias = p.bias ? static_cast<const S*>(p.bias) + (one_bias ? 0 : n) : nullptr;
+    S same_bias[kNc];
+    if (bias && one_bias) {
+      for (size_t j = 0; j < columns; ++j) __builtin_memcpy(same_bias + j, bias, sizeof(S));
+      bias = same_bias;
+    }
     S* y = static_cast<S*>(p.y) + m * p.N + n;
 
     alignas(64) T converted[kMaxHeld];
@@ -261,10 +290,12 @@ struct Gemm {
       }
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
         const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
-        if (pass == 0) {
-          strip_of<kMr, true>(pass_rows, strip);
+        if (pass > 0) {
+          strip_of<kMr, Prefetch::kNone>(pass_rows, strip);
+        } else if (kNr * strip.length * sizeof(S) <= kMaxToL1) {
+          strip_of<kMr, Prefetch::kToL1>(pass_rows, strip);
         } else {
-          strip_of<kMr, false>(pass_rows, strip);
+          strip_of<kMr, Prefetch::kToL2>(pass_rows, strip);
         }
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
@@ -280,12 +311,23 @@ struct Gemm {
   // ---- the row of the kernel table
   // ----------------------------------------------------------------------------
 
-  static size_t num_tiles(const GemmParams& p) { return divide_up(p.M, kMc) * divide_up(p.N, kNc); }
+  static Cut cut_rows(const GemmParams& p) { return Cut(p.M, kMc, kMr); }
+  static Cut cut_columns(const GemmParams& p) { return Cut(p.N, kNc, kNr); }
+
+  static size_t num_tiles(const GemmParams& params) {
+    const GemmParams p = oriented(params);
+    return cut_rows(p).pieces * cut_columns(p).pieces;
+  }
 
   // Tiles that share rows of W follow each other: a thread that runs several reads those from its cache.
-  static void run(const GemmParams& p, size_t first, size_t last) {
-    const size_t m_tiles = divide_up(p.M, kMc);
-    for (size_t tile = first; tile < last; ++tile) run_tile(p, tile % m_tiles * kMc, tile / m_tiles * kNc);
+  static void run(const GemmParams& params, size_t first, size_t last) {
+    const GemmParams p = oriented(params);
+    const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
+    for (size_t tile = first; tile < last; ++tile) {
+      const size_t m = tile % by_rows.pieces * by_rows.length;
+      const size_t n = tile / by_rows.pieces * by_columns.length;
+      run_tile(p, m, min(by_rows.length, p.M - m), n, min(by_columns.length, p.N - n), is_transposed(params));
+    }
   }
 
   static constexpr GemmKernel row(const char* isa, ElementType type) {
