@@ -1,0 +1,104 @@
+// Layer: ceilings, entry. What exporter/bench/ceilings.py calls by ctypes; it exports symbols as register.cc
+// does.
+//
+// Both functions work in the calling thread for about `seconds` and return a rate per second. With several
+// threads the caller starts as many: Python lets go of its lock for the call.
+#include <chrono>
+
+#include "ceilings/loops.h"
+
+#define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace mylinear::ceilings {
+namespace {
+
+bool avx512_is_usable() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512f");
+#else
+  return false;
+#endif
+}
+
+bool avx2_is_usable() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return false;
+#endif
+}
+
+// The loops of ISA number `isa` of those compiled; null past their end, and `*is_usable` false if this CPU
+// lacks it.
+const Loops* find_loops(int isa, bool* is_usable) {
+  struct Row {
+    const Loops* loops;
+    bool is_usable;
+  };
+  const Row rows[] = {
+#ifdef MYLINEAR_LOOPS_AVX512
+      {&avx512_loops, avx512_is_usable()},
+#endif
+#ifdef MYLINEAR_LOOPS_AVX2
+      {&avx2_loops, avx2_is_usable()},
+#endif
+#ifdef MYLINEAR_LOOPS_NEON
+      {&neon_loops, true},
+#endif
+      {&baseline_loops, true},
+  };
+  (void)avx512_is_usable;
+  (void)avx2_is_usable;
+  if (isa < 0 || static_cast<size_t>(isa) >= sizeof rows / sizeof rows[0]) return nullptr;
+  *is_usable = rows[isa].is_usable;
+  return rows[isa].loops;
+}
+
+// Calls `work`, which returns how much it did, until `seconds` have passed; returns the rate of all of it.
+template <class Work>
+double rate(double seconds, Work work) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  double done = 0;
+  double elapsed = 0;
+  do {
+    done += work();
+    elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+  } while (elapsed < seconds);
+  return done / elapsed;
+}
+
+}  // namespace
+}  // namespace mylinear::ceilings
+
+// Writes the name of ISA number `isa`, or null past the last. Returns 1 if this CPU has it.
+MYLINEAR_EXPORT int mylinear_ceiling_isa(int isa, const char** name) {
+  bool is_usable = false;
+  const mylinear::ceilings::Loops* loops = mylinear::ceilings::find_loops(isa, &is_usable);
+  *name = loops ? loops->isa : nullptr;
+  return is_usable;
+}
+
+// Floating-point operations per second, two for each multiply-add; 0 if this CPU lacks the ISA.
+MYLINEAR_EXPORT double mylinear_ceiling_flops(int isa, int is_float64, double seconds) {
+  bool is_usable = false;
+  const mylinear::ceilings::Loops* loops = mylinear::ceilings::find_loops(isa, &is_usable);
+  if (!is_usable) return 0;
+  const auto fma = is_float64 ? loops->fma_float64 : loops->fma_float32;
+  return mylinear::ceilings::rate(seconds, [&] { return fma(10000); });
+}
+
+// Bytes read per second from `data`, over and over; 0 if this CPU lacks the ISA, or if `data` is not aligned
+// to 64 or `nbytes` no positive multiple of 4096.
+MYLINEAR_EXPORT double mylinear_ceiling_read(int isa, int num_streams, const void* data, size_t nbytes,
+                                             double seconds) {
+  bool is_usable = false;
+  const mylinear::ceilings::Loops* loops = mylinear::ceilings::find_loops(isa, &is_usable);
+  const bool is_aligned = reinterpret_cast<size_t>(data) % 64 == 0;
+  if (!is_usable || !is_aligned || !nbytes || nbytes % mylinear::ceilings::kReadGranule) return 0;
+  const auto read = num_streams == 4 ? loops->read_four_streams : loops->read_one_stream;
+  return mylinear::ceilings::rate(seconds, [&] {
+    read(data, nbytes);
+    return double(nbytes);
+  });
+}
