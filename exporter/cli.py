@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "prove that training and serving compute the same",
     "adopt": "make MYLINEAR nodes of the linear layers of any ONNX model",
     "lower": "make standard operators of MYLINEAR nodes",
+    "bench": "time MYLINEAR beside its peers and the machine's ceilings",
     "inspect": "say what is in a model, and what would run it here",
     "doctor": "say what is installed, which kernels there are, and how to mend what is wrong",
 }

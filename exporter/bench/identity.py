@@ -1,0 +1,81 @@
+"""On what a result was measured: machine, versions, the library, the options. Results of two of them do not mix."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from exporter.bench.cells import Plan, usable_cores
+from ort_ops import native
+
+PACKAGES = ("ort-mylinear", "onnxruntime", "numpy", "torch", "openvino")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def identify(plan: Plan) -> dict[str, Any]:
+    """Return what results depend on, as plain data.
+
+    Raises: NativeLibraryError if the C++ library is not there.
+    """
+    library = Path(native.library_path())
+    return {
+        "machine": {
+            "cpu": cpu_name(),
+            "architecture": platform.machine(),
+            "system": f"{platform.system()} {platform.release()}",
+            "cores": usable_cores(),
+            "memory_mib": memory_nbytes() >> 20,
+        },
+        "versions": {"Python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "library": {
+            "isa": native.status().isa,
+            "compiler": native.status().compiler,
+            "sha256": hashlib.sha256(library.read_bytes()).hexdigest(),
+        },
+        "plan": plan.as_dict(),
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say where two identities differ, one line each.
+
+    >>> differences({"machine": {"cpu": "A", "cores": 2}}, {"machine": {"cpu": "B", "cores": 2}})
+    ["machine: cpu was 'A', is 'B'"]
+    """
+    found = []
+    for part in now:
+        old, new = before.get(part), now[part]
+        if not isinstance(old, dict):
+            found.append(f"{part} is missing")
+            continue
+        found += [f"{part}: {k} was {old.get(k)!r}, is {new[k]!r}" for k in new if old.get(k) != new[k]]
+    return found
+
+
+def cpu_name() -> str:
+    """Return the CPU's name as the system gives it."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def memory_nbytes() -> int:
+    """Return the bytes of this machine's memory; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,142 @@
+"""The whole benchmark: one part after the other, one cell after the other, each kept as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from exporter.bench.ceilings import Ceilings, measure_ceilings
+from exporter.bench.cells import BenchError, Plan
+from exporter.bench.grid import CellResult, run_cell
+from exporter.bench.identity import differences, identify
+from ort_ops.files import make_folder, write_atomically
+
+RESULT_NAME = "bench.json"
+_FORMAT = 1
+_CEILING_S, _QUICK_CEILING_S = 0.8, 0.2
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Bench:
+    """What has been measured so far; also the state that an interrupted run goes on from.
+
+    Attributes:
+        identity: of machine, versions, library and plan, as `identify` has it.
+        started, finished: times in UTC; ``finished`` is None until all is done.
+        ceilings: or None where they were not measured.
+        cells: by `Cell.key`.
+        parts: results of the further parts, plain data by name.
+    """
+
+    identity: dict[str, Any]
+    started: str
+    finished: str | None = None
+    ceilings: Ceilings | None = None
+    cells: dict[str, CellResult] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {
+            "format": _FORMAT,
+            "identity": self.identity,
+            "started": self.started,
+            "finished": self.finished,
+            "ceilings": None if self.ceilings is None else self.ceilings.as_dict(),
+            "cells": [cell.as_dict() for cell in self.cells.values()],
+            "parts": self.parts,
+        }
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Bench:
+        """Read `as_dict`. Raises: KeyError, TypeError or ValueError for anything else."""
+        if found["format"] != _FORMAT:
+            raise ValueError(f"format {found['format']}")
+        cells = [CellResult.from_dict(cell) for cell in found["cells"]]
+        return cls(
+            dict(found["identity"]),
+            found["started"],
+            found["finished"],
+            None if found["ceilings"] is None else Ceilings.from_dict(found["ceilings"]),
+            {result.cell.key: result for result in cells},
+            dict(found["parts"]),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the result file, whole or not at all. Raises: OutputError."""
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        write_atomically(folder / RESULT_NAME, text.encode() + b"\n")
+
+
+def run_bench(
+    plan: Plan, folder: str | Path, *, is_fresh: bool = False, on_progress: OnProgress = lambda done, total, note: None
+) -> Bench:
+    """Measure what is not in the folder's result file yet, and write it there after every step.
+
+    Args:
+        plan: what to measure.
+        folder: made if it is missing.
+        is_fresh: whether to leave out of account what the folder has, and replace it.
+        on_progress: called with the steps done, all steps, and what is next.
+
+    Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all;
+        NativeLibraryError without the C++ library; OutputError.
+    """
+    identity = identify(plan)
+    folder = make_folder(folder)
+    bench = None if is_fresh else read_state(folder / RESULT_NAME, identity)
+    if bench is None:
+        bench = Bench(identity, _now())
+    cells = list(plan.cells()) if "grid" in plan.parts else []
+    total = len(cells) + len(plan.parts) - ("grid" in plan.parts)
+    done = 0
+    if "ceilings" in plan.parts:
+        if bench.ceilings is None:
+            seconds = _QUICK_CEILING_S if plan.is_quick else _CEILING_S
+            show = on_progress
+            bench.ceilings = measure_ceilings(
+                plan.threads, seconds=seconds, on_progress=lambda what: show(0, total, f"ceilings: {what}")
+            )
+            bench.save(folder)
+        done += 1
+    for cell in cells:
+        if cell.key not in bench.cells:
+            on_progress(done, total, str(cell))
+            bench.cells[cell.key] = run_cell(cell, plan.peers, plan.budget_s, bench.ceilings)
+            bench.save(folder)
+        done += 1
+    if bench.finished is None:
+        bench.finished = _now()
+        bench.save(folder)
+    on_progress(total, total, "done")
+    return bench
+
+
+def read_state(path: Path, identity: dict[str, Any]) -> Bench | None:
+    """Return what an earlier run left, or None if there is none.
+
+    Raises: BenchError if it is no result, or one of another machine, version, library or plan.
+    """
+    advice = "--fresh measures all of it anew, --output names another folder"
+    try:
+        found = Bench.from_dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BenchError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"'{path}' is no result of this version of `mylinear bench`; {advice}") from error
+    differing = differences(found.identity, identity)
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise BenchError(f"'{path}' was measured otherwise, {differing[0]}{more}; {advice}")
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

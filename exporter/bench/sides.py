@@ -1,0 +1,268 @@
+"""Who takes part in a cell: MYLINEAR's node in a session, and its peers, all on the same arrays.
+
+Every side is given its weight beforehand and its input and output where it can take them, so that a call computes
+and does nothing else. Each keeps its own defaults but the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+import ort_ops
+from exporter.bench.cells import OURS, Cell
+from ort_ops.contract import MYLINEAR
+from ort_ops.model import make_linear_model
+
+Array = NDArray[Any]
+_OPSET, _IR_VERSION = 20, 9
+_ALIGNMENT = 64
+_LOG_FATAL = 4
+
+
+class UnavailableError(Exception):
+    """A side that cannot take part; the message says why."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One contestant of a cell.
+
+    Attributes:
+        run: one call.
+        result: makes the call's result an array ``[M, N]`` of the cell's dtype.
+    """
+
+    run: Callable[[], Any]
+    result: Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Input and parameters of a cell; ``x [M, K]``, ``weight [N, K]``, ``bias [N]``, all of the cell's dtype."""
+
+    x: Array
+    weight: Array
+    bias: Array
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of an element type of the contract."""
+    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
+    """Draw from the normal distribution, by a fixed seed; a smaller ``rows`` draws the first rows of a larger one."""
+    rng = np.random.default_rng(6)
+    weight = rng.standard_normal((out_features, in_features), np.float32)
+    bias = rng.standard_normal(out_features, np.float32)
+    x = rng.standard_normal((rows, in_features), np.float32)
+    return Arrays(*(aligned(a.astype(numpy_dtype(dtype))) for a in (x, weight, bias)))
+
+
+def aligned(array: Array) -> Array:
+    """Return a copy whose data begins at a multiple of 64 bytes, so that no side is lucky."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def make_side(name: str, cell: Cell, arrays: Arrays) -> Side:
+    """Make one side of a cell.
+
+    Raises: UnavailableError with the reason where it does not run on this machine or in this dtype.
+    """
+    try:
+        return _MAKERS[name](cell, arrays)
+    except (UnavailableError, KeyboardInterrupt):
+        raise
+    except ModuleNotFoundError as error:
+        raise UnavailableError(f"{error.name} is not installed") from error
+    except Exception as error:  # whatever a peer raises where it lacks a kernel or a compiler
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UnavailableError(text[:200]) from error
+
+
+def gemm_model(weight: Array, bias: Array) -> ModelProto:
+    """Make ``x [batch, K]`` to ``y`` by one Gemm with transB=1, as torch exports nn.Linear."""
+    node = helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], transB=1, name="linear")
+    return _standard_model([node], weight.shape[1], weight, bias, weight.shape[0])
+
+
+def matmul_model(weight: Array, bias: Array) -> ModelProto:
+    """Make ``x [batch, K]`` to ``y`` by MatMul with W transposed beforehand, and Add."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
+        helper.make_node("Add", ["product", "bias"], ["y"], name="bias"),
+    ]
+    return _standard_model(nodes, weight.shape[1], np.ascontiguousarray(weight.T), bias, weight.shape[0])
+
+
+def _standard_model(nodes: list[Any], in_features: int, weight: Array, bias: Array, out_features: int) -> ModelProto:
+    element_type = MYLINEAR.element_type(bias.dtype.name).onnx_type
+    tensors = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    x = helper.make_tensor_value_info("x", element_type, ["batch", in_features])
+    y = helper.make_tensor_value_info("y", element_type, ["batch", out_features])
+    graph = helper.make_graph(nodes, "one_linear", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+
+
+def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
+    """Make options with so many threads, and the C++ kernels registered for our own side."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_FATAL
+    if with_ours:
+        ort_ops.register(options, "cpp")
+    return options
+
+
+def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime's own session, the same for every side."""
+    options = session_options(threads, with_ours=with_ours)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def bind(session: onnxruntime.InferenceSession, x: Array, out_features: int) -> tuple[Callable[[], Any], Array]:
+    """Bind input and output; returns a call and the array ``[M, N]`` that it fills."""
+    y = aligned(np.zeros((*x.shape[:-1], out_features), x.dtype))
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", _ort_value(x))
+    # The output's OrtValue lies on y's own memory, as the input's does.
+    binding.bind_ortvalue_output("y", _ort_value(y))
+    return partial(session.run_with_iobinding, binding), y
+
+
+def _ort_value(array: Array) -> onnxruntime.OrtValue:
+    if array.dtype.name != "bfloat16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    onnx_type = MYLINEAR.element_type("bfloat16").onnx_type
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx_type)
+
+
+def _session_side(model: ModelProto, cell: Cell, arrays: Arrays, *, with_ours: bool = False) -> Side:
+    session = open_session(model.SerializeToString(), cell.threads, with_ours=with_ours)
+    run, y = bind(session, arrays.x, cell.N)
+
+    def result() -> Array:
+        run()
+        return y
+
+    return Side(run, result)
+
+
+def _make_ours(cell: Cell, arrays: Arrays) -> Side:
+    model = make_linear_model(["batch", cell.K], arrays.weight, arrays.bias, with_function=False)
+    return _session_side(model, cell, arrays, with_ours=True)
+
+
+def _make_gemm(cell: Cell, arrays: Arrays) -> Side:
+    return _session_side(gemm_model(arrays.weight, arrays.bias), cell, arrays)
+
+
+def _make_matmul(cell: Cell, arrays: Arrays) -> Side:
+    return _session_side(matmul_model(arrays.weight, arrays.bias), cell, arrays)
+
+
+def _make_torch(cell: Cell, arrays: Arrays) -> Side:
+    import torch
+
+    torch.set_num_threads(cell.threads)
+    run = partial(torch.nn.functional.linear, *map(_tensor, (arrays.x, arrays.weight, arrays.bias)))
+    return _torch_side(run, arrays.x.dtype)
+
+
+def _make_compile(cell: Cell, arrays: Arrays) -> Side:
+    import torch
+
+    torch.set_num_threads(cell.threads)
+    torch._dynamo.reset()  # else the ninth shape falls back to eager
+    compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
+    run = partial(compiled, *map(_tensor, (arrays.x, arrays.weight, arrays.bias)))
+    run()
+    return _torch_side(run, arrays.x.dtype)
+
+
+def _torch_side(run: Callable[[], Any], dtype: np.dtype[Any]) -> Side:
+    import torch
+
+    def result() -> Array:
+        y = run()
+        if y.dtype == torch.bfloat16:
+            array: Array = y.view(torch.int16).numpy().view(dtype)
+            return array
+        return np.asarray(y)
+
+    return Side(run, result)
+
+
+def _tensor(array: Array) -> Any:
+    """Return a torch tensor on the same memory."""
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(gemm_model(arrays.weight, arrays.bias).SerializeToString())
+    model.reshape([cell.M, cell.K])
+    settings = {
+        "INFERENCE_NUM_THREADS": cell.threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if cell.dtype == "bfloat16" else "f32",
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    if cell.dtype == "bfloat16":
+        x = openvino.Tensor(openvino.Type.bf16, openvino.Shape([cell.M, cell.K]))
+        x.data.view(np.uint16)[...] = arrays.x.view(np.uint16)
+    else:
+        x = openvino.Tensor(arrays.x, shared_memory=True)
+    request.set_input_tensor(x)
+    run = partial(request.infer, share_outputs=True)
+
+    def result() -> Array:
+        run()
+        y: Array = request.get_output_tensor().data
+        return y.view(arrays.x.dtype) if y.dtype.itemsize == arrays.x.dtype.itemsize else y
+
+    return Side(run, result)
+
+
+def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
+    """Return the context in which torch records nothing, where torch takes part; else one that does nothing."""
+    if not {"torch", "compile"} & set(peers):
+        return nullcontext()
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return nullcontext()
+    mode: AbstractContextManager[object] = torch.inference_mode()
+    return mode
+
+
+_MAKERS: dict[str, Callable[[Cell, Arrays], Side]] = {
+    OURS: _make_ours,
+    "gemm": _make_gemm,
+    "matmul": _make_matmul,
+    "torch": _make_torch,
+    "compile": _make_compile,
+    "openvino": _make_openvino,
+}

@@ -1,0 +1,118 @@
+"""How sides are timed against each other: in turn, in slots, until a budget is used up."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+Run = Callable[[], Any]
+
+_ROUNDS = 20  # that a budget should reach at least, where calls are short
+_MOST_ROUNDS, _FEWEST_ROUNDS = 101, 3
+_SHORT_CALL_S = 0.02  # below it caches and threads are warmed by a call that is not timed
+_SLOWER = 3.0  # so much slower than the fastest, a side is timed `_FEWEST_ROUNDS` times and no more
+_QUIET_STEP_S, _QUIET_SHARE, _QUIET_STEPS = 0.001, 0.2, 50
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one side in one cell, in seconds a call.
+
+    Attributes:
+        median, q1, q3: over slots; each slot's time is the mean of its calls.
+        slots: how many.
+        calls: how many in a slot.
+    """
+
+    median: float
+    q1: float
+    q3: float
+    slots: int
+    calls: int
+
+
+def summarize(times: Sequence[float], calls: int) -> Timing:
+    """Return median and quartiles of ``times``.
+
+    >>> summarize([4.0, 1.0, 2.0, 3.0, 100.0], 1)
+    Timing(median=3.0, q1=2.0, q3=4.0, slots=5, calls=1)
+    """
+    if len(times) == 1:
+        return Timing(times[0], times[0], times[0], 1, calls)
+    q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(median, q1, q3, len(times), calls)
+
+
+def settle() -> None:
+    """Wait until no thread of this process is busy.
+
+    Thread pools spin for a while after a call, and would take a core from the side that is timed next. So every side
+    keeps its own default, spinning included, as it would be served, and none is timed while another still spins.
+    """
+    for _ in range(_QUIET_STEPS):
+        before = time.process_time()
+        time.sleep(_QUIET_STEP_S)
+        if time.process_time() - before < _QUIET_SHARE * _QUIET_STEP_S:
+            return
+
+
+def measure(
+    sides: Mapping[str, Run],
+    budget_s: float,
+    *,
+    rng: random.Random,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[], None] = settle,
+) -> dict[str, Timing]:
+    """Time the sides in turn, in a new random order each round, for about ``budget_s`` seconds.
+
+    A slot is one side's turn: wait for quiet, warm up if a call is short, then time so many calls in one loop that a
+    slot takes its share of the budget. Every side gets at least three slots, whatever that takes.
+    """
+    slot_s = budget_s / (_ROUNDS * max(1, len(sides)))
+    calls, estimates = {}, {}
+    for name, run in sides.items():
+        settle()
+        estimates[name] = _estimate(run, clock)
+        calls[name] = max(1, round(slot_s / estimates[name]))
+    fastest = min(estimates.values(), default=0.0)
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    started = clock()
+    for done in range(_MOST_ROUNDS):
+        is_over = clock() - started >= budget_s
+        if done >= _FEWEST_ROUNDS and is_over:
+            break
+        order = [n for n in sides if done < _FEWEST_ROUNDS or estimates[n] <= _SLOWER * fastest or calls[n] > 1]
+        rng.shuffle(order)
+        for name in order:
+            settle()
+            times[name].append(_slot(sides[name], calls[name], estimates[name], clock))
+    return {name: summarize(found, calls[name]) for name, found in times.items()}
+
+
+def _estimate(run: Run, clock: Callable[[], float]) -> float:
+    """Return the time of a call, from ever more of them until a millisecond has passed."""
+    number = 1
+    while True:
+        start = clock()
+        for _ in repeat(None, number):
+            run()
+        elapsed = clock() - start
+        if elapsed >= 0.001 or number >= 4096:
+            return max(elapsed / number, 1e-9)
+        number *= 4
+
+
+def _slot(run: Run, calls: int, estimate: float, clock: Callable[[], float]) -> float:
+    if estimate < _SHORT_CALL_S:
+        for _ in repeat(None, max(1, calls // 8)):
+            run()
+    start = clock()
+    for _ in repeat(None, calls):
+        run()
+    return (clock() - start) / calls

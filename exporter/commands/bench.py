@@ -1,0 +1,55 @@
+"""`mylinear bench`: MYLINEAR beside its peers and the machine's ceilings. Peers that are not installed are left out."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear bench`."""
+    parser.add_argument("--output", default="mylinear-bench", help="folder to write into (default: ./mylinear-bench)")
+    parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under two minutes")
+    parser.add_argument("--fresh", action="store_true", help="measure anew what the folder has already")
+    parser.add_argument("--M", dest="rows", metavar="M,...", help="rows of x, such as 1,8")
+    parser.add_argument("--shapes", metavar="KxN,...", help="in_features x out_features, such as 768x3072,64x64")
+    parser.add_argument("--dtypes", metavar="D,...", help="such as float32,bfloat16")
+    parser.add_argument("--threads", metavar="T,...", help="such as 1,2 (default: 1 and all cores)")
+    parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
+    parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid (default: all)")
+    parser.add_argument("--budget", type=float, metavar="S", help="seconds of timing for a cell (default: 3)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write the files, print what was found."""
+    import sys
+
+    from exporter.bench.cells import make_plan
+    from exporter.bench.report import show, write_files
+    from exporter.bench.runner import run_bench
+    from ort_ops.progress import progress
+
+    plan = make_plan(
+        rows=args.rows,
+        shapes=args.shapes,
+        dtypes=args.dtypes,
+        threads=args.threads,
+        peers=args.peers,
+        parts=args.parts,
+        budget_s=args.budget,
+        is_quick=args.quick,
+    )
+    try:
+        with progress("bench", None) as line:
+            bench = run_bench(
+                plan,
+                args.output,
+                is_fresh=args.fresh,
+                on_progress=lambda done, total, note: line.update(done, f"of {total}: {note}"),
+            )
+    except KeyboardInterrupt:
+        print(f"mylinear: what was measured is in {args.output}; the same command goes on from there", file=sys.stderr)
+        raise
+    written = write_files(bench, args.output)
+    print(show(bench))
+    print(f"wrote     {', '.join(str(path) for path in written)}")
+    return 0
