@@ -55,33 +55,24 @@ class Ceilings:
         return cls(**{**found, "flops": by_threads(found["flops"]), "bandwidth": by_threads(found["bandwidth"])})
 
 
-@dataclass(frozen=True)
-class Roofline:
-    """The least time that a cell could take.
+def work(cell: Cell) -> tuple[int, int]:
+    """Return a cell's floating-point operations, and the bytes of x, weight, bias and result."""
+    numbers = cell.K * cell.N + cell.M * cell.K + cell.M * cell.N + cell.N
+    return 2 * cell.M * cell.K * cell.N, numbers * MYLINEAR.element_type(cell.dtype).nbytes
 
-    Attributes:
-        seconds: the larger of bytes / bandwidth and operations / rate.
-        bound_by: ``flops`` or the level of memory.
-        flops, nbytes: what the cell does and moves.
+
+def least_time(cell: Cell, ceilings: Ceilings) -> tuple[float, str]:
+    """Return the least seconds that a cell could take, and what they come from: ``flops`` or a level of memory.
+
+    That is the larger of operations / rate and bytes / bandwidth; all arrays move once, at the speed of the level that
+    the weight fits in.
     """
-
-    seconds: float
-    bound_by: str
-    flops: int
-    nbytes: int
-
-
-def roofline(cell: Cell, ceilings: Ceilings) -> Roofline:
-    """Return the least time of a cell: all arrays move once, at the speed of the level that the weight fits in."""
     element_type = MYLINEAR.element_type(cell.dtype)
-    weight = cell.K * cell.N * element_type.nbytes
-    nbytes = weight + (cell.M * cell.K + cell.M * cell.N + cell.N) * element_type.nbytes
-    flops = 2 * cell.M * cell.K * cell.N
-    level = level_of(weight, cell.threads, ceilings.capacity)
+    flops, nbytes = work(cell)
+    level = level_of(cell.K * cell.N * element_type.nbytes, cell.threads, ceilings.capacity)
     moving = nbytes / ceilings.bandwidth[level][cell.threads]
     computing = flops / ceilings.flops[element_type.accumulator][cell.threads]
-    bound_by = "flops" if computing >= moving else level
-    return Roofline(max(moving, computing), bound_by, flops, nbytes)
+    return (computing, "flops") if computing >= moving else (moving, level)
 
 
 def level_of(nbytes: int, threads: int, capacity: dict[str, int]) -> str:
@@ -96,7 +87,7 @@ def level_of(nbytes: int, threads: int, capacity: dict[str, int]) -> str:
 
 
 def measure_ceilings(
-    threads: tuple[int, ...], *, seconds: float, on_progress: Callable[[str], None] = lambda what: None
+    threads: tuple[int, ...], *, seconds: float, on_note: Callable[[str], None] = lambda note: None
 ) -> Ceilings:
     """Measure with each number of threads; each figure is the best of several runs of ``seconds`` altogether.
 
@@ -112,13 +103,13 @@ def measure_ceilings(
     bandwidth: dict[str, dict[int, float]] = {}
     isa = {}
     for dtype in ("float32", "float64"):
-        on_progress(f"{dtype} multiply-add")
+        on_note(f"ceilings: {dtype} multiply-add")
         flops[dtype] = {}
         for count in threads:
             best = library.best(count, seconds, lambda i, thread, s, d=dtype: library.flops(i, d, s))  # type: ignore[misc]
             flops[dtype][count], isa[dtype] = best
     for level in LEVELS:
-        on_progress(f"reading from {level}")
+        on_note(f"ceilings: reading from {level}")
         bandwidth[level] = {}
         for count in threads:
             buffers = [_buffer(_nbytes_to_read(level, count, capacity)) for _ in range(count)]

@@ -15,13 +15,13 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024)
 SHAPES = ((2, 1), (64, 64), (256, 256), (768, 768), (768, 3072), (3072, 768), (1024, 4096), (4096, 4096))
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 PEERS = ("gemm", "matmul", "torch", "compile", "openvino")
-PARTS = ("ceilings", "grid")
+PARTS = ("ceilings", "grid", "load", "memory", "chain", "bits")
 OURS = "ours"
 
 _QUICK_ROWS = (1, 8, 128)
-_QUICK_SHAPES = ((2, 1), (768, 768), (768, 3072), (4096, 4096))
+_QUICK_SHAPES = ((2, 1), (768, 3072), (4096, 4096))
 _QUICK_PEERS = ("gemm", "matmul", "torch")  # compiling takes seconds a cell
-_BUDGET_S, _QUICK_BUDGET_S = 3.0, 0.5
+_BUDGET_S, _QUICK_BUDGET_S = 3.0, 0.3
 _SYSFS = Path("/sys/devices/system/cpu")
 
 

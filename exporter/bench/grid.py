@@ -14,9 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.bench.ceilings import Ceilings, roofline
+from exporter.bench.ceilings import Ceilings, least_time, work
 from exporter.bench.cells import OURS, Cell
-from exporter.bench.sides import Arrays, Side, UnavailableError, draw, inference_mode, make_side
+from exporter.bench.sides import (
+    Arrays,
+    Side,
+    UnavailableError,
+    aligned,
+    draw,
+    first_words,
+    inference_mode,
+    make_side,
+)
 from exporter.bench.timing import measure
 from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import compare, linear_error_bound
@@ -115,22 +124,41 @@ class CellResult:
         )
 
 
-def run_cell(cell: Cell, peers: Sequence[str], budget_s: float, ceilings: Ceilings | None) -> CellResult:
+@dataclass(frozen=True)
+class Problem:
+    """One weight with the most rows that it is run with, the float64 result and the derived bound of each row's."""
+
+    arrays: Arrays
+    expected: NDArray[np.float64]
+    bound: NDArray[np.float64]
+
+
+@lru_cache(maxsize=1)  # the cells of one weight follow each other, and their rows are the first of these
+def make_problem(rows: int, in_features: int, out_features: int, dtype: str) -> Problem:
+    """Draw the arrays and compute what the results are held against."""
+    a = draw(rows, in_features, out_features, dtype)
+    bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype))
+    return Problem(a, linear_float64(a.x, a.weight, a.bias), bound)
+
+
+def run_cell(
+    cell: Cell, problem: Problem, peers: Sequence[str], budget_s: float, ceilings: Ceilings | None
+) -> CellResult:
     """Check and time every side of one cell."""
-    arrays = draw(cell.M, cell.K, cell.N, cell.dtype)
+    arrays = Arrays(aligned(problem.arrays.x[: cell.M]), problem.arrays.weight, problem.arrays.bias)
     results: dict[str, SideResult] = {}
     sides: dict[str, Side] = {}
     with inference_mode(peers):
         for name in (OURS, *peers):
             try:
                 side = make_side(name, cell, arrays)
-                results[name] = check(side, arrays)
+                results[name] = check(side, problem)
             except UnavailableError as error:
                 results[name] = SideResult(reason=str(error))
             else:
                 if not results[name].reason:
                     sides[name] = side
-        if sides.get(OURS) is not None:
+        if OURS in sides:
             rng = random.Random(zlib.crc32(cell.key.encode()))
             timings = measure({name: side.run for name, side in sides.items()}, budget_s, rng=rng)
             for name, t in timings.items():
@@ -138,42 +166,24 @@ def run_cell(cell: Cell, peers: Sequence[str], budget_s: float, ceilings: Ceilin
                 results[name] = SideResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)
     sides.clear()
     gc.collect()  # sessions end here, not while the next cell is timed
-    least = None if ceilings is None else roofline(cell, ceilings)
-    size = MYLINEAR.element_type(cell.dtype).nbytes
-    moved = (cell.K * cell.N + cell.M * cell.K + cell.M * cell.N + cell.N) * size
-    return CellResult(
-        cell,
-        results,
-        least.seconds if least else None,
-        least.bound_by if least else "",
-        2 * cell.M * cell.K * cell.N,
-        moved,
-    )
+    flops, nbytes = work(cell)
+    seconds, bound_by = (None, "") if ceilings is None else least_time(cell, ceilings)
+    return CellResult(cell, results, seconds, bound_by, flops, nbytes)
 
 
-def check(side: Side, arrays: Arrays) -> SideResult:
+def check(side: Side, problem: Problem) -> SideResult:
     """Run the side once and compare with the float64 definition; ``reason`` says what is wrong, if anything is."""
     try:
         y = side.result()
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        raise UnavailableError(" ".join(str(error).split())[:200] or type(error).__name__) from error
-    dtype = arrays.x.dtype.name
-    if y.dtype != arrays.x.dtype:
+        raise UnavailableError(first_words(error)) from error
+    dtype = problem.arrays.x.dtype
+    if y.dtype != dtype:
         return SideResult(reason=f"wrong result: {y.dtype} instead of {dtype}")
-    expected, bound = _expected(*arrays.x.shape, arrays.weight.shape[0], dtype)
-    found = compare(y, expected, bound, MYLINEAR.element_type(dtype))
+    rows = len(y)
+    found = compare(y, problem.expected[:rows], problem.bound[:rows], MYLINEAR.element_type(dtype.name))
     reason = "" if found.complaint is None else f"wrong result: {found.complaint}"
     error_in_bounds = found.max_in_bounds if math.isfinite(found.max_in_bounds) else None
     return SideResult(error_in_bounds=error_in_bounds, reason=reason)
-
-
-@lru_cache(maxsize=1)  # the cells of one product on several threads follow each other
-def _expected(
-    rows: int, in_features: int, out_features: int, dtype: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the float64 result and the derived bound of a cell's arrays."""
-    a = draw(rows, in_features, out_features, dtype)
-    bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype))
-    return linear_float64(a.x, a.weight, a.bias), bound

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from exporter.bench.bits import check_bits
 from exporter.bench.ceilings import Ceilings, measure_ceilings
 from exporter.bench.cells import BenchError, Plan
-from exporter.bench.grid import CellResult, run_cell
+from exporter.bench.chain import measure_chain
+from exporter.bench.grid import CellResult, make_problem, run_cell
 from exporter.bench.identity import differences, identify
+from exporter.bench.loading import measure_load, measure_memory
 from ort_ops.files import make_folder, write_atomically
 
 RESULT_NAME = "bench.json"
 _FORMAT = 1
 _CEILING_S, _QUICK_CEILING_S = 0.8, 0.2
 OnProgress = Callable[[int, int, str], None]
+PARTS: dict[str, Callable[[Plan, Callable[[str], None]], list[dict[str, Any]]]] = {
+    "load": measure_load,
+    "memory": measure_memory,
+    "chain": measure_chain,
+    "bits": check_bits,
+}
+"""What is measured beside ceilings and grid; each takes the plan, and a function to say what it is at."""
 
 
 @dataclass
@@ -67,14 +78,19 @@ class Bench:
             dict(found["parts"]),
         )
 
-    def save(self, folder: Path) -> None:
-        """Write the result file, whole or not at all. Raises: OutputError."""
-        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+    def save(self, folder: Path, more: Mapping[str, Any] | None = None) -> None:
+        """Write the result file, with ``more`` that follows from it, whole or not at all. Raises: OutputError."""
+        text = json.dumps(self.as_dict() | dict(more or {}), indent=1, allow_nan=False)
         write_atomically(folder / RESULT_NAME, text.encode() + b"\n")
 
 
 def run_bench(
-    plan: Plan, folder: str | Path, *, is_fresh: bool = False, on_progress: OnProgress = lambda done, total, note: None
+    plan: Plan,
+    folder: str | Path,
+    *,
+    is_fresh: bool = False,
+    again_below: float | None = None,
+    on_progress: OnProgress = lambda done, total, note: None,
 ) -> Bench:
     """Measure what is not in the folder's result file yet, and write it there after every step.
 
@@ -82,6 +98,7 @@ def run_bench(
         plan: what to measure.
         folder: made if it is missing.
         is_fresh: whether to leave out of account what the folder has, and replace it.
+        again_below: a ratio to the best peer below which cells are measured again.
         on_progress: called with the steps done, all steps, and what is next.
 
     Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all;
@@ -92,25 +109,34 @@ def run_bench(
     bench = None if is_fresh else read_state(folder / RESULT_NAME, identity)
     if bench is None:
         bench = Bench(identity, _now())
+    is_again = again_below is not None
+    if again_below is not None:
+        bench.cells = {k: r for k, r in bench.cells.items() if (r.ratio(r.best_peer) or again_below) >= again_below}
     cells = list(plan.cells()) if "grid" in plan.parts else []
     total = len(cells) + len(plan.parts) - ("grid" in plan.parts)
     done = 0
     if "ceilings" in plan.parts:
         if bench.ceilings is None:
             seconds = _QUICK_CEILING_S if plan.is_quick else _CEILING_S
-            show = on_progress
-            bench.ceilings = measure_ceilings(
-                plan.threads, seconds=seconds, on_progress=lambda what: show(0, total, f"ceilings: {what}")
-            )
+            bench.ceilings = measure_ceilings(plan.threads, seconds=seconds, on_note=partial(on_progress, 0, total))
             bench.save(folder)
         done += 1
     for cell in cells:
         if cell.key not in bench.cells:
             on_progress(done, total, str(cell))
-            bench.cells[cell.key] = run_cell(cell, plan.peers, plan.budget_s, bench.ceilings)
+            problem = make_problem(max(plan.rows), cell.K, cell.N, cell.dtype)
+            bench.cells[cell.key] = run_cell(cell, problem, plan.peers, plan.budget_s, bench.ceilings)
             bench.save(folder)
         done += 1
-    if bench.finished is None:
+    bench.cells = {cell.key: bench.cells[cell.key] for cell in cells}  # in the plan's order, whatever was done again
+    for name in plan.parts:
+        if name not in PARTS:
+            continue
+        if name not in bench.parts:
+            bench.parts[name] = PARTS[name](plan, partial(on_progress, done, total))
+            bench.save(folder)
+        done += 1
+    if bench.finished is None or is_again:
         bench.finished = _now()
         bench.save(folder)
     on_progress(total, total, "done")

@@ -61,7 +61,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
-    """Draw from the normal distribution, by a fixed seed; a smaller ``rows`` draws the first rows of a larger one."""
+    """Draw from the normal distribution, by a fixed seed."""
     rng = np.random.default_rng(6)
     weight = rng.standard_normal((out_features, in_features), np.float32)
     bias = rng.standard_normal(out_features, np.float32)
@@ -90,8 +90,12 @@ def make_side(name: str, cell: Cell, arrays: Arrays) -> Side:
     except ModuleNotFoundError as error:
         raise UnavailableError(f"{error.name} is not installed") from error
     except Exception as error:  # whatever a peer raises where it lacks a kernel or a compiler
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UnavailableError(text[:200]) from error
+        raise UnavailableError(first_words(error)) from error
+
+
+def first_words(error: Exception) -> str:
+    """Return the beginning of an error's text in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def gemm_model(weight: Array, bias: Array) -> ModelProto:

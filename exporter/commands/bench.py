@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtypes", metavar="D,...", help="such as float32,bfloat16")
     parser.add_argument("--threads", metavar="T,...", help="such as 1,2 (default: 1 and all cores)")
     parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
-    parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid (default: all)")
+    parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid, load, memory, chain, bits (default: all)")
+    parser.add_argument(
+        "--again-below", type=float, metavar="R", help="measure cells anew whose best peer / ours is less"
+    )
     parser.add_argument("--budget", type=float, metavar="S", help="seconds of timing for a cell (default: 3)")
 
 
@@ -44,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 plan,
                 args.output,
                 is_fresh=args.fresh,
+                again_below=args.again_below,
                 on_progress=lambda done, total, note: line.update(done, f"of {total}: {note}"),
             )
     except KeyboardInterrupt:
