@@ -20,6 +20,14 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 img { max-width: 100%; height: auto; margin-top: 1rem } pre { background: #f3f5f7; padding: .8rem; overflow-x: auto }
 .ok { color: #116329; font-weight: 600 } .bad { color: #b3261e; font-weight: 600 } .muted { color: #59636e }
 """
+_CLASSES = {
+    "ok": ' class="ok"',
+    "met": ' class="ok"',
+    "met within noise": ' class="ok"',
+    "missed": ' class="bad"',
+    "not measured": ' class="muted"',
+    "-": ' class="muted"',
+}
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-extensions", "onnxscript", "numpy", "ort-mylinear")
 
 
@@ -30,7 +38,7 @@ class Section:
     Attributes:
         title: its heading.
         text: a paragraph; may be empty.
-        header, rows: a table; may be empty. Cells ``ok`` and those that start with a count of wrong values stand out.
+        header, rows: a table; may be empty. Verdicts such as ``ok`` and ``missed`` stand out.
         picture: path of a PNG, which is copied into the page.
         picture_text: what it shows, for those who cannot see it.
         code: shown as typed.
@@ -52,9 +60,7 @@ class Section:
         if self.text:
             parts.append(f"<p>{html.escape(self.text)}</p>")
         if self.header:
-            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-            body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows)
-            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+            parts.append(render_table(self.header, self.rows))
         if self.picture is not None:
             data = base64.b64encode(self.picture.read_bytes()).decode()
             parts.append(f'<img alt="{html.escape(self.picture_text)}" src="data:image/png;base64,{data}">')
@@ -63,6 +69,13 @@ class Section:
         if self.code:
             parts.append(f"<pre>{html.escape(self.code)}</pre>")
         return "\n".join(parts)
+
+
+def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as HTML; `Section` says which cells stand out."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def write_report(path: str | Path, title: str, summary: str, sections: Sequence[Section]) -> None:
@@ -95,7 +108,7 @@ def versions() -> list[str]:
 
 
 def _cell(text: str) -> str:
-    kind = {"ok": ' class="ok"', "-": ' class="muted"'}.get(text, "")
+    kind = _CLASSES.get(text, "")
     if "values are off" in text:
         kind = ' class="bad"'
     elif text.startswith("not run"):

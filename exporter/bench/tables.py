@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from exporter.bench.ceilings import Ceilings
 from exporter.bench.cells import OURS, Cell
+from exporter.bench.goals import Judged, growth
 from exporter.bench.grid import CellResult
 
 CSV_HEADER = (
@@ -64,7 +66,7 @@ def heat_tables(
         rows = []
         for size in dict.fromkeys(c.M for c in cells):
             values = [found.get(Cell(size, *shape, dtype, threads)) for shape in shapes]
-            rows.append([str(size), *("-" if v is None else f"{v:.2f}" for v in values)])
+            rows.append([str(size), *map(format_number, values)])
         tables[dtype, threads] = (["M", *(f"{k}x{n}" for k, n in shapes)], rows)
     return tables
 
@@ -82,13 +84,75 @@ def cell_table(results: Iterable[CellResult]) -> tuple[list[str], list[list[str]
                 str(result.cell),
                 "-" if ours.median is None else format_time(ours.median),
                 "-" if ours.spread is None else f"{ours.spread:.1%}",
-                *(_short(result.ratio(peer)) for peer in peers),
+                *(format_number(result.ratio(peer)) for peer in peers),
                 result.best_peer or "-",
-                _short(result.fraction),
+                format_number(result.fraction),
                 result.bound_by or "-",
             ]
         )
     return header, rows
+
+
+def goal_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
+    """Return a row for each goal."""
+    rows = [
+        [j.group, j.goal, f"{j.threshold:g}", format_number(j.measured), j.where or "-", str(j.count), j.verdict]
+        for j in judged
+    ]
+    return ["goal for", "what", "goal", "measured", "where", "values", "verdict"], rows
+
+
+def load_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return load times, ours beside Gemm's."""
+    header = ["model", "weights", "ours", "gemm", "ours / gemm"]
+    return header, [[_model_name(row), row["storage"], *_pair(row["sides"], "median", format_time)] for row in rows]
+
+
+def memory_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return by how much a process grew, in MiB: all of it, and what of it is anonymous and what file-backed."""
+    header = ["model", "weights", "MiB", "side", "loaded: all", "anonymous", "file"]
+    header += ["called once: all", "anonymous", "file", "ours / gemm"]
+    found = []
+    for row in rows:
+        ours, gemm = (growth(row["sides"].get(side, {})) for side in (OURS, "gemm"))
+        for side, measured in row["sides"].items():
+            cells = [
+                f"{(measured[moment][kind] - measured['before'][kind]) / 2**20:.1f}" if moment in measured else "-"
+                for moment in ("loaded", "called")
+                for kind in ("rss", "anonymous", "file")
+            ]
+            ratio = f"{ours / gemm:.2f}" if side == OURS and ours and gemm else "-"
+            name = [_model_name(row), row["storage"], f"{row['weights_nbytes'] / 2**20:.0f}"]
+            found.append([*name, side, *cells, ratio])
+    return header, found
+
+
+def chain_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the time of a tiny node, ours beside Gemm's."""
+    header = ["node of (1, 2, 2)", "ours", "gemm", "ours / gemm"]
+    return header, [
+        [f"{row['dtype']}, {row['threads']} threads", *_pair(row["sides"], "node", format_time)] for row in rows
+    ]
+
+
+def bits_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return where results have other bits with other threads, or in another batch."""
+    header = ["(K, N)", "dtype", "batches", "same on threads", "rows same as alone"]
+    found = []
+    for row in rows:
+        threads = ", ".join(map(str, row["threads"]))
+        by_threads = row["batches_that_differ_by_threads"]
+        by_batch = row["batches_whose_rows_differ"]
+        found.append(
+            [
+                f"({row['K']}, {row['N']})",
+                row["dtype"],
+                ", ".join(map(str, row["batches"])),
+                f"not on {', '.join(by_threads)}" if by_threads else threads,
+                f"not in {', '.join(map(str, by_batch))}" if by_batch else "in all",
+            ]
+        )
+    return header, found
 
 
 def untimed(results: Iterable[CellResult]) -> list[tuple[str, str, int]]:
@@ -103,6 +167,15 @@ def untimed(results: Iterable[CellResult]) -> list[tuple[str, str, int]]:
     return [(name, reason, count) for (name, reason), count in counts.items()]
 
 
+def format_number(value: float | None) -> str:
+    """Write a ratio with two digits after the point, fewer where it is large; a dash for None.
+
+    >>> format_number(0.954), format_number(12.345), format_number(2052.4), format_number(None)
+    ('0.95', '12.3', '2052', '-')
+    """
+    return "-" if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
 def format_time(seconds: float) -> str:
     """Write a time with three digits and a unit.
 
@@ -115,8 +188,15 @@ def format_time(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _model_name(row: dict[str, Any]) -> str:
+    return f"{row['layers']} x {row['size']}x{row['size']} {row['dtype']}"
+
+
+def _pair(sides: dict[str, dict[str, Any]], key: str, write: Callable[[float], str]) -> list[str]:
+    """Our number, Gemm's, and the quotient."""
+    ours, gemm = (sides.get(side, {}).get(key) for side in (OURS, "gemm"))
+    both = f"{ours / gemm:.2f}" if ours and gemm else "-"
+    return [*("-" if value is None else write(value) for value in (ours, gemm)), both]
 
 
 def _number(value: float | None) -> str:

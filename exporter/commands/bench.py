@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", metavar="T,...", help="such as 1,2 (default: 1 and all cores)")
     parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
     parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid, load, memory, chain, bits (default: all)")
+    parser.add_argument("--goals", action="store_true", help="hold the result against the goals of this project too")
     parser.add_argument(
         "--again-below", type=float, metavar="R", help="measure cells anew whose best peer / ours is less"
     )
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"mylinear: what was measured is in {args.output}; the same command goes on from there", file=sys.stderr)
         raise
-    written = write_files(bench, args.output)
-    print(show(bench))
+    written = write_files(bench, args.output, with_goals=args.goals)
+    print(show(bench, with_goals=args.goals))
     print(f"wrote     {', '.join(str(path) for path in written)}")
     return 0
