@@ -104,6 +104,8 @@ def run_bench(
     Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all;
         NativeLibraryError without the C++ library; OutputError.
     """
+    if again_below is not None and not again_below > 0:
+        raise BenchError(f"--again-below must be a ratio above 0, got {again_below:g}")
     identity = identify(plan)
     folder = make_folder(folder)
     bench = None if is_fresh else read_state(folder / RESULT_NAME, identity)
