@@ -21,7 +21,7 @@ OURS = "ours"
 _QUICK_ROWS = (1, 8, 128)
 _QUICK_SHAPES = ((2, 1), (768, 3072), (4096, 4096))
 _QUICK_PEERS = ("gemm", "matmul", "torch")  # compiling takes seconds a cell
-_BUDGET_S, _QUICK_BUDGET_S = 3.0, 0.3
+_BUDGET_S, _QUICK_BUDGET_S = 2.5, 0.3
 _SYSFS = Path("/sys/devices/system/cpu")
 
 
@@ -76,6 +76,12 @@ class Plan:
                 for rows in self.rows:
                     for threads in self.threads:
                         yield Cell(rows, in_features, out_features, dtype, threads)
+
+    @property
+    def num_steps(self) -> int:
+        """How many cells and other parts there are."""
+        grid = len(self.rows) * len(self.shapes) * len(self.dtypes) * len(self.threads)
+        return sum(grid if part == "grid" else 1 for part in self.parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""

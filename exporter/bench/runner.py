@@ -22,7 +22,7 @@ from ort_ops.files import make_folder, write_atomically
 RESULT_NAME = "bench.json"
 _FORMAT = 1
 _CEILING_S, _QUICK_CEILING_S = 0.8, 0.2
-OnProgress = Callable[[int, int, str], None]
+OnProgress = Callable[[int, str], None]
 PARTS: dict[str, Callable[[Plan, Callable[[str], None]], list[dict[str, Any]]]] = {
     "load": measure_load,
     "memory": measure_memory,
@@ -90,7 +90,7 @@ def run_bench(
     *,
     is_fresh: bool = False,
     again_below: float | None = None,
-    on_progress: OnProgress = lambda done, total, note: None,
+    on_progress: OnProgress = lambda done, note: None,
 ) -> Bench:
     """Measure what is not in the folder's result file yet, and write it there after every step.
 
@@ -99,7 +99,7 @@ def run_bench(
         folder: made if it is missing.
         is_fresh: whether to leave out of account what the folder has, and replace it.
         again_below: a ratio to the best peer below which cells are measured again.
-        on_progress: called with the steps done, all steps, and what is next.
+        on_progress: called with how many of the plan's steps are done, and what is next.
 
     Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all;
         NativeLibraryError without the C++ library; OutputError.
@@ -111,21 +111,21 @@ def run_bench(
     bench = None if is_fresh else read_state(folder / RESULT_NAME, identity)
     if bench is None:
         bench = Bench(identity, _now())
-    is_again = again_below is not None
     if again_below is not None:
-        bench.cells = {k: r for k, r in bench.cells.items() if (r.ratio(r.best_peer) or again_below) >= again_below}
+        kept = {k: r for k, r in bench.cells.items() if (r.ratio(r.best_peer) or again_below) >= again_below}
+        if len(kept) < len(bench.cells):
+            bench.cells, bench.finished = kept, None
     cells = list(plan.cells()) if "grid" in plan.parts else []
-    total = len(cells) + len(plan.parts) - ("grid" in plan.parts)
     done = 0
     if "ceilings" in plan.parts:
         if bench.ceilings is None:
             seconds = _QUICK_CEILING_S if plan.is_quick else _CEILING_S
-            bench.ceilings = measure_ceilings(plan.threads, seconds=seconds, on_note=partial(on_progress, 0, total))
+            bench.ceilings = measure_ceilings(plan.threads, seconds=seconds, on_note=partial(on_progress, done))
             bench.save(folder)
         done += 1
     for cell in cells:
         if cell.key not in bench.cells:
-            on_progress(done, total, str(cell))
+            on_progress(done, str(cell))
             problem = make_problem(max(plan.rows), cell.K, cell.N, cell.dtype)
             bench.cells[cell.key] = run_cell(cell, problem, plan.peers, plan.budget_s, bench.ceilings)
             bench.save(folder)
@@ -135,13 +135,13 @@ def run_bench(
         if name not in PARTS:
             continue
         if name not in bench.parts:
-            bench.parts[name] = PARTS[name](plan, partial(on_progress, done, total))
+            bench.parts[name] = PARTS[name](plan, partial(on_progress, done))
             bench.save(folder)
         done += 1
-    if bench.finished is None or is_again:
+    if bench.finished is None:
         bench.finished = _now()
         bench.save(folder)
-    on_progress(total, total, "done")
+    on_progress(done, "done")
     return bench
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again-below", type=float, metavar="R", help="measure cells anew whose best peer / ours is less"
     )
-    parser.add_argument("--budget", type=float, metavar="S", help="seconds of timing for a cell (default: 3)")
+    parser.add_argument("--budget", type=float, metavar="S", help="seconds of timing for a cell (default: 2.5)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
         is_quick=args.quick,
     )
     try:
-        with progress("bench", None) as line:
+        with progress("bench", plan.num_steps) as line:
             bench = run_bench(
                 plan,
                 args.output,
                 is_fresh=args.fresh,
                 again_below=args.again_below,
-                on_progress=lambda done, total, note: line.update(done, f"of {total}: {note}"),
+                on_progress=line.update,
             )
     except KeyboardInterrupt:
         print(f"mylinear: what was measured is in {args.output}; the same command goes on from there", file=sys.stderr)
