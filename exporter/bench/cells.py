@@ -19,7 +19,7 @@ PARTS = ("ceilings", "grid", "load", "memory", "chain", "bits")
 OURS = "ours"
 
 _QUICK_ROWS = (1, 8, 128)
-_QUICK_SHAPES = ((2, 1), (768, 3072), (4096, 4096))
+_QUICK_SHAPES = ((2, 1), (768, 3072), (1024, 4096))
 _QUICK_PEERS = ("gemm", "matmul", "torch")  # compiling takes seconds a cell
 _BUDGET_S, _QUICK_BUDGET_S = 2.5, 0.3
 _SYSFS = Path("/sys/devices/system/cpu")
