@@ -222,6 +222,19 @@ def test_ceilings_are_measured_for_every_number_of_threads_and_survive_json(monk
     assert Ceilings.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
+def test_rates_of_threads_that_did_not_work_at_once_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = iter([(True, 3.0), (False, 9.0), (True, 4.0), *[(False, 8.0)] * 1000])
+    monkeypatch.setattr(ceilings, "together", lambda threads, rate: next(runs))
+    loops = object.__new__(ceilings._Loops)
+    loops.isas = {0: "wide"}
+    assert loops.best(2, 0.1, lambda isa, thread, seconds: 0.0) == (4.0, "wide")
+
+
+def test_the_rates_of_threads_are_added() -> None:
+    assert ceilings.together(3, lambda thread: 10.0**thread)[1] == 111
+    assert ceilings.together(1, lambda thread: 5.0) == (True, 5.0)
+
+
 # What is measured
 
 

@@ -21,7 +21,7 @@ from ort_ops.files import make_folder, write_atomically
 
 RESULT_NAME = "bench.json"
 _FORMAT = 1
-_CEILING_S, _QUICK_CEILING_S = 0.8, 0.2
+_CEILING_S, _QUICK_CEILING_S = 1.2, 0.3
 OnProgress = Callable[[int, str], None]
 PARTS: dict[str, Callable[[Plan, Callable[[str], None]], list[dict[str, Any]]]] = {
     "load": measure_load,

@@ -57,4 +57,6 @@ def run(args: argparse.Namespace) -> int:
     written = write_files(bench, args.output, with_goals=args.goals)
     print(show(bench, with_goals=args.goals))
     print(f"wrote     {', '.join(str(path) for path in written)}")
+    if bench.cells and not any(path.suffix == ".png" for path in written):
+        print("PNGs need matplotlib: pip install 'ort-mylinear[export]'; the page has the same drawings")
     return 0
