@@ -593,6 +593,20 @@ def test_bits_are_compared_by_threads_and_by_batch(small: Plan, monkeypatch: pyt
     assert {j.verdict for j in judged.values()} == {"missed"}
 
 
+@pytest.mark.native
+def test_an_onnxruntime_without_bfloat16_arrays_leaves_bfloat16_out(
+    small: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sides.onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
+    rows = bits.check_bits(replace(small, shapes=((3, 4),)))
+    assert ["reason" in row for row in rows] == [False, True]
+    assert "takes no bfloat16 arrays from Python; 1.20 does" in tables.bits_table(rows)[1][1][3]
+    assert {j.count for j in judge(bench_of(bits=rows)) if j.group == "same bits"} == {1}
+    cell = Cell(1, 3, 4, "bfloat16", 1)
+    found = grid.run_cell(cell, grid.make_problem(1, 3, 4, "bfloat16"), (), 0.01, None)
+    assert "1.20 does" in found.sides[OURS].reason
+
+
 # Goals
 
 

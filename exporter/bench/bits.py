@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exporter.bench.cells import Plan, usable_cores
-from exporter.bench.sides import Array, Arrays, aligned, bind, draw, open_session
+from exporter.bench.sides import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
 from ort_ops.model import make_linear_model
 
 _MOST_ROWS = 17  # that are run alone, of a batch
@@ -23,25 +23,12 @@ def check_bits(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -
             continue
         for dtype in plan.dtypes:
             on_note(f"same bits: {in_features}x{out_features} {dtype}")
-            arrays = draw(max(plan.rows), in_features, out_features, dtype)
-            batches = sorted(plan.rows)
-            counts = thread_counts(usable_cores())
-            serial = _results(arrays, batches, 1)
-            differing = {
-                threads: [rows for rows, y in _results(arrays, batches, threads).items() if not same(y, serial[rows])]
-                for threads in counts[1:]
-            }
-            found.append(
-                {
-                    "K": in_features,
-                    "N": out_features,
-                    "dtype": dtype,
-                    "batches": batches,
-                    "threads": counts,
-                    "batches_that_differ_by_threads": {str(t): rows for t, rows in differing.items() if rows},
-                    "batches_whose_rows_differ": _batches_that_differ(arrays, serial),
-                }
-            )
+            row: dict[str, Any] = {"K": in_features, "N": out_features, "dtype": dtype, "batches": sorted(plan.rows)}
+            try:
+                row |= _compare(draw(max(plan.rows), in_features, out_features, dtype), row["batches"])
+            except UnavailableError as error:
+                row["reason"] = str(error)
+            found.append(row)
     return found
 
 
@@ -52,6 +39,21 @@ def thread_counts(cores: int) -> list[int]:
     ([1, 2, 3, 4], [1, 2, 3, 4, 32, 64])
     """
     return sorted({1, 2, 3, 4, max(1, cores // 2), cores})
+
+
+def _compare(arrays: Arrays, batches: list[int]) -> dict[str, Any]:
+    """Return what was compared, and the batches in which something differs."""
+    counts = thread_counts(usable_cores())
+    serial = _results(arrays, batches, 1)
+    differing = {
+        threads: [rows for rows, y in _results(arrays, batches, threads).items() if not same(y, serial[rows])]
+        for threads in counts[1:]
+    }
+    return {
+        "threads": counts,
+        "batches_that_differ_by_threads": {str(threads): rows for threads, rows in differing.items() if rows},
+        "batches_whose_rows_differ": _batches_that_differ(arrays, serial),
+    }
 
 
 def same(a: Array, b: Array) -> bool:

@@ -189,7 +189,8 @@ def _bit_goals(bench: Bench) -> list[Judged]:
 
     def differing(key: str) -> Values:
         for row in rows:
-            yield float(len(row[key])), f"({row['K']}, {row['N']}) {row['dtype']}"
+            if key in row:
+                yield float(len(row[key])), f"({row['K']}, {row['N']}) {row['dtype']}"
 
     by_threads, by_batch = "batches_that_differ_by_threads", "batches_whose_rows_differ"
     return [

@@ -152,8 +152,10 @@ def bind(session: onnxruntime.InferenceSession, x: Array, out_features: int) -> 
 def _ort_value(array: Array) -> onnxruntime.OrtValue:
     if array.dtype.name != "bfloat16":
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-    onnx_type = MYLINEAR.element_type("bfloat16").onnx_type
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx_type)
+    make = getattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type", None)
+    if make is None:
+        raise UnavailableError(f"onnxruntime {onnxruntime.__version__} takes no bfloat16 arrays from Python; 1.20 does")
+    return make(array.view(np.uint16), MYLINEAR.element_type("bfloat16").onnx_type)
 
 
 def _session_side(model: ModelProto, cell: Cell, arrays: Arrays, *, with_ours: bool = False) -> Side:

@@ -140,14 +140,16 @@ def bits_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str
     header = ["(K, N)", "dtype", "batches", "same on threads", "rows same as alone"]
     found = []
     for row in rows:
+        name = [f"({row['K']}, {row['N']})", row["dtype"], ", ".join(map(str, row["batches"]))]
+        if "reason" in row:
+            found.append([*name, f"not run: {row['reason']}", "-"])
+            continue
         threads = ", ".join(map(str, row["threads"]))
         by_threads = row["batches_that_differ_by_threads"]
         by_batch = row["batches_whose_rows_differ"]
         found.append(
             [
-                f"({row['K']}, {row['N']})",
-                row["dtype"],
-                ", ".join(map(str, row["batches"])),
+                *name,
                 f"not on {', '.join(by_threads)}" if by_threads else threads,
                 f"not in {', '.join(map(str, by_batch))}" if by_batch else "in all",
             ]
