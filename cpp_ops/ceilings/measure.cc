@@ -12,7 +12,7 @@
 namespace mylinear::ceilings {
 namespace {
 
-bool avx512_is_usable() {
+[[maybe_unused]] bool avx512_is_usable() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512f");
 #else
@@ -20,7 +20,7 @@ bool avx512_is_usable() {
 #endif
 }
 
-bool avx2_is_usable() {
+[[maybe_unused]] bool avx2_is_usable() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
@@ -47,8 +47,6 @@ const Loops* find_loops(int isa, bool* is_usable) {
 #endif
       {&baseline_loops, true},
   };
-  (void)avx512_is_usable;
-  (void)avx2_is_usable;
   if (isa < 0 || static_cast<size_t>(isa) >= sizeof rows / sizeof rows[0]) return nullptr;
   *is_usable = rows[isa].is_usable;
   return rows[isa].loops;
