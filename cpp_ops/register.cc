@@ -1,4 +1,5 @@
-// Layer: entry. The only file that exports symbols.
+// Layer: entry. Exports all that a host or a tool calls; ceilings/measure.cc exports what only `mylinear
+// bench` does.
 //
 //   RegisterCustomOps   what onnxruntime calls for `register_custom_ops_library`
 //   mylinear_describe   what this library is and which kernels it would use, for tools that ask without a

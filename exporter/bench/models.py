@@ -1,4 +1,4 @@
-"""The models of the parts beyond the grid: chains of square layers, of MYLINEAR's nodes or of Gemm's."""
+"""The models that are measured: chains of layers, of MYLINEAR's nodes or of Gemm's, and what is like them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from exporter.bench.cells import OURS
 from ort_ops.contract import MYLINEAR
@@ -26,11 +26,18 @@ def chain_model(side: str, layers: Sequence[Layer]) -> ModelProto:
     for i, (weight, bias) in enumerate(layers):
         nodes.append(_node(side, [names[i], f"weight{i}", f"bias{i}"], names[i + 1]))
         tensors += [numpy_helper.from_array(weight, f"weight{i}"), numpy_helper.from_array(bias, f"bias{i}")]
-    element_type = MYLINEAR.element_type(layers[0][0].dtype.name).onnx_type
-    x = helper.make_tensor_value_info("x", element_type, ["batch", layers[0][0].shape[1]])
-    y = helper.make_tensor_value_info("y", element_type, ["batch", layers[-1][0].shape[0]])
+    return make_model("chain", nodes, tensors, layers[0][0].shape[1], layers[-1][0].shape[0])
+
+
+def make_model(
+    name: str, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], in_features: int, out_features: int
+) -> ModelProto:
+    """Make a model of ``x [batch, in_features]`` to ``y [batch, out_features]``, of the element type of its tensors."""
+    element_type = tensors[0].data_type
+    x = helper.make_tensor_value_info("x", element_type, ["batch", in_features])
+    y = helper.make_tensor_value_info("y", element_type, ["batch", out_features])
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MYLINEAR.domain, MYLINEAR.since_version)]
-    graph = helper.make_graph(nodes, "chain", [x], [y], tensors)
+    graph = helper.make_graph(nodes, name, [x], [y], tensors)
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
 

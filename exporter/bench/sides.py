@@ -20,11 +20,11 @@ from onnx import ModelProto, helper, numpy_helper
 
 import ort_ops
 from exporter.bench.cells import OURS, Cell
+from exporter.bench.models import chain_model, make_model
 from ort_ops.contract import MYLINEAR
 from ort_ops.model import make_linear_model
 
 Array = NDArray[Any]
-_OPSET, _IR_VERSION = 20, 9
 _ALIGNMENT = 64
 _LOG_FATAL = 4
 
@@ -98,28 +98,14 @@ def first_words(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def gemm_model(weight: Array, bias: Array) -> ModelProto:
-    """Make ``x [batch, K]`` to ``y`` by one Gemm with transB=1, as torch exports nn.Linear."""
-    node = helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], transB=1, name="linear")
-    return _standard_model([node], weight.shape[1], weight, bias, weight.shape[0])
-
-
 def matmul_model(weight: Array, bias: Array) -> ModelProto:
     """Make ``x [batch, K]`` to ``y`` by MatMul with W transposed beforehand, and Add."""
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
         helper.make_node("Add", ["product", "bias"], ["y"], name="bias"),
     ]
-    return _standard_model(nodes, weight.shape[1], np.ascontiguousarray(weight.T), bias, weight.shape[0])
-
-
-def _standard_model(nodes: list[Any], in_features: int, weight: Array, bias: Array, out_features: int) -> ModelProto:
-    element_type = MYLINEAR.element_type(bias.dtype.name).onnx_type
-    tensors = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
-    x = helper.make_tensor_value_info("x", element_type, ["batch", in_features])
-    y = helper.make_tensor_value_info("y", element_type, ["batch", out_features])
-    graph = helper.make_graph(nodes, "one_linear", [x], [y], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(weight.T), "weight"), numpy_helper.from_array(bias, "bias")]
+    return make_model("one_linear", nodes, tensors, weight.shape[1], weight.shape[0])
 
 
 def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
@@ -175,7 +161,7 @@ def _make_ours(cell: Cell, arrays: Arrays) -> Side:
 
 
 def _make_gemm(cell: Cell, arrays: Arrays) -> Side:
-    return _session_side(gemm_model(arrays.weight, arrays.bias), cell, arrays)
+    return _session_side(chain_model("gemm", [(arrays.weight, arrays.bias)]), cell, arrays)
 
 
 def _make_matmul(cell: Cell, arrays: Arrays) -> Side:
@@ -227,7 +213,7 @@ def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(gemm_model(arrays.weight, arrays.bias).SerializeToString())
+    model = core.read_model(chain_model("gemm", [(arrays.weight, arrays.bias)]).SerializeToString())
     model.reshape([cell.M, cell.K])
     settings = {
         "INFERENCE_NUM_THREADS": cell.threads,
