@@ -8,7 +8,7 @@ namespace mylinear::kernels {
 namespace {
 
 struct Avx2 {
-  struct Double {
+  struct Double : NoDot {
     using Scalar = double;
     using Vec = __m256d;
     static constexpr size_t kLanes = 4;
@@ -30,7 +30,7 @@ struct Avx2 {
     static void store(double* to, Vec value) { _mm256_storeu_pd(to, value); }
   };
 
-  struct Float {
+  struct Float : NoDot {
     using Scalar = float;
     using Vec = __m256;
     static constexpr size_t kLanes = 8;
@@ -82,6 +82,7 @@ struct Avx2 {
       return _mm_loadu_si128(static_cast<const __m128i*>(from));
     }
   };
+  using Bfloat = Float;
 };
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace mylinear::kernels {
 namespace {
 
 template <class T>
-struct Vector {
+struct Vector : NoDot {
   using Scalar = T;
   typedef T Vec __attribute__((vector_size(16)));
   static constexpr size_t kLanes = 16 / sizeof(T);
@@ -64,6 +64,7 @@ struct Baseline {
       __builtin_memcpy(to, elements, sizeof elements);
     }
   };
+  using Bfloat = Float;
 };
 
 }  // namespace

@@ -15,6 +15,14 @@ namespace {
 #endif
 }
 
+[[maybe_unused]] bool avx512_bf16_is_usable() {
+#if defined(__x86_64__)
+  return avx512_is_usable() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 [[maybe_unused]] bool avx2_is_usable() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

@@ -3,14 +3,20 @@
 // X(isa, mr): a translation unit `<isa>.cc` that defines `<isa>_kernels`, one GemmKernel per element type,
 // whose micro-kernel takes up to mr rows of X by four of W. mr is what the register file holds, 4 mr
 // accumulators, mr for X, 1 for W:
-//   avx512, neon   31 of 32
-//   avx2           16 of 16
-//   baseline       11 of the 16 of SSE2, which needs one more for each product
+//   avx512*, neon   31 of 32
+//   avx2            16 of 16
+//   baseline        11 of the 16 of SSE2, which needs one more for each product
 // CMake defines MYLINEAR_HAS_<ISA> for those that the compiler can make. Fastest first.
 #ifndef MYLINEAR_KERNELS_KERNEL_LIST_H_
 #define MYLINEAR_KERNELS_KERNEL_LIST_H_
 
 #include "kernels/gemm.h"
+
+#ifdef MYLINEAR_HAS_AVX512_BF16
+#define MYLINEAR_ISA_AVX512_BF16(X) X(avx512_bf16, 6)
+#else
+#define MYLINEAR_ISA_AVX512_BF16(X)
+#endif
 
 #ifdef MYLINEAR_HAS_AVX512
 #define MYLINEAR_ISA_AVX512(X) X(avx512, 6)
@@ -30,7 +36,9 @@
 #define MYLINEAR_ISA_NEON(X)
 #endif
 
-#define MYLINEAR_ISA_LIST(X) MYLINEAR_ISA_AVX512(X) MYLINEAR_ISA_AVX2(X) MYLINEAR_ISA_NEON(X) X(baseline, 2)
+#define MYLINEAR_ISA_LIST(X)  \
+  MYLINEAR_ISA_AVX512_BF16(X) \
+  MYLINEAR_ISA_AVX512(X) MYLINEAR_ISA_AVX2(X) MYLINEAR_ISA_NEON(X) X(baseline, 2)
 
 namespace mylinear::kernels {
 

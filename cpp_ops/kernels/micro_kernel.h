@@ -24,9 +24,28 @@
 
 namespace mylinear::kernels {
 
+// How rows of X are held and elements multiplied: as what they are summed in, kLanes a vector. An ISA's
+// Bfloat may have an instruction for dot products; then both are multiplied as they are stored, kStep a
+// vector.
+struct NoDot {
+  static constexpr bool kHasDot = false;
+};
+template <class Simd, bool kHasDot = Simd::kHasDot>
+struct Operands {
+  using Held = typename Simd::Scalar;
+  using Operand = typename Simd::Vec;
+  static constexpr size_t kStep = Simd::kLanes;
+};
+template <class Simd>
+struct Operands<Simd, true> : Simd {};
+
 template <class Tag, class S>
 struct SimdOf {
   using type = typename Tag::Float;
+};
+template <class Tag>
+struct SimdOf<Tag, Bfloat16> {
+  using type = typename Tag::Bfloat;
 };
 template <class Tag>
 struct SimdOf<Tag, double> {
@@ -34,11 +53,11 @@ struct SimdOf<Tag, double> {
 };
 
 // load_partial for an ISA, or a type, that has no load of its own for it: the same load, from a copy.
-template <class Simd, class S>
-static typename Simd::Vec load_copied(const S* from, size_t count) {
-  S full[Simd::kLanes] = {};
+template <class Vector, class S>
+static typename Vector::Vec load_copied(const S* from, size_t count) {
+  S full[Vector::kLanes] = {};
   for (size_t i = 0; i < count; ++i) __builtin_memcpy(full + i, from + i, sizeof(S));
-  return Simd::load(full);
+  return Vector::load(full);
 }
 
 template <class Tag, class S, int kMr>
@@ -46,24 +65,27 @@ struct Gemm {
   using Simd = typename SimdOf<Tag, S>::type;
   using T = typename Simd::Scalar;  // what sums are held in
   using Vec = typename Simd::Vec;
+  using Held = typename Operands<Simd>::Held;
+  using Operand = typename Operands<Simd>::Operand;
   typedef T Quad __attribute__((vector_size(4 * sizeof(T))));
 
   static constexpr bool kConverts = sizeof(S) != sizeof(T);
   static constexpr size_t kLanes = Simd::kLanes;
+  static constexpr size_t kStep = Operands<Simd>::kStep;
   static constexpr size_t kNr = 4;
   // A block of K: six rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(T);
   // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass.
   static constexpr size_t kNc = 64;
-  // Rows of X that are stored as S are converted once a tile, on the stack: 72 KiB, which fits an L2 and any
-  // thread's stack, and is `kMaxHeld` elements.
-  static constexpr size_t kMc = kConverts ? 24 : 96;
+  // Rows of X that are not multiplied where they lie are held on the stack, converted once a tile: 72 KiB,
+  // which fits an L2 and any thread's stack, and is `kMaxHeld` elements.
+  static constexpr size_t kMc = kConverts ? 96 / sizeof(Held) : 96;
   static constexpr size_t kMaxHeld = kConverts ? kMc * kMaxBlock : 1;
   static_assert(kMc % kMr == 0 && kNc % kNr == 0);
 
   static size_t min(size_t a, size_t b) { return a < b ? a : b; }
   static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
-  static size_t round_up(size_t a) { return divide_up(a, kLanes) * kLanes; }
+  static size_t round_up(size_t a) { return divide_up(a, kStep) * kStep; }
 
   // The length of a block of K: as few blocks as can be, and all but the last alike.
   static size_t block_length(size_t K) {
@@ -76,7 +98,7 @@ struct Gemm {
 
   // R rows of X by `columns` rows of W, along `length` elements of K from `k` on, in blocks of `block`.
   struct Strip {
-    const T* x;  // rows `x_stride` apart
+    const Held* x;  // rows `x_stride` apart
     size_t x_stride;
     const S* w;  // rows K apart
     size_t K;
@@ -98,9 +120,34 @@ struct Gemm {
   // Up to here the next rows fit L1 beside these.
   static constexpr size_t kMaxToL1 = 16384;
 
+  template <class E>
+  static Operand load(const E* from) {
+    if constexpr (Simd::kHasDot) {
+      return Simd::load_operand(from);
+    } else {
+      return Simd::load(from);
+    }
+  }
+  template <class E>
+  static Operand load_partial(const E* from, size_t count) {
+    if constexpr (Simd::kHasDot) {
+      return Simd::load_operand_partial(from, count);
+    } else {
+      return Simd::load_partial(from, count);
+    }
+  }
+  template <bool kDot>
+  static Vec multiply_add(const Operand& a, const Operand& b, const Vec& c) {
+    if constexpr (kDot) {
+      return Simd::dot(a, b, c);
+    } else {
+      return Simd::fma(a, b, c);
+    }
+  }
+
   // R rows of X by four rows of W, along `kc` elements: four sums for each row of X.
-  template <int R, Prefetch kPrefetch>
-  static inline __attribute__((always_inline)) void micro_kernel(const T* x, size_t x_stride,
+  template <int R, Prefetch kPrefetch, bool kDot>
+  static inline __attribute__((always_inline)) void micro_kernel(const Held* x, size_t x_stride,
                                                                  const S* const* w, size_t ahead, size_t kc,
                                                                  Quad* sums) {
     Vec acc[R][kNr];
@@ -110,41 +157,41 @@ struct Gemm {
       for (size_t j = 0; j < kNr; ++j) acc[i][j] = Simd::zero();
     }
     const auto step = [&](auto load_x, auto load_w, size_t k) __attribute__((always_inline)) {
-      Vec xs[R];
+      Operand xs[R];
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        Vec value = load_x(x + i * x_stride + k);
+        Operand value = load_x(x + i * x_stride + k);
         Simd::keep(&value);
         xs[i] = value;
       }
 #pragma GCC unroll 4
       for (size_t j = 0; j < kNr; ++j) {
-        Vec value = load_w(w[j] + k);
+        Operand value = load_w(w[j] + k);
         Simd::keep(&value);
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) acc[i][j] = Simd::fma(xs[i], value, acc[i][j]);
+        for (int i = 0; i < R; ++i) acc[i][j] = multiply_add<kDot>(xs[i], value, acc[i][j]);
       }
     };
     size_t k = 0;
-    for (; k + kLanes <= kc; k += kLanes) {
+    for (; k + kStep <= kc; k += kStep) {
       if constexpr (kPrefetch != Prefetch::kNone) {
 #pragma GCC unroll 4
         for (size_t j = 0; j < kNr; ++j) {
           __builtin_prefetch(w[j] + ahead + k, 0, kPrefetch == Prefetch::kToL1 ? 3 : 2);
         }
       }
-      step([](const T* from) { return Simd::load(from); }, [](const S* from) { return Simd::load(from); }, k);
+      step([](const Held* from) { return load(from); }, [](const S* from) { return load(from); }, k);
     }
     if (const size_t rest = kc - k) {
-      step([rest](const T* from) { return Simd::load_partial(from, rest); },
-           [rest](const S* from) { return Simd::load_partial(from, rest); }, k);
+      step([rest](const Held* from) { return load_partial(from, rest); },
+           [rest](const S* from) { return load_partial(from, rest); }, k);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) Simd::sum4(acc[i], reinterpret_cast<T*>(&sums[i]));
   }
 
   // sums (+)= X W^T + bias.
-  template <int R, Prefetch kPrefetch>
+  template <int R, Prefetch kPrefetch, bool kDot>
   static __attribute__((noinline)) void strip(const Strip& shared) {
     const Strip s = shared;  // whose members no store to the sums can change
     for (size_t j = 0; j < s.columns; j += kNr) {
@@ -154,7 +201,7 @@ struct Gemm {
       const T* bias = s.bias ? s.bias + j : kAbsent;
       T edge[R + 1][kNr];  // the sums and the bias of fewer than four columns
       if (count < kNr) {
-        copy_rows(to, to_stride, edge[0], kNr, R, count);
+        if (s.k > 0) copy_rows(to, to_stride, edge[0], kNr, R, count);
         copy_rows(bias, 0, edge[R], 0, 1, count);
         to = edge[0];
         to_stride = kNr;
@@ -166,7 +213,7 @@ struct Gemm {
       for (size_t from = 0;;) {
         const size_t kc = min(s.block, s.length - from);
         Quad sums[R];
-        micro_kernel<R, kPrefetch>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+        micro_kernel<R, kPrefetch, kDot>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
         const bool is_first = s.k + from == 0;
         from += kc;
         const T* before = is_first ? kAbsent : to;
@@ -198,21 +245,48 @@ struct Gemm {
 
   // The strip for `rows` rows, 1 to R.
   template <int R, Prefetch kPrefetch>
-  static void strip_of(size_t rows, const Strip& s) {
+  static void strip_of(size_t rows, const Strip& s, bool with_dot) {
     if constexpr (R > 1) {
-      if (rows < R) return strip_of<R - 1, kPrefetch>(rows, s);
+      if (rows < R) return strip_of<R - 1, kPrefetch>(rows, s, with_dot);
     }
-    strip<R, kPrefetch>(s);
+    if constexpr (Simd::kHasDot) {
+      if (with_dot) return strip<R, kPrefetch, true>(s);
+    }
+    strip<R, kPrefetch, false>(s);
   }
 
   // ---- a tile of Y
   // --------------------------------------------------------------------------------------------
 
-  // `count` elements as what they are summed in, then zeros up to a whole vector.
-  static void convert(const S* from, size_t count, T* to) {
-    size_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) Simd::store(to + i, Simd::load(from + i));
-    if (i < count) Simd::store(to + i, Simd::load_partial(from + i, count - i));
+  // `count` elements as what they are multiplied as, then zeros up to a whole vector.
+  static void hold(const S* from, size_t count, Held* to) {
+    if constexpr (sizeof(S) == sizeof(Held)) {
+      __builtin_memcpy(to, from, count * sizeof(S));
+      for (size_t i = count; i < round_up(count); ++i) to[i] = {};
+    } else {
+      size_t i = 0;
+      for (; i + kLanes <= count; i += kLanes) Simd::store(to + i, Simd::load(from + i));
+      if (i < count) Simd::store(to + i, Simd::load_partial(from + i, count - i));
+    }
+  }
+
+  // With fewer rows than this, looking for small weights would cost more than their products.
+  static constexpr size_t kMinDotRows = 4;
+
+  // Whether products of these operands can be left to Simd::dot.
+  static bool can_dot(const Strip& s, size_t rows) {
+    if constexpr (Simd::kHasDot) {
+      if (rows < kMinDotRows) return false;
+      for (size_t i = 0; i < rows; ++i) {
+        if (!Simd::has_no_denormal_sums(s.x + i * s.x_stride, s.length)) return false;
+      }
+      for (size_t j = 0; j < s.columns; ++j) {
+        if (!Simd::has_no_denormal_sums(s.w + j * s.K, s.length)) return false;
+      }
+      return true;
+    } else {
+      return false;
+    }
   }
 
   // One row of sums: the bias, the one rounding, and out.
@@ -261,7 +335,7 @@ struct Gemm {
     }
     S* y = static_cast<S*>(p.y) + m * p.N + n;
 
-    alignas(64) T converted[kMaxHeld];
+    alignas(64) Held held[kMaxHeld];
     alignas(64) T sums[kConverts ? kMc * kNc : 1];
     Strip strip{};
     strip.K = p.K;
@@ -274,10 +348,10 @@ struct Gemm {
       strip.length = is_one_pass ? p.K : min(strip.block, p.K - strip.k);
       strip.w = w + strip.k;
       if constexpr (kConverts) {
-        strip.x = converted;
+        strip.x = held;
         strip.x_stride = round_up(strip.length);
         for (size_t i = 0; i < rows; ++i) {
-          convert(x + i * p.K + strip.k, strip.length, converted + i * strip.x_stride);
+          hold(x + i * p.K + strip.k, strip.length, held + i * strip.x_stride);
         }
         strip.sums = sums;
         strip.sums_stride = kNc;
@@ -288,14 +362,15 @@ struct Gemm {
         strip.sums_stride = p.N;
         strip.bias = bias;
       }
+      const bool with_dot = can_dot(strip, rows);
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
         const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
         if (pass > 0) {
-          strip_of<kMr, Prefetch::kNone>(pass_rows, strip);
+          strip_of<kMr, Prefetch::kNone>(pass_rows, strip, with_dot);
         } else if (kNr * strip.length * sizeof(S) <= kMaxToL1) {
-          strip_of<kMr, Prefetch::kToL1>(pass_rows, strip);
+          strip_of<kMr, Prefetch::kToL1>(pass_rows, strip, with_dot);
         } else {
-          strip_of<kMr, Prefetch::kToL2>(pass_rows, strip);
+          strip_of<kMr, Prefetch::kToL2>(pass_rows, strip, with_dot);
         }
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;

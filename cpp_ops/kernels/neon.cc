@@ -9,7 +9,7 @@ namespace mylinear::kernels {
 namespace {
 
 struct Neon {
-  struct Double {
+  struct Double : NoDot {
     using Scalar = double;
     using Vec = float64x2_t;
     static constexpr size_t kLanes = 2;
@@ -27,7 +27,7 @@ struct Neon {
     static void store(double* to, Vec value) { vst1q_f64(to, value); }
   };
 
-  struct Float {
+  struct Float : NoDot {
     using Scalar = float;
     using Vec = float32x4_t;
     static constexpr size_t kLanes = 4;
@@ -64,6 +64,7 @@ struct Neon {
       vst1_u16(reinterpret_cast<uint16_t*>(to), vmovn_u32(words));
     }
   };
+  using Bfloat = Float;
 };
 
 }  // namespace

@@ -101,9 +101,14 @@ double load_element(ElementType type, const void* from, size_t index) {
   return value;
 }
 
-void fill(ElementType type, const Buffer& buffer, Random* random) {
+// With `is_wide`, one number in eight is of any size from 2^-150 to 4: denormals, and sums that end in
+// them.
+void fill(ElementType type, const Buffer& buffer, bool is_wide, Random* random) {
   for (size_t i = 0; i < buffer.nbytes() / size_of(type); ++i) {
-    store_element(type, buffer.data(), i, random->uniform());
+    double value = random->uniform();
+    if (is_wide && random->bits() % 8 == 0)
+      value = std::ldexp(value, 2 - static_cast<int>(random->bits() % 150));
+    store_element(type, buffer.data(), i, value);
   }
 }
 
@@ -139,18 +144,18 @@ void run_on_threads(const GemmKernel& kernel, const GemmParams& params, size_t n
   for (std::thread& thread : threads) thread.join();
 }
 
-void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, double* worst) {
+void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_wide, double* worst) {
   const auto [M, N, K] = sizes;
   const ElementType type = kernel.type;
   const size_t size = size_of(type);
   const std::string name = std::string(kernel.isa) + " " + kElementTypeNames[static_cast<int>(type)] +
                            " M=" + std::to_string(M) + " N=" + std::to_string(N) + " K=" + std::to_string(K) +
-                           (has_bias ? " bias" : "");
+                           (has_bias ? " bias" : "") + (is_wide ? " wide" : "");
   Random random(M * 10007 + N * 101 + K);
   Buffer x(M * K * size), w(N * K * size), bias(N * size), y(M * N * size), again(M * N * size);
-  fill(type, x, &random);
-  fill(type, w, &random);
-  fill(type, bias, &random);
+  fill(type, x, is_wide, &random);
+  fill(type, w, is_wide, &random);
+  fill(type, bias, is_wide, &random);
   GemmParams params{M, N, K, x.data(), w.data(), has_bias ? bias.data() : nullptr, y.data()};
   kernel.run(params, 0, kernel.num_tiles(params));
 
@@ -228,7 +233,7 @@ void test_all_kernels() {
       double worst = 0;
       for (const Sizes& sizes : table) {
         for (const bool has_bias : {false, true}) {
-          test_product(kernel, sizes, has_bias, &worst);
+          for (const bool is_wide : {false, true}) test_product(kernel, sizes, has_bias, is_wide, &worst);
         }
       }
       std::printf("%s %s: largest error %.3f bounds\n", kernel.isa, kElementTypeNames[t], worst);

@@ -1,0 +1,98 @@
+// Layer: kernels. AVX-512 F, BW, DQ and VL, for the units of the ISAs that have them.
+#ifndef MYLINEAR_KERNELS_AVX512_H_
+#define MYLINEAR_KERNELS_AVX512_H_
+
+#include <immintrin.h>
+
+#include "kernels/micro_kernel.h"
+
+namespace mylinear::kernels {
+namespace {
+
+struct Avx512 {
+  struct Double : NoDot {
+    using Scalar = double;
+    using Vec = __m512d;
+    static constexpr size_t kLanes = 8;
+
+    static Vec zero() { return _mm512_setzero_pd(); }
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
+    static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }
+    static void keep(Vec* value) { asm("" : "+v"(*value)); }
+    static void sum4(const Vec* v, double* out) {
+      const Vec ab = add(_mm512_unpacklo_pd(v[0], v[1]), _mm512_unpackhi_pd(v[0], v[1]));
+      const Vec cd = add(_mm512_unpacklo_pd(v[2], v[3]), _mm512_unpackhi_pd(v[2], v[3]));
+      const Vec halves = add(_mm512_shuffle_f64x2(ab, cd, 0x88), _mm512_shuffle_f64x2(ab, cd, 0xdd));
+      const Vec ordered = _mm512_shuffle_f64x2(halves, halves, 0xd8);
+      _mm256_storeu_pd(out,
+                       _mm256_add_pd(_mm512_castpd512_pd256(ordered), _mm512_extractf64x4_pd(ordered, 1)));
+    }
+    static Vec load(const double* from) { return _mm512_loadu_pd(from); }
+    static Vec load_partial(const double* from, size_t count) {
+      return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
+    }
+    static void store(double* to, Vec value) { _mm512_storeu_pd(to, value); }
+  };
+
+  struct Float : NoDot {
+    using Scalar = float;
+    using Vec = __m512;
+    static constexpr size_t kLanes = 16;
+
+    static Vec zero() { return _mm512_setzero_ps(); }
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+    static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+    static void keep(Vec* value) { asm("" : "+v"(*value)); }
+    static void sum4(const Vec* v, float* out) {
+      const Vec ab = add(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+      const Vec cd = add(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+      const Vec quarters = add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+      const __m256 halves =
+          _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
+      _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+    }
+    static Vec load(const float* from) { return _mm512_loadu_ps(from); }
+    static Vec load(const Float16* from) { return _mm512_cvtph_ps(load_16_bits(from)); }
+    static Vec load(const Bfloat16* from) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16_bits(from)), 16));
+    }
+    static Vec load_partial(const float* from, size_t count) {
+      return _mm512_maskz_loadu_ps(first_lanes(count), from);
+    }
+    static Vec load_partial(const Float16* from, size_t count) {
+      return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(count), from));
+    }
+    static Vec load_partial(const Bfloat16* from, size_t count) {
+      const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(count), from);
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    static void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
+    static void store(Float16* to, Vec value) {
+      const __m256i bits = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
+    }
+    static void store(Bfloat16* to, Vec value) {  // half.h's to_bfloat16, sixteen at a time
+      const __m512i bits = _mm512_castps_si512(value);
+      const __m512i upper = _mm512_srli_epi32(bits, 16);
+      const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+      const __m512i carry = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+      const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, carry), 16);
+      const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+      const __m512i words = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(words));
+    }
+
+   private:
+    static __mmask16 first_lanes(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+    static __m256i load_16_bits(const void* from) {
+      return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+    }
+  };
+
+  using Bfloat = Float;
+};
+
+}  // namespace
+}  // namespace mylinear::kernels
+
+#endif  // MYLINEAR_KERNELS_AVX512_H_
