@@ -33,18 +33,34 @@ struct Avx512Bf16 : Avx512 {
       return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
     }
 
-    // Whether each element is zero or of 2^-56 and up. Then each is a multiple of 2^-63, each product and
-    // hence each sum one of 2^-126, the least normal float.
-    static bool has_no_denormal_sums(const Bfloat16* from, size_t count) {
-      const Operand one = _mm512_set1_epi16(1);
-      Operand least = _mm512_set1_epi16(-1);
-      for (size_t k = 0; k < count; k += kStep) {
-        const Operand bits =
-            count - k < kStep ? load_operand_partial(from + k, count - k) : load_operand(from + k);
-        const Operand magnitude = _mm512_and_si512(bits, _mm512_set1_epi16(0x7fff));
-        least = _mm512_min_epu16(least, _mm512_sub_epi16(magnitude, one));  // zero becomes the largest
+    // Whether each element of four rows is zero or of 2^-56 and up. Then each is a multiple of 2^-63, each
+    // product and hence each sum one of 2^-126, the least normal float. Calls what lies `ahead` into the
+    // cache meanwhile.
+    static bool has_no_denormal_sums(const Bfloat16* const* rows, size_t ahead, size_t count) {
+      Operand least[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) least[j] = _mm512_set1_epi16(-1);
+      const auto look = [&](auto load, size_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+          const Operand magnitude = _mm512_and_si512(load(rows[j] + k), _mm512_set1_epi16(0x7fff));
+          const Operand below =
+              _mm512_sub_epi16(magnitude, _mm512_set1_epi16(1));  // zero becomes the largest
+          least[j] = _mm512_min_epu16(least[j], below);
+        }
+      };
+      size_t k = 0;
+      for (; k + kStep <= count; k += kStep) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) __builtin_prefetch(rows[j] + ahead + k, 0, 2);
+        look([](const Bfloat16* from) { return load_operand(from); }, k);
       }
-      return !_mm512_cmplt_epu16_mask(least, _mm512_set1_epi16(((127 - 56) << 7) - 1));
+      if (const size_t rest = count - k) {
+        look([rest](const Bfloat16* from) { return load_operand_partial(from, rest); }, k);
+      }
+      const Operand all =
+          _mm512_min_epu16(_mm512_min_epu16(least[0], least[1]), _mm512_min_epu16(least[2], least[3]));
+      return !_mm512_cmplt_epu16_mask(all, _mm512_set1_epi16(((127 - 56) << 7) - 1));
     }
 
    private:

@@ -108,7 +108,9 @@ struct Gemm {
     size_t block;
     T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
-    const T* bias;  // added when the sums have come to the end of K, or null
+    const T* bias;         // added when the sums have come to the end of K, or null
+    bool may_dot;          // whether Simd::dot can multiply these rows of X, if it can those of W
+    uint64_t* dot_panels;  // of which four rows of W the first pass found that it can, a bit each
   };
 
   // What x + absent leaves as it is, -0.0 included.
@@ -191,7 +193,7 @@ struct Gemm {
   }
 
   // sums (+)= X W^T + bias.
-  template <int R, Prefetch kPrefetch, bool kDot>
+  template <int R, Prefetch kPrefetch>
   static __attribute__((noinline)) void strip(const Strip& shared) {
     const Strip s = shared;  // whose members no store to the sums can change
     for (size_t j = 0; j < s.columns; j += kNr) {
@@ -213,7 +215,22 @@ struct Gemm {
       for (size_t from = 0;;) {
         const size_t kc = min(s.block, s.length - from);
         Quad sums[R];
-        micro_kernel<R, kPrefetch, kDot>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+        if constexpr (Simd::kHasDot) {
+          const uint64_t bit = uint64_t{1} << (j / kNr);
+          if (kPrefetch != Prefetch::kNone && s.may_dot) {
+            const bool can_dot = Simd::has_no_denormal_sums(w, kNr * s.K, kc);
+            *s.dot_panels = can_dot ? *s.dot_panels | bit : *s.dot_panels & ~bit;
+          }
+          if (!s.may_dot) {
+            micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+          } else if (*s.dot_panels & bit) {
+            micro_kernel<R, Prefetch::kNone, true>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+          } else {
+            micro_kernel<R, Prefetch::kNone, false>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+          }
+        } else {
+          micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+        }
         const bool is_first = s.k + from == 0;
         from += kc;
         const T* before = is_first ? kAbsent : to;
@@ -245,14 +262,11 @@ struct Gemm {
 
   // The strip for `rows` rows, 1 to R.
   template <int R, Prefetch kPrefetch>
-  static void strip_of(size_t rows, const Strip& s, bool with_dot) {
+  static void strip_of(size_t rows, const Strip& s) {
     if constexpr (R > 1) {
-      if (rows < R) return strip_of<R - 1, kPrefetch>(rows, s, with_dot);
+      if (rows < R) return strip_of<R - 1, kPrefetch>(rows, s);
     }
-    if constexpr (Simd::kHasDot) {
-      if (with_dot) return strip<R, kPrefetch, true>(s);
-    }
-    strip<R, kPrefetch, false>(s);
+    strip<R, kPrefetch>(s);
   }
 
   // ---- a tile of Y
@@ -273,15 +287,14 @@ struct Gemm {
   // With fewer rows than this, looking for small weights would cost more than their products.
   static constexpr size_t kMinDotRows = 4;
 
-  // Whether products of these operands can be left to Simd::dot.
-  static bool can_dot(const Strip& s, size_t rows) {
+  // Whether Simd::dot can multiply the rows of X.
+  static bool may_dot(const Strip& s, size_t rows) {
     if constexpr (Simd::kHasDot) {
       if (rows < kMinDotRows) return false;
-      for (size_t i = 0; i < rows; ++i) {
-        if (!Simd::has_no_denormal_sums(s.x + i * s.x_stride, s.length)) return false;
-      }
-      for (size_t j = 0; j < s.columns; ++j) {
-        if (!Simd::has_no_denormal_sums(s.w + j * s.K, s.length)) return false;
+      for (size_t i = 0; i < rows; i += kNr) {
+        const S* row[kNr];
+        for (size_t j = 0; j < kNr; ++j) row[j] = s.x + (i + j < rows ? i + j : rows - 1) * s.x_stride;
+        if (!Simd::has_no_denormal_sums(row, 0, s.length)) return false;
       }
       return true;
     } else {
@@ -341,6 +354,9 @@ struct Gemm {
     strip.K = p.K;
     strip.columns = columns;
     strip.block = block_length(p.K);
+    uint64_t dot_panels = 0;
+    strip.dot_panels = &dot_panels;
+    static_assert(kNc / kNr <= 64);
     // With one pass each row of W is read to its end before the next: that is how memory likes to be read.
     // With more, a block of the rows of W stays in the cache for the next pass.
     const bool is_one_pass = passes == 1 && (!kConverts || rows * round_up(p.K) <= kMaxHeld);
@@ -362,15 +378,15 @@ struct Gemm {
         strip.sums_stride = p.N;
         strip.bias = bias;
       }
-      const bool with_dot = can_dot(strip, rows);
+      strip.may_dot = may_dot(strip, rows);
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
         const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
         if (pass > 0) {
-          strip_of<kMr, Prefetch::kNone>(pass_rows, strip, with_dot);
+          strip_of<kMr, Prefetch::kNone>(pass_rows, strip);
         } else if (kNr * strip.length * sizeof(S) <= kMaxToL1) {
-          strip_of<kMr, Prefetch::kToL1>(pass_rows, strip, with_dot);
+          strip_of<kMr, Prefetch::kToL1>(pass_rows, strip);
         } else {
-          strip_of<kMr, Prefetch::kToL2>(pass_rows, strip, with_dot);
+          strip_of<kMr, Prefetch::kToL2>(pass_rows, strip);
         }
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
