@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from exporter.evaluator import make_evaluator
 from exporter.rewrite_files import bring_inside, weights_nbytes
 from exporter.rewrite_match import LinearLayer
 from exporter.rewrite_report import Rewrite
@@ -119,7 +119,7 @@ def _compare(expected: dict[str, Any], got: dict[str, Any]) -> None:
 def evaluate_all(model: onnx.ModelProto, feed: dict[str, Array]) -> dict[str, Any]:
     """Return every tensor of the main graph by name, in the order in which they are computed."""
     with np.errstate(all="ignore"):
-        results = ReferenceEvaluator(model).run(None, dict(feed), intermediate=True)
+        results = make_evaluator(model).run(None, dict(feed), intermediate=True)
     assert isinstance(results, dict)
     return results
 
