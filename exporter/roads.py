@@ -7,29 +7,43 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from exporter.float64_run import run_all
+from exporter.evaluator import make_evaluator
+from exporter.float64_run import run_all, without_definition
 from ort_ops import native
 from ort_ops.contract import DOMAIN, NAME
+from ort_ops.errors import MylinearError
 from ort_ops.model import element_types, make_linear_model
-from ort_ops.reference import MylinearReference, linear
+from ort_ops.reference import linear
 from ort_ops.session import InferenceSession, Kernel, available_kernels
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], list[Array]]
 RunAll = Callable[[Mapping[str, Array]], dict[str, Array]]
 RunNode = Callable[[Array, Array, Array | None], Array]
+OpenNode = Callable[[Array, Array | None, int], Callable[[Array], Array]]
 _CUDA = "CUDAExecutionProvider"
+
+
+class EvaluatorError(MylinearError, RuntimeError):
+    """onnx's reference evaluator cannot run a model, because of another operator than MYLINEAR."""
+
+
+class _OperatorError(Exception):
+    """Carries what MYLINEAR itself raised out of the evaluator; never shown."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,8 @@ class Road:
     """A way to run the model, and to run one of its MYLINEAR nodes alone; with a reason, it cannot be taken.
 
     Attributes:
+        run: gives the outputs. Raises: EvaluatorError if it finds only then that it cannot.
+        open_node: takes weight, bias and the rank of x, and gives what runs the node alone on any such x.
         run_all: gives the values of all nodes of the main graph.
         element_types: that it serves; None for all.
         has_backward: whether gradients can be had on it.
@@ -44,7 +60,7 @@ class Road:
 
     name: str
     run: Run = lambda feed: []
-    run_node: RunNode = lambda x, weight, bias: x
+    open_node: OpenNode = lambda weight, bias, rank: lambda x: x
     run_all: RunAll = lambda feed: {}
     reason: str | None = None
     element_types: tuple[str, ...] | None = None
@@ -56,7 +72,7 @@ def find_roads(
 ) -> list[Road]:
     """Return every road: how it runs, or the reason why it cannot be taken."""
     roads = _torch_roads(model, checkpoint, compile_backend)
-    roads.append(_evaluator_road("reference", model, MylinearReference, linear))
+    roads.append(_evaluator_road("reference", model, linear))
     types = element_types(model)
     for kernel in available_kernels():
         missing = types - set(kernel.element_types)
@@ -88,16 +104,16 @@ def _session_road(
 
     session = open_session(path)
 
-    def run_node(x: Array, weight: Array, bias: Array | None) -> Array:
-        node = make_linear_model([f"d{i}" for i in range(x.ndim - 1)] + [x.shape[-1]], weight, bias)
-        result: Array = open_session(node.SerializeToString()).run(None, {"x": x})[0]
-        return result
+    def open_node(weight: Array, bias: Array | None, rank: int) -> Callable[[Array], Array]:
+        node = make_linear_model([f"d{i}" for i in range(rank - 1)] + [weight.shape[1]], weight, bias)
+        alone = open_session(node.SerializeToString())
+        return lambda x: cast("Array", alone.run(None, {"x": x})[0])
 
     name = f"{kernel.name}[{isa}]" if isa else "cuda" if provider else kernel.name
     return Road(
         name,
         lambda feed: session.run(None, feed),
-        run_node,
+        open_node,
         lambda feed: run_all(model, feed, open_session),
         element_types=kernel.element_types,
     )
@@ -120,30 +136,45 @@ def forced_isa(isa: str | None) -> Iterator[None]:
             os.environ[native.ISA_VARIABLE] = before
 
 
-def _evaluator_road(
-    name: str, model: onnx.ModelProto, operator: type[OpRun], run_node: RunNode, *, has_backward: bool = False
-) -> Road:
-    # Without the model-local function, or the evaluator would take that instead of the operator.
-    stripped = onnx.ModelProto()
-    stripped.CopyFrom(model)
-    kept = [f for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]
-    del stripped.functions[:]
-    stripped.functions.extend(kept)
-    try:
-        evaluator = ReferenceEvaluator(stripped, new_ops=[operator])
-    except Exception as error:  # it does not know every operator
-        return Road(name, reason=f"onnx's reference evaluator cannot take the model: {_first_line(error)}")
+def _evaluator_road(name: str, model: onnx.ModelProto, run_node: RunNode, *, has_backward: bool = False) -> Road:
+    class Linear(OpRun):
+        op_domain = DOMAIN
 
-    def run(feed: Mapping[str, Array]) -> list[Array]:
-        with np.errstate(all="ignore"):
-            return [np.asarray(output) for output in evaluator.run(None, dict(feed))]
+        def _run(self, x: Any, weight: Any, bias: Any = None) -> tuple[Array]:
+            try:
+                return (run_node(x, weight, bias),)
+            except Exception as error:
+                raise _OperatorError(error) from error
+
+    Linear.__name__ = NAME
+    try:
+        evaluator = make_evaluator(without_definition(model), [Linear])
+    except Exception as error:  # it does not know every operator
+        return Road(name, reason=_evaluator_reason(error))
+
+    def run(feed: Mapping[str, Array], *, intermediate: bool = False) -> Any:
+        try:
+            with np.errstate(all="ignore"):
+                return evaluator.run(None, dict(feed), intermediate=intermediate)
+        except _OperatorError as error:
+            raise error.cause from None
+        except Exception as error:  # nor every use of one
+            raise EvaluatorError(_evaluator_reason(error)) from error
 
     def run_values(feed: Mapping[str, Array]) -> dict[str, Array]:
-        with np.errstate(all="ignore"):
-            values: Any = evaluator.run(None, dict(feed), intermediate=True)
-        return {key: np.asarray(value) for key, value in values.items()}
+        return {key: np.asarray(value) for key, value in run(feed, intermediate=True).items()}
 
-    return Road(name, run, run_node, run_values, has_backward=has_backward)
+    return Road(
+        name,
+        lambda feed: [np.asarray(output) for output in run(feed)],
+        lambda weight, bias, rank: lambda x: run_node(x, weight, bias),
+        run_values,
+        has_backward=has_backward,
+    )
+
+
+def _evaluator_reason(error: Exception) -> str:
+    return f"onnx's reference evaluator cannot take the model: {_first_line(error)}"
 
 
 def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_backend: str | None) -> list[Road]:
@@ -163,16 +194,6 @@ def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_
 
         return run_node
 
-    def operator_of(run_node: RunNode) -> type[OpRun]:
-        class TorchLinear(OpRun):
-            op_domain = DOMAIN
-
-            def _run(self, x: Any, weight: Any, bias: Any = None) -> tuple[Array]:
-                return (run_node(x, weight, bias),)
-
-        TorchLinear.__name__ = NAME
-        return TorchLinear
-
     functions: dict[str, Any] = {name: lambda *a: functional.linear(*a)}
     if compile_backend is not None:
         compiled = torch.compile(functional.linear, backend=compile_backend, dynamic=True, fullgraph=True)
@@ -189,7 +210,7 @@ def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_
     for road_name, function in functions.items():
         run_node = node_runner(function)
         is_eager = road_name == name
-        road = _evaluator_road(road_name, model, operator_of(run_node), run_node, has_backward=is_eager)
+        road = _evaluator_road(road_name, model, run_node, has_backward=is_eager)
         if checkpoint is not None and is_eager:
             from exporter.checkpoint import load_network
 
@@ -199,7 +220,7 @@ def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_
                 with torch.no_grad():
                     return [to_numpy(network(*map(from_numpy, feed.values())))]
 
-            road = Road(name, run, run_node, road.run_all, has_backward=True)
+            road = replace(road, run=run, reason=None)
         roads.append(road)
     return roads
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,18 +14,26 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from exporter.error_statistics import EDGES as HISTOGRAM_EDGES
 from exporter.error_statistics import histogram, max_ulp
-from exporter.roads import Road, find_roads
-from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
+from exporter.roads import EvaluatorError, Road, find_roads
+from exporter.verification_inputs import (
+    MAX_ROWS_BACKWARD,
+    default_batch_sizes,
+    edge_call,
+    edge_inputs,
+    random_inputs,
+    thinned,
+)
+from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import Comparison, compare, linear_error_bound
 from ort_ops.errors import MylinearError
 from ort_ops.evaluate import Evaluation, LinearCall, NoRuleError, Value, evaluate
-from ort_ops.model import ModelError, load_model, require_linear_nodes
+from ort_ops.model import ModelError, linear_nodes, linear_nodes_within, load_model, require_linear_nodes
 from ort_ops.operator import ElementType
 from ort_ops.reference import linear_float64
 
 Array = NDArray[Any]
-DEFAULT_BATCH_SIZES = (1, 2, 7, 64)
 EDGES = "edge values"
 NODES = "each node alone"
 FINITE_DIFFERENCES = "gradients, finite differences in float64"
@@ -33,6 +42,10 @@ NN_LINEAR = "gradients, nn.Linear"
 
 class ParityError(MylinearError, AssertionError):
     """A road that leaves its bound; the message has the rows."""
+
+
+class VerificationError(MylinearError, ValueError):
+    """Something that `verify` was asked for and that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +164,7 @@ def verify(
     path: str | Path,
     *,
     checkpoint: str | Path | None = None,
-    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    batch_sizes: Sequence[int] | None = None,
     seed: int = 0,
     dtypes: Sequence[str] = (),
     compile_backend: str | None = "aot_eager",
@@ -171,109 +184,187 @@ def verify(
         path: a model with MYLINEAR nodes.
         checkpoint: of `mylinear train`; torch eager then runs the network in it. Without one it runs the
             operator at every node of the model.
-        batch_sizes: sizes of the dynamic dimensions to try with seeded normal input.
+        batch_sizes: sizes of the dynamic dimensions to try with seeded normal input; None for 1, 2, 7 and 64, with 32
+            for the last where an input has more than one of them.
         seed: of that input.
         dtypes: further element types to run each node alone in, with its weights rounded to them.
         compile_backend: of the road ``torch.compile``: ``aot_eager`` traces forward as inductor does but generates no
             code, which takes long; ``inductor`` does all; None leaves the road out.
         on_progress: called with runs done, runs in all, and the road's name.
 
-    Raises: ModelError, ContractError, CheckpointError; never for a mere difference, which the result reports.
+    Raises: VerificationError, ModelError, ContractError, CheckpointError; never for a mere difference, which the
+        result reports.
     """
     model = load_model(path)
     require_linear_nodes(model, path)
     rng = np.random.default_rng(seed)
-    inputs = {f"batch {size}": _random_inputs(model, size, rng) for size in batch_sizes}
-    inputs[EDGES] = _edge_inputs(model)
-    evaluations, bound = _evaluations(model, inputs)
+    if batch_sizes is not None and any(size < 0 for size in batch_sizes):
+        raise VerificationError(f"batch sizes must be 0 or more, got {', '.join(map(str, batch_sizes))}")
+    sizes = default_batch_sizes(model) if batch_sizes is None else batch_sizes
+    inputs = {f"batch {size}": random_inputs(model, size, rng) for size in sizes}
+    inputs[EDGES] = edge_inputs(model)
+    evaluate_again, evaluations, bound = _evaluations(model, inputs)
     roads = find_roads(model, path, checkpoint, compile_backend)
-    calls = [call for evaluation in evaluations.values() for call in evaluation.calls]
+    calls: dict[str, list[LinearCall]] = {}
+    for evaluation in evaluations.values():
+        for call in evaluation.calls:
+            calls.setdefault(call.label, []).append(call)
     if EDGES not in evaluations:
-        calls += [_edge_call(call) for call in {call.label: call for call in calls}.values()]
-    tasks: list[tuple[Road, str, Callable[[], Row]]] = []
+        calls = {label: [*received, edge_call(received[-1])] for label, received in calls.items()}
+    found = {road.name: [] if road.reason is None else [Row(road.name, "-", None, road.reason)] for road in roads}
+    roads = [road for road in roads if road.reason is None]
+    each_node = [_NodeRow(road, element_type) for road in roads for element_type in _types_of(road, dtypes)]
+    with_backward = [road for road in roads if road.has_backward]
+    total = len(roads) * len(evaluations) + len(calls) + 2 * len(with_backward)
+    done = itertools.count()
+
+    def progress(what: str) -> None:
+        if on_progress is not None:
+            on_progress(next(done), total, what)
+
     for road in roads:
-        if road.reason is not None:
-            reason = Row(road.name, "-", None, road.reason)
-            tasks.append((road, "", lambda reason=reason: reason))  # type: ignore[misc]
-            continue
         for label, evaluation in evaluations.items():
-            tasks.append((road, label, _whole_task(model, road, label, inputs[label], evaluation)))
-        tasks.append((road, NODES, _nodes_task(road, NODES, calls, None)))
-        for dtype in dtypes:
-            label = f"{NODES}, in {dtype}"
-            if road.element_types is None or dtype in road.element_types:
-                tasks.append((road, label, _nodes_task(road, label, calls, MYLINEAR.element_type(dtype))))
-        if road.has_backward:
-            tasks += [(road, label, _backward_task(road, label, calls)) for label in (FINITE_DIFFERENCES, NN_LINEAR)]
-    rows: list[Row] = []
-    total, done = sum(road.reason is None for road, _, _ in tasks), 0
-    for road, label, task in tasks:
-        if road.reason is None:
-            if on_progress is not None:
-                on_progress(done, total, f"{road.name}, {label}")
-            done += 1
-        rows.append(task())
+            progress(f"{road.name}, {label}")
+            found[road.name].append(_whole_row(model, road, label, inputs[label], evaluation, evaluate_again))
+    for label, received in calls.items():
+        progress(f"node {label} alone")
+        _run_alone(received, each_node)
+    for node_row in each_node:
+        found[node_row.road.name].append(node_row.finish())
+    for road in with_backward:
+        for label in (FINITE_DIFFERENCES, NN_LINEAR):
+            progress(f"{road.name}, {label}")
+            found[road.name].append(_backward_row(road, label, [received[-1] for received in calls.values()]))
+    rows = [row for of_road in found.values() for row in of_road]
+    missed = [linear.path for linear in linear_nodes(model) if linear.path not in calls]
+    if missed:
+        reason = f"what {_listed(missed)} received cannot be had: covered only with the model as a whole"
+        rows.append(Row("every road", NODES, None, reason))
     nodes = [(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in model.graph.node]
     return Verification(rows, str(path), bound, nodes)
 
 
-def _whole_task(
-    model: onnx.ModelProto, road: Road, label: str, feed: Mapping[str, Array], evaluation: Evaluation
-) -> Callable[[], Row]:
-    def run() -> Row:
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"node '{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _types_of(road: Road, dtypes: Sequence[str]) -> list[ElementType | None]:
+    """The element types to run each node alone in: its own, which is None here, and those asked for that are served."""
+    served = [dtype for dtype in dtypes if road.element_types is None or dtype in road.element_types]
+    return [None, *(MYLINEAR.element_type(dtype) for dtype in served)]
+
+
+def _whole_row(
+    model: onnx.ModelProto,
+    road: Road,
+    label: str,
+    feed: Mapping[str, Array],
+    evaluation: Evaluation,
+    evaluate_again: Callable[[Mapping[str, Array]], Evaluation],
+) -> Row:
+    try:
         outputs = road.run(feed)
-        comparison, ulp, counts = _compare_outputs(outputs, evaluation.outputs)
-        where = "" if comparison.is_within_bound else _first_divergence(model, road, feed, evaluation)
-        return Row(road.name, label, comparison, ulp=ulp, histogram=counts, diverges_at=where)
-
-    return run
-
-
-def _nodes_task(road: Road, label: str, calls: list[LinearCall], element_type: ElementType | None) -> Callable[[], Row]:
-    def run() -> Row:
-        results = [(call, *_compare_call(road, call, element_type)) for call in calls]
-        call, comparison, _, _ = max(results, key=lambda r: (not r[1].is_within_bound, r[1].max_in_bounds))
-        ulp = max(result[2] for result in results)
-        counts = np.sum([result[3] for result in results], axis=0)
-        where = "" if comparison.is_within_bound else f"at node '{call.label}'"
-        return Row(road.name, label, comparison, "", ulp, tuple(map(int, counts)), where)
-
-    return run
+    except EvaluatorError as error:
+        return Row(road.name, label, None, str(error))
+    comparison, ulp, counts = _compare_outputs(outputs, evaluation.outputs)
+    where = "" if comparison.is_within_bound else _first_divergence(model, road, feed, evaluate_again(feed))
+    return Row(road.name, label, comparison, ulp=ulp, histogram=counts, diverges_at=where)
 
 
-def _backward_task(road: Road, label: str, calls: list[LinearCall]) -> Callable[[], Row]:
-    def run() -> Row:
-        from exporter import backward_check
+@dataclass
+class _NodeRow:
+    """The row of one road on each node alone, as it grows."""
 
-        rng = np.random.default_rng(0)
-        comparisons = []
-        for call in {call.label: call for call in calls}.values():
-            if label == FINITE_DIFFERENCES:
-                comparisons.append(backward_check.against_finite_differences(call, rng))
-            else:
-                comparisons.append(backward_check.against_linear(call, *_arguments(call, call.element_type), rng))
-        return Row(road.name, label, _worst_of(comparisons))
+    road: Road
+    element_type: ElementType | None
+    worst: tuple[str, Comparison] | None = None
+    ulp: float = 0.0
+    counts: tuple[int, ...] = (0,) * (len(HISTOGRAM_EDGES) + 1)
 
-    return run
+    def add(self, label: str, comparison: Comparison, ulp: float, counts: tuple[int, ...]) -> None:
+        if self.worst is None or _worst_of([self.worst[1], comparison]) is not self.worst[1]:
+            self.worst = label, comparison
+        self.ulp = max(self.ulp, ulp)
+        self.counts = tuple(a + b for a, b in zip(self.counts, counts, strict=True))
+
+    def finish(self) -> Row:
+        inputs = NODES if self.element_type is None else f"{NODES}, in {self.element_type.name}"
+        if self.worst is None:
+            return Row(self.road.name, inputs, None, "no input of any node can be had")
+        label, comparison = self.worst
+        where = "" if comparison.is_within_bound else f"at node '{label}'"
+        return Row(self.road.name, inputs, comparison, "", self.ulp, self.counts, where)
+
+
+def _run_alone(calls: Sequence[LinearCall], rows: Sequence[_NodeRow]) -> None:
+    """Run one node alone on what it received, on every road, where the bound is that of a single sum."""
+    for element_type in {row.element_type: None for row in rows}:
+        own_type = element_type or calls[0].element_type
+        runners: dict[tuple[int, int], Any] = {}
+        for call in calls:
+            x, weight, bias = _arguments(call, own_type)
+            bound, exact = linear_error_bound(x, weight, bias, own_type), linear_float64(x, weight, bias)
+            for index, row in enumerate(rows):
+                if row.element_type is not element_type:
+                    continue
+                # A session for each rank, not for each input; a weight that is computed may be another each time.
+                key = (index, x.ndim)
+                known = runners.get(key)
+                if known is None or not (_is_same(known[0], call.weight) and _is_same(known[1], call.bias)):
+                    known = runners[key] = call.weight, call.bias, row.road.open_node(weight, bias, x.ndim)
+                got = known[2](x)
+                comparison = compare(got, exact, bound, own_type)
+                row.add(call.label, comparison, max_ulp(got, exact, own_type), histogram(got, exact, bound))
+
+
+def _is_same(a: Array | None, b: Array | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=True))
+
+
+def _backward_row(road: Road, label: str, calls: Sequence[LinearCall]) -> Row:
+    from exporter import backward_check
+
+    rng = np.random.default_rng(0)
+    comparisons = []
+    for call in calls:
+        if label == FINITE_DIFFERENCES:
+            comparisons.append(backward_check.against_finite_differences(thinned(call, MAX_ROWS_BACKWARD), rng))
+        else:
+            call = thinned(call, MAX_ROWS_BACKWARD)
+            comparisons.append(backward_check.against_linear(call, *_arguments(call, call.element_type), rng))
+    if not comparisons:
+        return Row(road.name, label, None, "no input of any node can be had")
+    return Row(road.name, label, _worst_of(comparisons))
 
 
 def _evaluations(
     model: onnx.ModelProto, inputs: Mapping[str, Mapping[str, Array]]
-) -> tuple[dict[str, Evaluation], str]:
+) -> tuple[Callable[[Mapping[str, Array]], Evaluation], dict[str, Evaluation], str]:
+    """Return how to evaluate the model, what came of each input without inner values, and the bound in words."""
+
+    def each(run: Callable[[Mapping[str, Array]], Evaluation], labels: Iterable[str]) -> dict[str, Evaluation]:
+        found = {}
+        for label in labels:
+            evaluation = run(inputs[label])
+            # The inner values of a whole transformer take gigabytes; they are had again where a road diverges.
+            found[label] = replace(evaluation, calls=[thinned(call) for call in evaluation.calls], values={})
+        return found
+
     try:
-        found = {label: evaluate(model, feed) for label, feed in inputs.items()}
-        return found, "a running error analysis through the graph"
+        run: Callable[[Mapping[str, Array]], Evaluation] = lambda feed: evaluate(model, feed)  # noqa: E731
+        return run, each(run, inputs), "a running error analysis through the graph"
     except NoRuleError as error:
-        from exporter.float64_run import evaluate_in_float64
+        from exporter.float64_run import Float64Run
 
         # Edge values are for the nodes alone: what another operator makes of infinity in float64 is its own matter.
-        batches = {label: feed for label, feed in inputs.items() if label != EDGES}
-        found = {label: evaluate_in_float64(model, feed) for label, feed in batches.items()}
-        return found, f"the longest sums of the graph, in float64 ({error})"
+        run = Float64Run(model)
+        found = each(run, [label for label in inputs if label != EDGES])
+        return run, found, f"the longest sums of the graph, in float64 ({error})"
 
 
 def _first_divergence(model: onnx.ModelProto, road: Road, feed: Mapping[str, Array], evaluation: Evaluation) -> str:
-    """Name the first node of the main graph whose value leaves its bound on this road."""
+    """Name the first node of the main graph whose value leaves its bound on this road, and the MYLINEAR node in it."""
     try:
         values = road.run_all(feed)
     except Exception as error:  # a road that cannot show its inner values
@@ -284,8 +375,23 @@ def _first_divergence(model: onnx.ModelProto, road: Road, feed: Mapping[str, Arr
             if name in values and exact is not None and exact.element_type is not None:
                 comparison = compare(values[name], exact.exact, exact.error, exact.element_type)
                 if not comparison.is_within_bound:
-                    return f"first at node '{node.name or name}' ({node.op_type})"
+                    where = f"first at node '{node.name or name}' ({node.op_type})"
+                    return where + _divergence_within(model, road, node, evaluation)
     return ""
+
+
+def _divergence_within(model: onnx.ModelProto, road: Road, node: onnx.NodeProto, evaluation: Evaluation) -> str:
+    """Name the MYLINEAR node within a node (in its bodies, or functions that it calls) that leaves its bound alone."""
+    inside = [linear.path for linear in linear_nodes_within(model, node)]
+    if not inside or (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
+        return ""
+    for call in evaluation.calls:
+        if call.label in inside:
+            row = _NodeRow(road, None)
+            _run_alone([thinned(call)], [row])
+            if row.worst is not None and not row.worst[1].is_within_bound:
+                return f", in it at node '{call.label}'"
+    return f", which holds {_listed(inside)}"
 
 
 def _arguments(call: LinearCall, element_type: ElementType) -> tuple[Array, Array, Array | None]:
@@ -293,17 +399,6 @@ def _arguments(call: LinearCall, element_type: ElementType) -> tuple[Array, Arra
     with np.errstate(all="ignore"):
         bias = None if call.bias is None else call.bias.astype(dtype)
         return call.x.astype(dtype), call.weight.astype(dtype), bias
-
-
-def _compare_call(
-    road: Road, call: LinearCall, element_type: ElementType | None
-) -> tuple[Comparison, float, tuple[int, ...]]:
-    """Run one node alone on what it received, where the bound is that of a single sum."""
-    element_type = element_type or call.element_type
-    x, weight, bias = _arguments(call, element_type)
-    bound = linear_error_bound(x, weight, bias, element_type)
-    exact, got = linear_float64(x, weight, bias), road.run_node(x, weight, bias)
-    return compare(got, exact, bound, element_type), max_ulp(got, exact, element_type), histogram(got, exact, bound)
 
 
 def _compare_outputs(outputs: list[Array], exact: Mapping[str, Value]) -> tuple[Comparison, float, tuple[int, ...]]:
@@ -322,59 +417,3 @@ def _compare_outputs(outputs: list[Array], exact: Mapping[str, Value]) -> tuple[
 
 def _worst_of(comparisons: Iterable[Comparison]) -> Comparison:
     return max(comparisons, key=lambda c: (not c.is_within_bound, c.max_in_bounds))
-
-
-def _inputs_of(model: onnx.ModelProto) -> list[tuple[str, list[int | str], np.dtype[Any]]]:
-    """Name, shape and dtype of every input that must be fed."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    found = []
-    for value in model.graph.input:
-        if value.name in initializers:
-            continue
-        tensor = value.type.tensor_type
-        dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-        found.append((value.name, dims, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))))
-    return found
-
-
-def _random_inputs(model: onnx.ModelProto, size: int, rng: np.random.Generator) -> dict[str, Array]:
-    feed = {}
-    for name, dims, dtype in _inputs_of(model):
-        shape = [size if isinstance(dim, str) else dim for dim in dims]
-        if _is_floating(dtype):
-            feed[name] = rng.standard_normal(shape).astype(dtype)
-        else:  # such as token numbers and masks
-            feed[name] = rng.integers(0, 2, shape).astype(dtype)
-    return feed
-
-
-def _is_floating(dtype: np.dtype[Any]) -> bool:
-    return dtype.name in {element_type.name for element_type in ELEMENT_TYPES}
-
-
-def _edge_call(call: LinearCall) -> LinearCall:
-    """Return the call with edge values for x, where none come to it through the model."""
-    element_type = call.element_type
-    tiny, large = element_type.smallest, element_type.largest**0.25
-    patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]
-    x = np.array([np.resize(pattern, call.x.shape[-1]) for pattern in patterns])
-    return replace(call, x=x)
-
-
-def _edge_inputs(model: onnx.ModelProto) -> dict[str, Array]:
-    """Zeros of both signs, the smallest and large numbers, near cancellation, infinities and NaN, row by row."""
-    feed = {}
-    for name, dims, dtype in _inputs_of(model):
-        if not _is_floating(dtype):
-            feed[name] = np.zeros([9 if isinstance(dim, str) else dim for dim in dims], dtype)
-            continue
-        element_type = MYLINEAR.element_type(dtype.name)
-        tiny, large = element_type.smallest, element_type.largest**0.25
-        patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [1.0, -1.0, 1.0 + 2 * element_type.unit_roundoff]]
-        patterns += [[np.inf, 1.0], [-np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]
-        shape = [len(patterns) if isinstance(dim, str) else dim for dim in dims]
-        flat = np.zeros(shape).reshape(shape[0] if len(shape) > 1 else 1, -1)
-        for row, values in zip(flat, patterns * (len(flat) // len(patterns) + 1), strict=False):
-            row[:] = np.resize(values, row.shape)
-        feed[name] = flat.reshape(shape).astype(dtype)
-    return feed

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from ort_ops.contract import ABSENT_BIAS, MYLINEAR
 from ort_ops.errors import MylinearError
-from ort_ops.operator import ContractError
+from ort_ops.operator import ContractError, ElementType
 
 # Of models made here: the newest that onnxruntime 1.17 loads.
 _OPSET, _IR_VERSION = 20, 9
@@ -30,15 +30,26 @@ class ModelError(MylinearError, ValueError):
 
 @dataclass(frozen=True)
 class LinearNode:
-    """One MYLINEAR node and the graph (or function) that it stands in."""
+    """One MYLINEAR node and the graph (or function) that it stands in.
+
+    Attributes:
+        where: the bodies and the function around it in words, such as ``in then_branch of If 'branch'``; empty in the
+            main graph.
+    """
 
     container: NodeContainer
     node: onnx.NodeProto
+    where: str = ""
 
     @property
     def label(self) -> str:
         """The node's name, or its output's where it has none."""
         return self.node.name or self.node.output[0]
+
+    @property
+    def path(self) -> str:
+        """The label, and where the node stands: names need not be unique across bodies."""
+        return f"{self.label} {self.where}".rstrip()
 
     @property
     def has_bias(self) -> bool:
@@ -184,7 +195,26 @@ def linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
     """Return every MYLINEAR node: of the main graph, of If/Loop/Scan bodies, and of model-local functions."""
     found = list(_linear_nodes_in(model.graph))
     for function in model.functions:
-        found += _linear_nodes_in(function)
+        found += _linear_nodes_in(function, _function_where(function))
+    return found
+
+
+def linear_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[LinearNode]:
+    """Return the MYLINEAR nodes that a node of the main graph is, has in its bodies, or calls as functions."""
+    found = list(_linear_nodes_at(model.graph, node))
+    functions = {
+        (f.domain, f.name): f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)
+    }
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        for attribute in current.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending += graph.node
+        function = functions.pop((current.domain, current.op_type), None)
+        if function is not None:
+            found += _linear_nodes_in(function, _function_where(function))
+            pending += function.node
     return found
 
 
@@ -228,6 +258,11 @@ def element_types(model: onnx.ModelProto) -> set[str]:
 
     Raises: ContractError for a type that the contract does not have; ModelError where none can be inferred.
     """
+    return {element_type.name for element_type in linear_element_types(model)}
+
+
+def linear_element_types(model: onnx.ModelProto) -> list[ElementType]:
+    """Return the element type of each of `linear_nodes`. Raises: as `element_types`."""
     nodes = linear_nodes(model)
     types = [_type_of(linear, _known_types(linear.container)) for linear in nodes]
     if None in types:
@@ -237,7 +272,7 @@ def element_types(model: onnx.ModelProto) -> set[str]:
     for linear, element_type in zip(nodes, types, strict=True):
         if element_type is None:
             raise ModelError(f"the element type of {MYLINEAR.name} node '{linear.label}' cannot be inferred")
-    return {MYLINEAR.element_type(t).name for t in types if t is not None}
+    return [MYLINEAR.element_type(t) for t in types if t is not None]
 
 
 def complete_biases(model: onnx.ModelProto) -> int:
@@ -284,13 +319,22 @@ def has_function(model: onnx.ModelProto) -> bool:
     return any((f.domain, f.name) == (MYLINEAR.domain, MYLINEAR.name) for f in model.functions)
 
 
-def _linear_nodes_in(container: NodeContainer) -> Iterator[LinearNode]:
+def _linear_nodes_in(container: NodeContainer, where: str = "") -> Iterator[LinearNode]:
     for node in container.node:
-        if (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
-            yield LinearNode(container, node)
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _linear_nodes_in(graph)
+        yield from _linear_nodes_at(container, node, where)
+
+
+def _linear_nodes_at(container: NodeContainer, node: onnx.NodeProto, where: str = "") -> Iterator[LinearNode]:
+    if (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
+        yield LinearNode(container, node, where)
+    for attribute in node.attribute:
+        body = f"in {attribute.name} of {node.op_type} '{node.name or node.output[0]}' {where}".rstrip()
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _linear_nodes_in(graph, body)
+
+
+def _function_where(function: onnx.FunctionProto) -> str:
+    return f"in function '{function.name}'"
 
 
 def _known_types(container: NodeContainer) -> dict[str, int]:

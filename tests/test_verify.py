@@ -11,17 +11,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference.op_run import OpRun
 from torch import nn
 
-from exporter import functional
+from exporter import cli, evaluator, float64_run, functional, verification
+from exporter import roads as roads_of
 from exporter.error_statistics import histogram, max_ulp
 from exporter.module import MyLinear
 from exporter.onnx_export import export
 from exporter.verification import FINITE_DIFFERENCES, NN_LINEAR, ParityError, Verification, verify
 from exporter.verification_report import to_junit, write_html
-from ort_ops import native, pyop, session
-from ort_ops.contract import MYLINEAR
-from ort_ops.model import ModelError, make_linear_model
+from ort_ops import native, pyop, reference, session
+from ort_ops.contract import DOMAIN, MYLINEAR, NAME
+from ort_ops.errors import MylinearError
+from ort_ops.model import ModelError, attach_function, make_linear_model
 from ort_ops.operator import ContractError
 from tests.cases import numpy_dtype
 
@@ -150,6 +154,153 @@ def test_a_graph_with_operators_without_a_rule_is_held_against_float64(tmp_path:
     wrong = verify(tmp_path / "model.onnx", batch_sizes=[2])
     assert "first at node '/0/MYLINEAR' (MYLINEAR)" in roads(wrong)["body"] or "at node" in roads(wrong)["body"]
     assert roads(wrong)["reference"] == "ok"
+
+
+def in_bodies(path: Path) -> Path:
+    """A layer, then an If with a layer of one name in each branch, then a local function with a layer."""
+    rng = np.random.default_rng(0)
+    tensors = [numpy_helper.from_array(rng.standard_normal((3, 3)).astype(np.float32), n) for n in ("a", "b", "c")]
+
+    def branch(name: str, weight: str) -> onnx.GraphProto:
+        linear = helper.make_node(NAME, ["h", weight, "zero"], [f"{name}_y"], "linear", domain=DOMAIN)
+        output = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, ["batch", 3])
+        return helper.make_graph([linear], name, [], [output])
+
+    function = helper.make_function(
+        "local", "Layer", ["v", "w", "u"], ["r"],
+        [helper.make_node(NAME, ["v", "w", "u"], ["r"], "inner", domain=DOMAIN)],
+        [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)],
+        value_info=[helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 3])],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node(NAME, ["x", "a", "zero"], ["h"], "first", domain=DOMAIN),
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "limit"], ["positive"]),
+        helper.make_node(
+            "If", ["positive"], ["i"], "choice", then_branch=branch("t", "b"), else_branch=branch("e", "c")
+        ),
+        helper.make_node("Layer", ["i", "a", "zero"], ["y"], "call", domain="local"),
+    ]  # fmt: skip
+    tensors += [
+        numpy_helper.from_array(np.float32(0), "limit"),
+        numpy_helper.from_array(np.zeros(3, np.float32), "zero"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy"]
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1), helper.make_opsetid("local", 1)]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10, functions=[function])
+    attach_function(model)
+    functions = list(model.functions)
+    del model.functions[:]
+    model.functions.extend(functions[::-1])  # before its user, as evaluators want it
+    onnx.save(model, path)
+    return path
+
+
+def test_nodes_of_bodies_and_functions_are_run_alone_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = in_bodies(tmp_path / "m.onnx")
+    seen: list[str] = []
+    result = verify(path, compile_backend=None, on_progress=lambda done, total, what: seen.append(what))
+    assert result.is_ok, result.table()
+    assert all(row.comparison is not None for row in result.rows), result.table()
+    assert [what.removeprefix("node ").removesuffix(" alone") for what in seen if what.endswith(" alone")] == [
+        "first",
+        "linear in then_branch of If 'choice'",
+        "inner in function 'Layer'",
+        "linear in else_branch of If 'choice'",
+    ]
+    else_weight = numpy_helper.to_array(onnx.load(path).graph.initializer[2])
+    right = reference.linear
+
+    def wrong_in_the_else_branch(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        factor = np.float32(1.001) if np.array_equal(weight, else_weight) else np.float32(1)
+        return right(x, weight, bias) * factor
+
+    monkeypatch.setattr(roads_of, "linear", wrong_in_the_else_branch)
+    rows = {row.inputs: row for row in verify(path, compile_backend=None).rows if row.road == "reference"}
+    assert rows["each node alone"].diverges_at == "at node 'linear in else_branch of If 'choice''"
+    (wrong,) = {row.diverges_at for label, row in rows.items() if label.startswith("batch")} - {""}
+    assert wrong == "first at node 'choice' (If), in it at node 'linear in else_branch of If 'choice''"
+
+
+def test_nodes_whose_inputs_cannot_be_had_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without onnx's evaluator, onnxruntime shows the values of the main graph only."""
+    path = in_bodies(tmp_path / "m.onnx")
+
+    def fails(*arguments: Any) -> Any:
+        raise NotImplementedError("an operator")
+
+    monkeypatch.setattr(float64_run, "make_evaluator", fails)
+    result = verify(path, compile_backend=None, batch_sizes=[2])
+    assert result.is_ok
+    row = result.rows[-1]
+    assert row.road == "every road", result.table()
+    for missed in ("linear in else_branch of If 'choice'", "linear in then_branch", "inner in function 'Layer'"):
+        assert f"node '{missed}" in row.verdict
+    assert "received cannot be had: covered only with the model as a whole" in row.verdict
+
+
+def test_an_operator_that_the_evaluator_cannot_run_is_a_reason(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tanh(OpRun):
+        op_domain = ""
+
+        def _run(self, x: Any) -> Any:
+            raise RuntimeError("Tanh of these sizes is beyond me")
+
+    monkeypatch.setattr(evaluator, "Gelu", Tanh)
+    result = verify(mlp, batch_sizes=[2])
+    reason = "not run: onnx's reference evaluator cannot take the model: Tanh of these sizes is beyond me"
+    assert [row.verdict for row in result.rows if row.road == "reference"] == [reason, reason, "ok"]
+    assert roads(result)["body"] == "ok"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "Gelu", evaluator.Erf)
+        patch.setattr(functional, "_fast_apply", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # but what our own operator raises is no such thing
+            verify(mlp, batch_sizes=[2])
+
+
+def test_one_session_serves_a_node_on_every_input(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    make = roads_of.make_linear_model
+
+    def counted(*arguments: Any) -> onnx.ModelProto:
+        opened.append(arguments)
+        return make(*arguments)
+
+    monkeypatch.setattr(roads_of, "make_linear_model", counted)
+    result = verify(mlp, batch_sizes=[1, 2, 3], compile_backend=None)
+    by_sessions = {row.road for row in result.rows} - {"torch eager", "reference"}
+    assert len(opened) == 3 * len(by_sessions)
+
+
+def test_large_inputs_are_thinned_for_the_nodes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    compare = verification.compare
+    monkeypatch.setattr(verification, "compare", lambda got, *a: seen.append(len(got)) or compare(got, *a))
+    model = make_linear_model(["batch", "sequence", 3], np.ones((2, 3), np.float32), None)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert verify(tmp_path / "m.onnx", batch_sizes=[32], compile_backend=None).is_ok
+    assert set(seen) == {32, 9, 256}, "the whole model on 32 and 9 batches, the node on 256 rows"
+
+
+def test_sizes_are_smaller_where_they_multiply(tmp_path: Path) -> None:
+    paths = {1: tmp_path / "one.onnx", 2: tmp_path / "two.onnx"}
+    for num_dynamic, path in paths.items():
+        model = make_linear_model([f"d{i}" for i in range(num_dynamic)] + [3], np.ones((2, 3), np.float32), None)
+        onnx.save(model, path)
+        last = [row.inputs for row in verify(path, compile_backend=None).rows if row.road == "body"][3]
+        assert last == {1: "batch 64", 2: "batch 32"}[num_dynamic]
+    assert (
+        cli.main(["verify", str(paths[2]), "--compile", "none", "--batch-size", "3", "--json", str(tmp_path / "j")])
+        == 0
+    )
+    labels = {row["inputs"] for row in json.loads((tmp_path / "j").read_text())["rows"]}
+    assert {label for label in labels if label.startswith("batch")} == {"batch 3"}
+
+
+def test_sizes_below_nothing_are_refused(mlp: Path) -> None:
+    with pytest.raises(MylinearError, match="batch sizes must be 0 or more, got 2, -1"):
+        verify(mlp, batch_sizes=[2, -1])
 
 
 def test_every_instruction_set_is_a_road_of_its_own(mlp: Path) -> None:

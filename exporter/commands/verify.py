@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", help="checkpoint to run in torch (default: the operator in torch, node by node)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random input (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=int, action="append", help="size of the dynamic dimensions; repeat (default: 1, 2, 7, 64)"
+    )
     names = [element_type.name for element_type in ELEMENT_TYPES]
     parser.add_argument("--dtype", action="append", choices=names, help="run each node alone in this one too; repeat")
     parser.add_argument(
@@ -39,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         result = verify(
             args.model,
             checkpoint=args.checkpoint,
+            batch_sizes=args.batch_size,
             seed=args.seed,
             dtypes=args.dtype or (),
             compile_backend=None if args.compile == "none" else args.compile,
