@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.rewrite_check import RewriteError, check_layer, check_whole
+from exporter.rewrite_check import RewriteError, check_layer, check_lowered, check_whole
 from exporter.rewrite_files import read_model, write_model
-from exporter.rewrite_match import Array, Constant, LinearLayer, NoMatch, is_standard, match, resolve, scale
+from exporter.rewrite_match import Array, Computed, Constant, LinearLayer, NoMatch, is_standard, match, resolve, scale
 from exporter.rewrite_report import Entry, Rewrite
 from ort_ops.contract import ABSENT_BIAS, MYLINEAR
 
@@ -28,9 +28,10 @@ _FUNCTION = (MYLINEAR.domain, MYLINEAR.name)
 def adopt(source: str | Path, target: str | Path) -> Rewrite:
     """Write the model with MYLINEAR nodes in place of its linear layers.
 
-    MatMul, MatMul + Add and Gemm with constant weights, of any rank, in the main graph, in bodies of If, Loop and
-    Scan and in model-local functions; what is not adopted is in the result, with the reason. Each adopted layer and,
-    where it can be evaluated, the whole model are compared in float64 with what was there, before anything is written.
+    MatMul, MatMul + Add and Gemm, of any rank, with weights that are constant, or computed as MYLINEAR takes them; in
+    the main graph, in bodies of If, Loop and Scan and in model-local functions. What is not adopted is in the result,
+    with the reason. Each adopted layer and, where it can be evaluated, the whole model are compared in float64 with
+    what was there, before anything is written.
 
     Args:
         source: the model; its external data is read where it lies.
@@ -80,7 +81,8 @@ def adopt_model(model: ir.Model) -> Rewrite:
                 continue
             weight, bias = worker.adopt(layer, graph)
             check_layer(layer, weight, bias, name)
-            result.rewritten.append(Entry(name, where, layer.form, shape=layer.weight.shape))
+            shape = tuple("?" if size is None else size for size in layer.weight.shape)
+            result.rewritten.append(Entry(name, where, layer.form, shape=shape))
     if result.rewritten:
         worker.complete()
         result.checks.append(f"{len(result.rewritten)} layers one by one in float64")
@@ -91,19 +93,25 @@ def adopt_model(model: ir.Model) -> Rewrite:
 def lower_model(model: ir.Model) -> Rewrite:
     """Do what `lower` does, in place, to a model in memory."""
     result = Rewrite(num_nodes_before=count_nodes(model))
-    worker = _Worker(model)
+    worker, num_checked = _Worker(model), 0
     for where, graph in graphs_of(model):
         for node in list(graph):
             if (node.domain, node.op_type) == _FUNCTION:
                 name = node.name or node.outputs[0].name or ""
-                weight = node.inputs[1]
-                shape = () if weight is None or weight.shape is None else tuple(map(str, weight.shape))
-                result.rewritten.append(Entry(name, where, worker.lower(node, graph), shape=shape))
+                weight, bias = (*node.inputs[1:], None)[:2]
+                assert weight is not None
+                shape = () if weight.shape is None else tuple(map(str, weight.shape))
+                constants = resolve(weight), resolve(bias)
+                form, product, added = worker.lower(node, graph)
+                num_checked += check_lowered(product, added, *constants, name)
+                result.rewritten.append(Entry(name, where, form, shape=shape))
     for identifier in [i for i in model.functions if i[:2] == _FUNCTION]:
         del model.functions[identifier]
     owners: list[ir.Model | ir.Function] = [model, *model.functions.values()]
     for owner in owners:
         owner.opset_imports.pop(MYLINEAR.domain, None)
+    if num_checked:
+        result.checks.append(f"{num_checked} layers one by one in float64")
     result.num_nodes_after = count_nodes(model)
     return result
 
@@ -140,12 +148,23 @@ class _Worker:
     def adopt(self, layer: LinearLayer, graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
         """Put MYLINEAR where the layer stands, and return its weight and bias."""
         node = layer.node
-        weight = self._store(layer.weight, layer.alpha, graph)
-        bias = self._absent_bias(layer, graph) if layer.bias is None else self._store(layer.bias, layer.beta, graph)
+        weight = self._value(layer.weight, layer.alpha, graph)
+        bias = self._absent_bias(layer, graph) if layer.bias is None else self._value(layer.bias, layer.beta, graph)
         props = {**node.metadata_props, FORM_KEY: layer.form}
         linear = _node(MYLINEAR.name, [layer.x, weight, bias], node, props, domain=MYLINEAR.domain)
         graph.insert_before(node, linear)
         old_inputs = list(node.inputs)
+        if layer.turn is not None:
+            _take_over(layer.turn.outputs[0], linear.outputs[0])
+            for step in (layer.turn, layer.add):
+                if step is not None:
+                    old_inputs += [
+                        value for value in step.inputs if value is None or value.producer() not in (node, layer.add)
+                    ]
+                    graph.remove(step, safe=True)
+            graph.remove(node, safe=True)
+            _remove_dead(old_inputs)
+            return weight, bias
         _take_over(node.outputs[0], linear.outputs[0])
         if layer.add is not None:
             for step in (linear, *layer.passages):  # their values have the bias in them now, so they get other names
@@ -159,8 +178,8 @@ class _Worker:
         _remove_dead(old_inputs)
         return weight, bias
 
-    def lower(self, node: ir.Node, graph: ir.Graph) -> str:
-        """Replace one MYLINEAR node and return the form that it took."""
+    def lower(self, node: ir.Node, graph: ir.Graph) -> tuple[str, ir.Node, ir.Value | None]:
+        """Replace one MYLINEAR node; return the form that it took, its Gemm or MatMul, and the bias that is added."""
         x, weight, bias = (*node.inputs, None)[:3]
         assert x is not None
         assert weight is not None
@@ -168,22 +187,22 @@ class _Worker:
         props = {key: value for key, value in node.metadata_props.items() if key != FORM_KEY}
         if form.startswith("Gemm"):
             inputs: list[ir.Value | None] = [x, weight, bias] if form == "Gemm+C" else [x, weight]
-            last = _node("Gemm", inputs, node, props, {"transB": 1})
+            product = last = _node("Gemm", inputs, node, props, {"transB": 1})
             graph.insert_before(node, last)
         else:
-            last = _node("MatMul", [x, self._transposed(weight, node, graph)], node, props)
+            product = last = _node("MatMul", [x, self._transposed(weight, node, graph)], node, props)
             graph.insert_before(node, last)
             if form == "MatMul+Add":
-                product = last.outputs[0]
-                product.name = self._new_name(f"{node.outputs[0].name}_product")
-                product.type, product.shape = node.outputs[0].type, node.outputs[0].shape
-                last = ir.node("Add", [product, bias], name=f"{node.name}_bias" if node.name else None)
+                value = product.outputs[0]
+                value.name = self._new_name(f"{node.outputs[0].name}_product")
+                value.type, value.shape = node.outputs[0].type, node.outputs[0].shape
+                last = ir.node("Add", [value, bias], name=f"{node.name}_bias" if node.name else None)
                 graph.insert_before(node, last)
         old_inputs = list(node.inputs)
         _take_over(node.outputs[0], last.outputs[0])
         graph.remove(node, safe=True)
         _remove_dead(old_inputs)
-        return form
+        return form, product, last.inputs[-1] if form in ("Gemm+C", "MatMul+Add") else None
 
     def complete(self) -> None:
         """Import the operator's domain where it is used, and attach its definition for the types in use."""
@@ -213,6 +232,9 @@ class _Worker:
         transpose.outputs[0].name = self._new_name(f"{weight.name}_transposed")
         return transpose.outputs[0]
 
+    def _value(self, argument: Constant | Computed, factor: float, graph: ir.Graph) -> ir.Value:
+        return argument.value if isinstance(argument, Computed) else self._store(argument, factor, graph)
+
     def _store(self, constant: Constant, factor: float, graph: ir.Graph) -> ir.Value:
         """Return a value that holds the constant times the factor; the same one for the same constant."""
         source = constant.source
@@ -233,7 +255,8 @@ class _Worker:
 
     def _absent_bias(self, layer: LinearLayer, graph: ir.Graph) -> ir.Value:
         out_features, dtype = layer.weight.shape[0], layer.weight.dtype
-        home = layer.weight.source.graph or graph
+        home = (None if isinstance(layer.weight, Computed) else layer.weight.source.graph) or graph
+        assert out_features is not None
         key = (out_features, dtype, id(home))
         if key not in self._stored:
             name = self._new_name(f"absent_bias_{out_features}")

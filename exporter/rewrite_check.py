@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter.evaluator import make_evaluator
 from exporter.rewrite_files import bring_inside, weights_nbytes
-from exporter.rewrite_match import LinearLayer
+from exporter.rewrite_match import Computed, Constant, LinearLayer, resolve
 from exporter.rewrite_report import Rewrite
 from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import gamma
@@ -38,26 +38,64 @@ class RewriteError(MylinearError, RuntimeError):
 def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str) -> None:
     """Compare MYLINEAR with its new weight and bias with the definition of what it replaces, on random x in float64.
 
+    A weight that is computed is the same value before and after; its bias is compared.
     Raises: RewriteError naming the layer's output.
     """
-    assert weight.const_value is not None
-    assert bias.const_value is not None
-    new_weight, new_bias = weight.const_value.numpy(), bias.const_value.numpy().astype(np.float64)
-    out_features, in_features = new_weight.shape
+    if layer.factor is not None:
+        assert weight.const_value is not None
+        new_weight, old = weight.const_value.numpy(), layer.factor.array()
+        old = old.T if layer.is_transposed else old
+        old = old.reshape(old.shape[-2:])
+    else:
+        out_features = 1 if bias.const_value is None else bias.const_value.size
+        new_weight = np.random.default_rng(1).standard_normal((out_features, 2))
+        old = new_weight.T
+    old_bias = new_bias = np.zeros(1)
+    if not isinstance(layer.bias, Computed):
+        assert bias.const_value is not None
+        new_bias = bias.const_value.numpy()
+    if isinstance(layer.bias, Constant):
+        old_bias = layer.beta * layer.bias.array().astype(np.float64)
+    _compare_sums(old, old_bias, layer.alpha, new_weight, new_bias, name)
+
+
+def check_lowered(
+    product: ir.Node, added: ir.Value | None, weight: Constant | None, bias: Constant | None, name: str
+) -> bool:
+    """Compare what became of a MYLINEAR node with the weight and bias that it had, in the same way.
+
+    Args:
+        product: the Gemm or MatMul that stands for it now.
+        added: the bias of that, or of the Add behind it.
+        weight, bias: that the node had; None for a computed one, or for no bias.
+
+    Returns: whether it was compared; what is computed is compared with the model as a whole only.
+    """
+    factor, new_bias = product.inputs[1], resolve(added)
+    if weight is None or factor is None or factor.const_value is None or (added is not None and new_bias is None):
+        return False
+    new = factor.const_value.numpy()
+    old_numbers, new_numbers = (np.zeros(1) if b is None else b.array() for b in (bias, new_bias))
+    new = new if product.op_type == "Gemm" else new.T
+    _compare_sums(weight.array().T, old_numbers.astype(np.float64), 1.0, new, new_numbers, name)
+    return True
+
+
+def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, new_bias: Array, name: str) -> None:
+    """Compare ``alpha x old + old_bias`` with ``x new_weight^T + new_bias``, some features at a time."""
+    in_features, out_features = old.shape
+    if new_weight.shape != (out_features, in_features):
+        raise RewriteError(f"the weight of '{name}' would be {list(new_weight.shape)}")
     x = np.random.default_rng(0).standard_normal((3, in_features))
-    old = layer.factor.array()
-    old = old.T if layer.node.attributes.get_int("transB", 0) else old.reshape(in_features, out_features)
-    old_bias = np.zeros(out_features)
-    if layer.bias is not None:
-        old_bias = old_bias + layer.beta * layer.bias.array().astype(np.float64)
+    old_bias, new_bias = (np.broadcast_to(b.astype(np.float64), (out_features,)) for b in (old_bias, new_bias))
     rows = max(1, _CHUNK // max(1, in_features))
     with np.errstate(all="ignore"):
         for start in range(0, out_features, rows):
             part = slice(start, start + rows)
             widened = old[:, part].astype(np.float64)
-            expected = layer.alpha * (x @ widened) + old_bias[part]
+            expected = alpha * (x @ widened) + old_bias[part]
             got = x @ new_weight[part].T.astype(np.float64) + new_bias[part]
-            magnitude = np.abs(x) @ np.abs(widened) * abs(layer.alpha) + np.abs(expected)
+            magnitude = np.abs(x) @ np.abs(widened) * abs(alpha) + np.abs(expected)
             allowed = 2 * gamma(in_features + 2, 2.0**-53) * magnitude
             same = (np.abs(got - expected) <= allowed) | (got == expected) | (np.isnan(got) & np.isnan(expected))
             if not same.all() and np.isfinite(magnitude).all():
@@ -72,7 +110,7 @@ def check_whole(before: ir.Model, after: ir.Model, result: Rewrite) -> str:
     if not result.rewritten:
         return "nothing was rewritten"
     if weights_nbytes(before) > _MAX_NBYTES_WHOLE:
-        return f"the whole model was not run: its weights are more than {_MAX_NBYTES_WHOLE >> 20} MiB"
+        return f"the whole model was not run, for its weights are more than {_MAX_NBYTES_WHOLE >> 20} MiB"
     for model in (before, after):
         bring_inside(model)
     old, new = (widen_to_float64(ir.to_proto(model)) for model in (before, after))

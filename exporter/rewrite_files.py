@@ -41,6 +41,11 @@ class ModelFile:
         model = ir.from_proto(self.proto)
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, self.folder)
+        for function in self.proto.functions:  # onnx_ir leaves out what is known of their inputs
+            known = {value.name: value for value in function.value_info}
+            for value in model.functions[function.domain, function.name, function.overload].inputs:
+                if value.name in known:
+                    ir.serde.deserialize_value_info_proto(known[value.name], value)
         return model
 
 
