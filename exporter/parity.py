@@ -20,7 +20,7 @@ from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import Comparison, compare, gamma
 from ort_ops.errors import MylinearError
 from ort_ops.evaluate import evaluate
-from ort_ops.model import linear_nodes
+from ort_ops.model import element_types, linear_nodes
 from ort_ops.operator import ElementType
 from ort_ops.session import InferenceSession
 
@@ -52,7 +52,7 @@ def compare_with_torch(
     except Exception as error:
         raise ExportError(
             f"onnxruntime {onnxruntime.__version__} cannot run the exported model, so that it cannot be compared "
-            f"with torch: {root_cause(error)}"
+            f"with torch: {root_cause(error)}{_remedy(proto, error)}"
         ) from error
     output_names = [output.name for output in proto.graph.output]
     worst: dict[str, Comparison] = {}
@@ -86,6 +86,18 @@ def compare_with_torch(
             if name not in worst or comparison.max_in_bounds >= worst[name].max_in_bounds:
                 worst[name] = comparison
     return worst
+
+
+def _remedy(proto: onnx.ModelProto, error: Exception) -> str:
+    """Say what to do where onnxruntime has no kernel for an operator in the element type of the model."""
+    types = sorted(element_types(proto) & {"bfloat16", "float16", "float64"})
+    if "NOT_IMPLEMENTED" not in str(error) or not types:
+        return ""
+    return (
+        f"; its CPU provider has no kernel for that operator in {types[0]}: export in float32 or float16 "
+        "(`mylinear export --dtype float32`, or model.float() or model.half() and an example of that type), or cast "
+        f"around the operator in the model, as in torch.relu(x.float()).to(torch.{types[0]})"
+    )
 
 
 def _references(

@@ -287,9 +287,23 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_onnxruntime_cannot_run_is_an_error_that_names_the_operator(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"onnxruntime .* cannot run the exported model.*"):
+def test_what_onnxruntime_cannot_run_is_an_error_that_names_the_operator_and_the_remedies(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"Relu.* no kernel for that operator in bfloat16: export in float32 or") as e:
         export(Mlp(torch.bfloat16), torch.rand(2, 3).bfloat16(), tmp_path / "model.onnx")
+    assert "mylinear export --dtype float32" in str(e.value)
+    assert "torch.relu(x.float()).to(torch.bfloat16)" in str(e.value)
+    assert list(tmp_path.iterdir()) == []
+
+    class WithCasts(nn.Module):  # each remedy does help
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = MyLinear(3, 4), MyLinear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(torch.relu(self.first(x).float()).to(torch.bfloat16))
+
+    for model, dtype in ((WithCasts().bfloat16(), torch.bfloat16), (Mlp().half(), torch.half), (Mlp(), torch.float)):
+        assert export(model, torch.rand(2, 3).to(dtype), tmp_path / "model.onnx").num_linear >= 2
 
 
 def test_bad_example_shapes_give_the_contract_s_message(tmp_path: Path) -> None:
