@@ -34,8 +34,8 @@ OpenNode = Callable[[Array, Array | None, int], Callable[[Array], Array]]
 _CUDA = "CUDAExecutionProvider"
 
 
-class EvaluatorError(MylinearError, RuntimeError):
-    """onnx's reference evaluator cannot run a model, because of another operator than MYLINEAR."""
+class WholeModelError(MylinearError, RuntimeError):
+    """A runtime cannot run a model, because of another operator than MYLINEAR; each node alone it can."""
 
 
 class _OperatorError(Exception):
@@ -51,7 +51,7 @@ class Road:
     """A way to run the model, and to run one of its MYLINEAR nodes alone; with a reason, it cannot be taken.
 
     Attributes:
-        run: gives the outputs. Raises: EvaluatorError if it finds only then that it cannot.
+        run: gives the outputs. Raises: WholeModelError if it finds only then that it cannot.
         open_node: takes weight, bias and the rank of x, and gives what runs the node alone on any such x.
         run_all: gives the values of all nodes of the main graph.
         element_types: that it serves; None for all.
@@ -102,7 +102,20 @@ def _session_road(
         with forced_isa(isa):
             return InferenceSession(source, quiet, providers, kernels=kernel.name)
 
-    session = open_session(path)
+    reason = ""
+    try:
+        session = open_session(path)
+    except Exception as error:
+        # Where onnxruntime lacks a kernel of its own, such as for a Relu in bfloat16, that tells nothing of ours.
+        reason = f"onnxruntime cannot run the model: {_first_line(error)}"
+        if "NOT_IMPLEMENTED" not in reason or NAME in reason:
+            raise
+
+    def run(feed: Mapping[str, Array]) -> list[Array]:
+        if reason:
+            raise WholeModelError(reason)
+        outputs: list[Array] = session.run(None, feed)
+        return outputs
 
     def open_node(weight: Array, bias: Array | None, rank: int) -> Callable[[Array], Array]:
         node = make_linear_model([f"d{i}" for i in range(rank - 1)] + [weight.shape[1]], weight, bias)
@@ -112,7 +125,7 @@ def _session_road(
     name = f"{kernel.name}[{isa}]" if isa else "cuda" if provider else kernel.name
     return Road(
         name,
-        lambda feed: session.run(None, feed),
+        run,
         open_node,
         lambda feed: run_all(model, feed, open_session),
         element_types=kernel.element_types,
@@ -159,7 +172,7 @@ def _evaluator_road(name: str, model: onnx.ModelProto, run_node: RunNode, *, has
         except _OperatorError as error:
             raise error.cause from None
         except Exception as error:  # nor every use of one
-            raise EvaluatorError(_evaluator_reason(error)) from error
+            raise WholeModelError(_evaluator_reason(error)) from error
 
     def run_values(feed: Mapping[str, Array]) -> dict[str, Array]:
         return {key: np.asarray(value) for key, value in run(feed, intermediate=True).items()}

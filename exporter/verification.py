@@ -16,7 +16,7 @@ from onnx import helper
 
 from exporter.error_statistics import EDGES as HISTOGRAM_EDGES
 from exporter.error_statistics import histogram, max_ulp
-from exporter.roads import EvaluatorError, Road, find_roads
+from exporter.roads import Road, WholeModelError, find_roads
 from exporter.verification_inputs import (
     MAX_ROWS_BACKWARD,
     default_batch_sizes,
@@ -225,7 +225,9 @@ def verify(
     for road in roads:
         for label, evaluation in evaluations.items():
             progress(f"{road.name}, {label}")
-            found[road.name].append(_whole_row(model, road, label, inputs[label], evaluation, evaluate_again))
+            row = _whole_row(model, road, label, inputs[label], evaluation, evaluate_again)
+            if row not in found[road.name]:  # one reason, not one for each input
+                found[road.name].append(row)
     for label, received in calls.items():
         progress(f"node {label} alone")
         _run_alone(received, each_node)
@@ -265,8 +267,8 @@ def _whole_row(
 ) -> Row:
     try:
         outputs = road.run(feed)
-    except EvaluatorError as error:
-        return Row(road.name, label, None, str(error))
+    except WholeModelError as error:
+        return Row(road.name, "the whole model", None, str(error))
     comparison, ulp, counts = _compare_outputs(outputs, evaluation.outputs)
     where = "" if comparison.is_within_bound else _first_divergence(model, road, feed, evaluate_again(feed))
     return Row(road.name, label, comparison, ulp=ulp, histogram=counts, diverges_at=where)
