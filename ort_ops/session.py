@@ -222,6 +222,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         path_or_bytes = str(source) if isinstance(source, Path) else source
         try:
             super().__init__(path_or_bytes, options, providers or ["CPUExecutionProvider"], **kwargs)
+            # Asked once: onnxruntime makes new objects for each question, which takes longer than a small model.
+            self._output_types = {output.name: output.type for output in self.get_outputs()}
+            self._has_bfloat16 = "tensor(bfloat16)" in self._output_types.values()
             return
         except Exception as error:
             _explain(error)
@@ -234,10 +237,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
     ) -> list[Any]:
         """Run the model, as ``onnxruntime.InferenceSession.run`` does; bfloat16 arrays are welcome."""
-        names = list(output_names) if output_names else [output.name for output in self.get_outputs()]
-        outputs = {output.name: output.type for output in self.get_outputs()}
-        types = {value.dtype.name for value in input_feed.values() if isinstance(value, np.ndarray)}
-        if "bfloat16" in types or "tensor(bfloat16)" in {outputs.get(name) for name in names}:
+        names = list(output_names) if output_names else list(self._output_types)
+        gives_bfloat16 = self._has_bfloat16 and any(self._output_types.get(n) == "tensor(bfloat16)" for n in names)
+        if gives_bfloat16 or any(_is_bfloat16(value) for value in input_feed.values()):
             feed = {name: _to_ort_value(value) for name, value in input_feed.items()}
             return [_to_numpy(value) for value in self.run_with_ort_values(names, feed, run_options)]
         results: list[Any] = self._with_original_errors(super().run, names, input_feed, run_options)
@@ -340,6 +342,11 @@ def _explain(error: Exception) -> None:
             f"domain '{MYLINEAR.domain}' or a domain of onnxruntime-extensions was registered twice with these session "
             "options; register onnxruntime-extensions' library through ort_ops alone, or use kernels='body'"
         ) from error
+
+
+def _is_bfloat16(value: Any) -> bool:
+    # A type of ml_dtypes is of NumPy's kind "V"; its name is slow to ask for.
+    return isinstance(value, np.ndarray) and value.dtype.kind == "V" and value.dtype.name == "bfloat16"
 
 
 def _to_ort_value(value: Any) -> Any:
