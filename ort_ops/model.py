@@ -70,22 +70,24 @@ def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onn
         if isinstance(source, bytes):
             model = onnx.load_model_from_string(source)
         else:
-            model = onnx.load(str(source), load_external_data=external_data)
+            model = onnx.load(str(source), load_external_data=False)
     except FileNotFoundError as error:
-        missing = Path(error.filename) if error.filename else None
-        if missing is not None and missing.name != Path(str(source)).name:
-            raise ModelError(f"{what}: its external data '{missing}' is missing; keep it beside the model") from error
         raise ModelError(f"{what}: there is no such file") from error
     except IsADirectoryError as error:
         raise ModelError(f"{what} is a folder; name an .onnx file") from error
     except OSError as error:
         raise ModelError(f"{what} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # protobuf's DecodeError, and what onnx raises for bad external data
+    except Exception as error:  # protobuf's DecodeError
         raise ModelError(f"{what} is not an ONNX model, or is damaged: {error}") from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{what} is not an ONNX model; export one with `mylinear export`")
     if not isinstance(source, bytes):
         _check_external_data(model, Path(source))
+        if external_data:
+            try:
+                onnx.load_external_data_for_model(model, str(Path(source).parent))
+            except Exception as error:  # such as a link, which onnx does not follow
+                raise ModelError(f"{what}: its external data cannot be read: {error}") from error
     return model
 
 

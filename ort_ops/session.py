@@ -15,6 +15,7 @@ import onnxruntime
 from ort_ops import native, numpy_kernel, pyop, python_node, python_op, trampoline
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
+from ort_ops.operator import ContractError
 
 if TYPE_CHECKING:
     import onnx
@@ -227,7 +228,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             self._has_bfloat16 = "tensor(bfloat16)" in self._output_types.values()
             return
         except Exception as error:
-            _explain(error)
+            _explain(error, proto, model)
             failure = trampoline.take_failure(str(error))
             if failure is None:
                 raise
@@ -334,8 +335,19 @@ def _warn_once(element_types: Collection[str]) -> None:
     )
 
 
-def _explain(error: Exception) -> None:
+def _explain(error: Exception, proto: onnx.ModelProto, model: str | Path | bytes) -> None:
     """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing."""
+    from ort_ops.model_checks import check_linear_shapes, check_names, function_difference
+
+    source = "the given bytes" if isinstance(model, bytes) else model
+    try:
+        check_names(proto, source)
+        check_linear_shapes(proto)
+    except MylinearError as cause:
+        raise cause from error
+    difference = function_difference(proto)
+    if difference is not None:
+        raise ContractError(f"'{source}': {difference}; onnxruntime says: {error}") from error
     text = str(error)
     if "Domain already set in registry" in text or "Conflicting with a registered kernel" in text:
         raise KernelError(

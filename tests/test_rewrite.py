@@ -737,6 +737,23 @@ def test_bad_models_are_refused_and_nothing_is_written(
     assert {p.name for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("command", ["run", "verify", "inspect"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_bad_models_are_refused_by_every_command(
+    command: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"run": ["--input", "1,2,3"], "verify": ["--compile", "none", "--batch-size", "2"], "inspect": []}
+    status = cli.main([command, str(damaged(kind, tmp_path)), *options[command]])
+    told = capsys.readouterr()
+    if (command, kind) == ("verify", "body"):  # one that runs, and gives something else
+        assert status == 1
+        assert "at node 'linear'" in told.out
+        return
+    assert status in ((1, 2) if command == "inspect" else (2,))
+    assert DAMAGES[kind] in told.err + told.out or (kind == "empty name" and "has no name" in told.err)
+    assert len(told.err.splitlines()) <= 1 or command == "verify", "one line; verify shows how far it was"
+
+
 def test_the_commands_print_a_summary_and_need_no_torch(tmp_path: Path) -> None:
     nodes = [node("MatMul", "x W", "h"), node("MatMul", "h h", "y")]
     onnx.save(model_of(nodes, {"W": W[:, :3].copy()}, (3, 3)), tmp_path / "in.onnx")

@@ -18,10 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, and say on stderr how many rows went where."""
     from ort_ops.model import load_model, require_linear_nodes
+    from ort_ops.model_checks import function_difference
+    from ort_ops.operator import ContractError
     from ort_ops.predict import predict
     from ort_ops.session import InferenceSession
 
-    require_linear_nodes(load_model(args.model, external_data=False), args.model)
+    model = load_model(args.model, external_data=False)
+    require_linear_nodes(model, args.model)
+    difference = function_difference(model)
+    if difference is not None:  # a kernel would compute something else than the model itself says
+        raise ContractError(f"'{args.model}': {difference}")
     session = InferenceSession(args.model, kernels=args.kernels)
     count = predict(session, args.input, args.output, batch_size=args.batch_size, stream=sys.stdout)
     if args.output is not None:
