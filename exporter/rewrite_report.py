@@ -46,14 +46,15 @@ class Rewrite:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and cells, for `ort_ops.table.format_table`: what was, how many, and what became of it."""
-        counts: dict[tuple[str, str, str], int] = {}
-        for entry in self.rewritten:
-            key = (entry.what, entry.where, "rewritten")
-            counts[key] = counts.get(key, 0) + 1
-        for entry in self.left:
-            key = (entry.what, entry.where, f"left alone: {entry.reason}")
-            counts[key] = counts.get(key, 0) + 1
-        rows = [[what, where, str(count), verdict] for (what, where, verdict), count in counts.items()]
+        alike: dict[tuple[str, str, str], list[Entry]] = {}
+        for entry in (*self.rewritten, *self.left):  # what differs in the names of values only is one row
+            alike.setdefault((entry.what, entry.where, entry.reason.split(" (")[0]), []).append(entry)
+        rows = []
+        for (what, where, _), entries in alike.items():
+            reason, more = entries[0].reason, len(entries) - 1
+            reason = f"{reason[:-1]}, and {more} more)" if more and reason.endswith(")") else reason
+            verdict = f"left alone: {reason}" if reason else "rewritten"
+            rows.append([what, where, str(len(entries)), verdict])
         return ["found", "where", "nodes", "what became of it"], rows
 
     def as_dict(self) -> dict[str, Any]:

@@ -773,6 +773,18 @@ sys.exit(status)
     assert '"what": "MatMul"' in done.stdout
 
 
+def test_the_summary_has_one_row_for_what_differs_in_names_only(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", "x x", "h"), node("MatMul", "h h", "i"), node("MatMul", "i W", "j"), node("MatMul", "j W", "y"),
+    ]  # fmt: skip
+    onnx.save(model_of(nodes, {"W": W[:, :3].copy()}, (3, 3)), tmp_path / "m.onnx")
+    reason = "the weight is not a constant ('x' is an input of the graph or function, and 1 more)"
+    assert adopt(tmp_path / "m.onnx", tmp_path / "a.onnx").table()[1] == [
+        ["MatMul", "main graph", "2", "rewritten"],
+        ["MatMul", "main graph", "2", f"left alone: {reason}"],
+    ]
+
+
 @pytest.mark.slow
 def test_a_model_of_more_than_two_gigabytes_is_rewritten_without_a_second_copy(tmp_path: Path) -> None:
     size = 24_000  # 2.3 GB of float32
