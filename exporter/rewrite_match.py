@@ -368,8 +368,12 @@ def _origin(value: ir.Value) -> str:
     return f"'{value.name}' is an input of the graph or function"
 
 
+_FOLDED = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Split", "Slice")
+"""Operators that are done to a constant when the model is rewritten; none of them rounds a number."""
+
+
 def resolve(value: ir.Value | None) -> Constant | None:
-    """Return the constant that the value is, through Identity, Transpose, Reshape; None if it is none."""
+    """Return the constant that the value is, through `_FOLDED`; None if it is none."""
     if value is None:
         return None
     if value.is_initializer():
@@ -379,11 +383,16 @@ def resolve(value: ir.Value | None) -> Constant | None:
         return None
     if is_standard(node, "Constant"):
         return Constant(value) if value.const_value is not None or _read_constant(node, value) else None
-    if not is_standard(node, "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"):
+    if not is_standard(node, *_FOLDED):
         return None
     inner = resolve(node.inputs[0])
     if inner is None or node.op_type == "Identity":
         return inner
+    if node.op_type in ("Split", "Slice"):
+        part = (
+            _part_of_split(node, value, inner.shape) if node.op_type == "Split" else _part_of_slice(node, inner.shape)
+        )
+        return None if part is None else inner.then(f"part {part}", lambda array: array[part])
     if node.op_type == "Cast":
         return _cast(inner, ir.DataType(node.attributes.get_int("to", 0)))
     if node.op_type == "Transpose":
@@ -391,6 +400,44 @@ def resolve(value: ir.Value | None) -> Constant | None:
         return inner.then(f"transpose {perm}", lambda array: np.transpose(array, perm))
     shape = _static_shape(node, inner.shape)
     return None if shape is None else inner.then(f"reshape {shape}", lambda array: array.reshape(shape))
+
+
+def _part_of_split(node: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+    """What Split takes of a constant for one of its outputs."""
+    axis, count = node.attributes.get_int("axis", 0) % len(shape), len(node.outputs)
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        constant = resolve(node.inputs[1])
+        if constant is None:
+            return None
+        sizes = [int(size) for size in constant.array()]
+    elif "split" in node.attributes:
+        sizes = list(node.attributes.get_ints("split"))
+    else:
+        sizes = [-(-shape[axis] // count)] * count  # the last may be smaller, which a slice is by itself
+    index = next(i for i, output in enumerate(node.outputs) if output is value)
+    start = sum(sizes[:index])
+    return (*(slice(None),) * axis, slice(start, start + sizes[index]))
+
+
+def _part_of_slice(node: ir.Node, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
+    """What Slice with constant indices takes of a constant; Python's slices mean the same for steps of 1."""
+    if len(node.inputs) == 1:
+        starts, ends = (list(node.attributes.get_ints(name)) for name in ("starts", "ends"))
+        axes = list(node.attributes.get_ints("axes", range(len(starts))))
+        steps = [1] * len(starts)
+    else:
+        constants = [None if value is None else resolve(value) for value in node.inputs[1:]]
+        if any(c is None for c, value in zip(constants, node.inputs[1:], strict=True) if value is not None):
+            return None
+        lists = [None if constant is None else [int(i) for i in constant.array()] for constant in constants]
+        starts, ends, axes, steps = (*lists, None, None)[:4]  # type: ignore[assignment]
+        axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
+    if any(step != 1 for step in steps):
+        return None
+    parts = [slice(None)] * len(shape)
+    for start, end, axis in zip(starts, ends, axes, strict=True):
+        parts[axis] = slice(start, end)
+    return tuple(parts)
 
 
 def _cast(constant: Constant, to: ir.DataType) -> Constant | None:

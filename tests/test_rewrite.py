@@ -157,6 +157,24 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], tuple[int | str, 
         ],
         {"raw": W, "C": B[None]}, ("batch", 3), [NAME], ["Gemm"],
     ),
+    "parts of constants": (
+        [
+            constant("sizes", np.array([2, 3, 1])),
+            helper.make_node("Split", ["U", "sizes"], ["u0", "W", "u2"], axis=-2),
+            constant("start", np.array([-5])), constant("end", np.array([-1])), node("Slice", "C start end", "B"),
+            node("MatMul", "x W", "p"), node("Add", "p B", "y"),
+        ],
+        {"U": np.concatenate([W[:2], W, W[:1]]), "C": np.concatenate([B[:1], B, B[:1]])}, ("batch", 3),
+        [NAME], ["MatMul", "Add"],
+    ),
+    "Split in halves, and Slice of chosen axes": (
+        [
+            helper.make_node("Split", ["U"], ["u0", "V"], axis=0, num_outputs=2),
+            constant("start", np.array([1])), constant("end", np.array([2**62])), constant("axes", np.array([1])),
+            node("Slice", "V start end axes", "W"), node("MatMul", "x W", "y"),
+        ],
+        {"U": np.pad(np.concatenate([W, W]), ((1, 0), (1, 0)))}, ("batch", 3), [NAME], ["MatMul"],
+    ),
     "Gemm with C of one row": ([node("Gemm", "x W B", "y")], {"W": W, "B": B[None]}, ("batch", 3), [NAME], ["Gemm"]),
     "Gemm with C of rank 2 and one number": (
         [node("Gemm", "x W B", "y")], {"W": W, "B": B[:1, None]}, ("batch", 3), [NAME], ["Gemm"]
@@ -239,6 +257,13 @@ LEFT = {
     ),
     "beta=0 of a C that is not finite": (
         [node("Gemm", "x W B", "y", beta=0.0)], {"W": W, "B": B * np.float32(np.inf)}, ("batch", 3)
+    ),
+    "'W' is computed by Slice": (
+        [
+            constant("s", np.array([0])), constant("e", np.array([99])), constant("a", np.array([0])),
+            constant("two", np.array([2])), node("Slice", "U s e a two", "W"), node("MatMul", "x W", "y"),
+        ],
+        {"U": np.repeat(W, 2, axis=0)}, ("batch", 3),
     ),
     "its out_features are not known": (
         [node("Abs", "V", "W"), node("Gemm", "x W", "y", transB=1)], {"V": W.T.copy()}, ("batch", 3)
