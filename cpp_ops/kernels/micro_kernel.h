@@ -81,7 +81,8 @@ struct Gemm {
   // which fits an L2 and any thread's stack, and is `kMaxHeld` elements.
   static constexpr size_t kMc = kConverts ? 96 / sizeof(Held) : 96;
   static constexpr size_t kMaxHeld = kConverts ? kMc * kMaxBlock : 1;
-  static_assert(kMc % kMr == 0 && kNc % kNr == 0);
+  static constexpr size_t kMaxWhole = 16384 / sizeof(Held);  // elements of X: half of an L1 of 32 KiB
+  static_assert(kMc % kMr == 0 && kNc % kNr == 0 && (!kConverts || kMaxWhole <= kMaxHeld));
 
   static size_t min(size_t a, size_t b) { return a < b ? a : b; }
   static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -116,11 +117,12 @@ struct Gemm {
   // What x + absent leaves as it is, -0.0 included.
   static constexpr T kAbsent[kNr] = {-T{0}, -T{0}, -T{0}, -T{0}};
 
-  // Whether the next four rows of W are called into a cache meanwhile, and which: rows are too short for what
-  // the hardware foresees.
-  enum class Prefetch { kNone, kToL1, kToL2 };
-  // Up to here the next rows fit L1 beside these.
-  static constexpr size_t kMaxToL1 = 16384;
+  // What of W is called into a cache meanwhile, since rows are too short for what the hardware foresees: what
+  // comes kNear bytes later, into L1, which is best if W comes from L3; or the next four rows, into L2, if it
+  // comes from memory. Measured, see benchmarks/README.md.
+  enum class Prefetch { kNone, kNear, kFar };
+  static constexpr size_t kNear = 1024 / sizeof(S);
+  static constexpr size_t kMinFar = size_t{32} << 20;  // bytes of W; no cache that a core reads is larger
 
   template <class E>
   static Operand load(const E* from) {
@@ -147,11 +149,12 @@ struct Gemm {
     }
   }
 
-  // R rows of X by four rows of W, along `kc` elements: four sums for each row of X.
+  // R rows of X by four rows of W, along `kc` elements: four sums for each row of X. `length` elements of
+  // these rows of W are wanted, and then as many of the next four, `next_rows` elements behind.
   template <int R, Prefetch kPrefetch, bool kDot>
   static inline __attribute__((always_inline)) void micro_kernel(const Held* x, size_t x_stride,
-                                                                 const S* const* w, size_t ahead, size_t kc,
-                                                                 Quad* sums) {
+                                                                 const S* const* w, size_t next_rows,
+                                                                 size_t length, size_t kc, Quad* sums) {
     Vec acc[R][kNr];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -174,12 +177,18 @@ struct Gemm {
         for (int i = 0; i < R; ++i) acc[i][j] = multiply_add<kDot>(xs[i], value, acc[i][j]);
       }
     };
+    [[maybe_unused]] const size_t near = min(kNear, length);
     size_t k = 0;
     for (; k + kStep <= kc; k += kStep) {
       if constexpr (kPrefetch != Prefetch::kNone) {
+        const size_t later = k + near < length ? k + near : next_rows + k + near - length;
 #pragma GCC unroll 4
         for (size_t j = 0; j < kNr; ++j) {
-          __builtin_prefetch(w[j] + ahead + k, 0, kPrefetch == Prefetch::kToL1 ? 3 : 2);
+          if constexpr (kPrefetch == Prefetch::kNear) {
+            __builtin_prefetch(w[j] + later, 0, 3);
+          } else {
+            __builtin_prefetch(w[j] + next_rows + k, 0, 2);
+          }
         }
       }
       step([](const Held* from) { return load(from); }, [](const S* from) { return load(from); }, k);
@@ -218,18 +227,22 @@ struct Gemm {
         if constexpr (Simd::kHasDot) {
           const uint64_t bit = uint64_t{1} << (j / kNr);
           if (kPrefetch != Prefetch::kNone && s.may_dot) {
-            const bool can_dot = Simd::has_no_denormal_sums(w, kNr * s.K, kc);
+            const bool can_dot = Simd::has_no_denormal_sums(w, kNr * s.K - from, kc);
             *s.dot_panels = can_dot ? *s.dot_panels | bit : *s.dot_panels & ~bit;
           }
           if (!s.may_dot) {
-            micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+            micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K - from, s.length - from,
+                                              kc, sums);
           } else if (*s.dot_panels & bit) {
-            micro_kernel<R, Prefetch::kNone, true>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+            micro_kernel<R, Prefetch::kNone, true>(s.x + from, s.x_stride, w, kNr * s.K - from,
+                                                   s.length - from, kc, sums);
           } else {
-            micro_kernel<R, Prefetch::kNone, false>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+            micro_kernel<R, Prefetch::kNone, false>(s.x + from, s.x_stride, w, kNr * s.K - from,
+                                                    s.length - from, kc, sums);
           }
         } else {
-          micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K, kc, sums);
+          micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K - from, s.length - from, kc,
+                                            sums);
         }
         const bool is_first = s.k + from == 0;
         from += kc;
@@ -357,11 +370,11 @@ struct Gemm {
     uint64_t dot_panels = 0;
     strip.dot_panels = &dot_panels;
     static_assert(kNc / kNr <= 64);
-    // With one pass each row of W is read to its end before the next: that is how memory likes to be read.
-    // With more, a block of the rows of W stays in the cache for the next pass.
-    const bool is_one_pass = passes == 1 && (!kConverts || rows * round_up(p.K) <= kMaxHeld);
+    // Each row of W is read to its end before the next, if all of X stays in L1 meanwhile: that is how memory
+    // likes to be read. Else a block of the rows of W stays in the cache for the next rows of X.
+    const bool is_whole = passes == 1 && rows * round_up(p.K) <= kMaxWhole;
     do {
-      strip.length = is_one_pass ? p.K : min(strip.block, p.K - strip.k);
+      strip.length = is_whole ? p.K : min(strip.block, p.K - strip.k);
       strip.w = w + strip.k;
       if constexpr (kConverts) {
         strip.x = held;
@@ -383,10 +396,10 @@ struct Gemm {
         const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
         if (pass > 0) {
           strip_of<kMr, Prefetch::kNone>(pass_rows, strip);
-        } else if (kNr * strip.length * sizeof(S) <= kMaxToL1) {
-          strip_of<kMr, Prefetch::kToL1>(pass_rows, strip);
+        } else if (p.N * p.K < kMinFar / sizeof(S)) {
+          strip_of<kMr, Prefetch::kNear>(pass_rows, strip);
         } else {
-          strip_of<kMr, Prefetch::kToL2>(pass_rows, strip);
+          strip_of<kMr, Prefetch::kFar>(pass_rows, strip);
         }
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
