@@ -79,7 +79,7 @@ class Kernel {
  public:
   Kernel(const MyLinearOp& op, const OrtKernelInfo* info) : runtime_(op.runtime), kernel_(*op.kernel) {
     const abi::OrtApi* api = runtime_.api;
-    check_attributes(info);
+    check_attributes(api, info);
     size_t num_inputs = 0;
     check(api->KernelInfo_GetInputCount(info, &num_inputs));
     has_bias_input_ = num_inputs > kBias;
@@ -122,22 +122,6 @@ class Kernel {
   }
 
  private:
-  // Version 1 has no attribute. The ABI cannot list those of a node; these are the ones that a node made from
-  // a Gemm could carry over, and that would change what is computed.
-  void check_attributes(const OrtKernelInfo* info) const {
-    std::string present;
-    for (const char* name : {"alpha", "beta", "transA", "transB"}) {
-      float number = 0;
-      int64_t integer = 0;
-      OrtStatus* as_float = runtime_.api->KernelInfoGetAttribute_float(info, name, &number);
-      OrtStatus* as_integer = runtime_.api->KernelInfoGetAttribute_int64(info, name, &integer);
-      if (!as_float || !as_integer) present += (present.empty() ? "" : ", ") + std::string(name);
-      if (as_float) runtime_.api->ReleaseStatus(as_float);
-      if (as_integer) runtime_.api->ReleaseStatus(as_integer);
-    }
-    if (!present.empty()) throw ContractError(message("the attributes", "none", present));
-  }
-
   // Reads input `index` if it is a constant, whose memory then lives as long as the session.
   bool read_constant(const OrtKernelInfo* info, size_t index, const char* argument, TensorView* out) const {
     int is_constant = 0;
@@ -240,6 +224,22 @@ OrtStatus* infer_shape(const abi::OrtCustomOp* op, abi::OrtShapeInferContext* co
 }
 
 }  // namespace
+
+// Version 1 has no attribute. The ABI cannot list those of a node; these are the ones that a node made from
+// a Gemm could carry over, and that would change what is computed.
+void check_attributes(const abi::OrtApi* api, const abi::OrtKernelInfo* info) {
+  std::string present;
+  for (const char* name : {"alpha", "beta", "transA", "transB"}) {
+    float number = 0;
+    int64_t integer = 0;
+    OrtStatus* as_float = api->KernelInfoGetAttribute_float(info, name, &number);
+    OrtStatus* as_integer = api->KernelInfoGetAttribute_int64(info, name, &integer);
+    if (!as_float || !as_integer) present += (present.empty() ? "" : ", ") + std::string(name);
+    if (as_float) api->ReleaseStatus(as_float);
+    if (as_integer) api->ReleaseStatus(as_integer);
+  }
+  if (!present.empty()) throw ContractError(message("the attributes", "none", present));
+}
 
 void init_op(MyLinearOp* op, const Runtime& runtime, const kernels::Isa& isa, ElementType type) {
   *op = MyLinearOp{};

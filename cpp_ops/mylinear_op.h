@@ -15,6 +15,9 @@ struct MyLinearOp : abi::OrtCustomOp {
   const kernels::GemmKernel* kernel;
 };
 
+// Throws ContractError if the node has an attribute that would change what is computed.
+void check_attributes(const abi::OrtApi* api, const abi::OrtKernelInfo* info);
+
 // Fills in `op`; the kernels of sessions made from it will run on `isa`.
 void init_op(MyLinearOp* op, const Runtime& runtime, const kernels::Isa& isa, kernels::ElementType type);
 

@@ -31,6 +31,7 @@ struct OrtValue;
 struct OrtOpAttr;
 struct OrtAllocator;
 struct OrtKernelInfo;
+struct OrtMemoryInfo;
 struct OrtKernelContext;
 struct OrtSessionOptions;
 struct OrtCustomOpDomain;
@@ -100,7 +101,9 @@ struct OrtApi {
   OrtStatus* (*GetSymbolicDimensions)(const OrtTensorTypeAndShapeInfo* info, const char** names, size_t rank);
   void* unused_64_[1];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
-  void* unused_66_[10];
+  void* unused_66_[6];
+  OrtStatus* (*MemoryInfoGetId)(const OrtMemoryInfo* info, int* out);
+  void* unused_73_[3];
   OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* memory);
   void* unused_77_[1];
   OrtStatus* (*GetAllocatorWithDefaultOptions)(OrtAllocator** out);  // never released
@@ -121,20 +124,30 @@ struct OrtApi {
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
   void* unused_100_[1];
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
-  void* unused_102_[60];
+  void* unused_102_[30];
+  void (*ReleaseAllocator)(OrtAllocator* allocator);
+  void* unused_133_[29];
   OrtStatus* (*KernelInfoGetAttributeArray_float)(const OrtKernelInfo* info, const char* name, float* out,
                                                   size_t* size);
   OrtStatus* (*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info, const char* name, int64_t* out,
                                                   size_t* size);
-  void* unused_164_[66];
+  void* unused_164_[29];
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** out);
+  OrtStatus* (*GetTensorMemoryInfo)(const OrtValue* value, const OrtMemoryInfo** out);
+  void* unused_195_[35];
   OrtStatus* (*KernelInfo_GetInputCount)(const OrtKernelInfo* info, size_t* out);
   void* unused_231_[5];
   OrtStatus* (*KernelInfoGetAttribute_tensor)(const OrtKernelInfo* info, const char* name,
                                               OrtAllocator* allocator, OrtValue** out);
-  void* unused_237_[12];
+  OrtStatus* (*HasSessionConfigEntry)(const OrtSessionOptions* options, const char* key, int* out);
+  OrtStatus* (*GetSessionConfigEntry)(const OrtSessionOptions* options, const char* key, char* out,
+                                      size_t* size);
+  void* unused_239_[10];
   OrtStatus* (*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo* info, size_t index, int* is_constant,
                                                   const OrtValue** out);
-  void* unused_250_[17];
+  void* unused_250_[15];
+  OrtStatus* (*KernelContext_GetResource)(const OrtKernelContext* context, int version, int id, void** out);
+  void* unused_266_[1];
   OrtStatus* (*ShapeInferContext_GetInputCount)(const OrtShapeInferContext* context, size_t* out);
   OrtStatus* (*ShapeInferContext_GetInputTypeShape)(const OrtShapeInferContext* context, size_t index,
                                                     OrtTensorTypeAndShapeInfo** out);
@@ -148,7 +161,12 @@ struct OrtApi {
   void* unused_273_[1];
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context, void (*body)(void*, size_t),
                                           size_t total, size_t num_batch, void* data);
-  void* unused_275_[103];
+  void* unused_275_[2];
+  // since API 18: the tables of older runtimes end before them
+  OrtStatus* (*KernelContext_GetScratchBuffer)(const OrtKernelContext* context, const OrtMemoryInfo* info,
+                                               size_t nbytes, void** out);
+  OrtStatus* (*KernelInfoGetAllocator)(const OrtKernelInfo* info, OrtMemType type, OrtAllocator** out);
+  void* unused_279_[99];
   // since API 23: the tables of older runtimes end before it
   OrtStatus* (*GetTensorData)(const OrtValue* value, const void** out);
   void* unused_379_[35];
@@ -215,6 +233,7 @@ struct OrtCustomOp {
   X(62, 1, GetDimensions) \
   X(63, 1, GetSymbolicDimensions) \
   X(65, 1, GetTensorTypeAndShape) \
+  X(72, 1, MemoryInfoGetId) \
   X(76, 1, AllocatorFree) \
   X(78, 1, GetAllocatorWithDefaultOptions) \
   X(85, 1, KernelInfoGetAttribute_float) \
@@ -226,11 +245,17 @@ struct OrtCustomOp {
   X(96, 1, ReleaseValue) \
   X(99, 1, ReleaseTensorTypeAndShapeInfo) \
   X(101, 1, ReleaseCustomOpDomain) \
+  X(132, 5, ReleaseAllocator) \
   X(162, 8, KernelInfoGetAttributeArray_float) \
   X(163, 8, KernelInfoGetAttributeArray_int64) \
+  X(193, 10, KernelContext_GetGPUComputeStream) \
+  X(194, 10, GetTensorMemoryInfo) \
   X(230, 14, KernelInfo_GetInputCount) \
   X(236, 14, KernelInfoGetAttribute_tensor) \
+  X(237, 14, HasSessionConfigEntry) \
+  X(238, 14, GetSessionConfigEntry) \
   X(249, 15, KernelInfoGetConstantInput_tensor) \
+  X(265, 16, KernelContext_GetResource) \
   X(267, 17, ShapeInferContext_GetInputCount) \
   X(268, 17, ShapeInferContext_GetInputTypeShape) \
   X(269, 17, ShapeInferContext_GetAttribute) \
@@ -238,6 +263,8 @@ struct OrtCustomOp {
   X(271, 17, SetSymbolicDimensions) \
   X(272, 17, ReadOpAttr) \
   X(274, 17, KernelContext_ParallelFor) \
+  X(277, 18, KernelContext_GetScratchBuffer) \
+  X(278, 18, KernelInfoGetAllocator) \
   X(378, 23, GetTensorData) \
   X(414, 24, GetTensorElementTypeAndShapeDataReference) \
   X(417, 25, KernelInfoGetAttributeArray_string)

@@ -4,6 +4,7 @@
 //   RegisterCustomOps   what onnxruntime calls for `register_custom_ops_library`
 //   mylinear_describe   what this library is and which kernels it would use, for tools that ask without a
 //   session
+//   mylinear_cuda_describe  what there is of the CUDA backend, or what is missing
 //   mylinear_python_*   for ort_ops/trampoline.py: operators with Python kernels
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +15,8 @@
 #include <utility>
 
 #include "contract.h"
+#include "cuda/cuda_op.h"
+#include "cuda/find_backend.h"
 #include "kernels/gemm.h"
 #include "mylinear_op.h"
 #include "ort_abi.h"
@@ -25,13 +28,18 @@ namespace mylinear {
 namespace {
 
 constexpr char kIsaVariable[] = "MYLINEAR_ISA";
+constexpr char kCudaVariable[] = "MYLINEAR_CUDA";
+constexpr char kCudaEntry[] = "mylinear.cuda";
 
-// The ops of one onnxruntime and one ISA. ORT keeps pointers to ops and domain for as long as any session
-// lives, and never says when the last one is gone; so these are made once per process and not freed.
+// The ops of one onnxruntime, one ISA and one CUDA backend or none. ORT keeps pointers to ops and domain for
+// as long as any session lives, and never says when the last one is gone; so these are made once per process
+// and not freed.
 struct Registration {
   const abi::OrtApi* api;
   const kernels::Isa* isa;
+  const cuda::Backend* backend;
   MyLinearOp ops[kernels::kNumElementTypes];
+  CudaOp cuda_ops[kernels::kNumElementTypes];
   abi::OrtCustomOpDomain* domain;
   Registration* next;
 };
@@ -72,27 +80,70 @@ struct Selection {
 thread_local Selection selection;
 
 // Adds the ops to `options`; returns ORT's own status if it refuses.
-abi::OrtStatus* add_domain(const Runtime& runtime, const kernels::Isa& isa, abi::OrtSessionOptions* options) {
+abi::OrtStatus* add_domain(const Runtime& runtime, const kernels::Isa& isa, const cuda::Backend* backend,
+                           abi::OrtSessionOptions* options) {
   const abi::OrtApi* api = runtime.api;
   const std::lock_guard<std::mutex> lock(registrations_mutex);
   Registration* found = registrations;
-  while (found && (found->api != api || found->isa != &isa)) found = found->next;
+  while (found && (found->api != api || found->isa != &isa || found->backend != backend)) found = found->next;
   if (!found) {
     auto made = std::make_unique<Registration>();
     made->api = api;
     made->isa = &isa;
+    made->backend = backend;
     if (abi::OrtStatus* status = api->CreateCustomOpDomain(contract::kDomain, &made->domain)) return status;
+    const auto add = [&](const abi::OrtCustomOp* op) {
+      abi::OrtStatus* status = api->CustomOpDomain_Add(made->domain, op);
+      if (status) api->ReleaseCustomOpDomain(made->domain);
+      return status;
+    };
     for (int i = 0; i < kernels::kNumElementTypes; ++i) {
-      init_op(&made->ops[i], runtime, isa, static_cast<kernels::ElementType>(i));
-      if (abi::OrtStatus* status = api->CustomOpDomain_Add(made->domain, &made->ops[i])) {
-        api->ReleaseCustomOpDomain(made->domain);
-        return status;
-      }
+      const auto type = static_cast<kernels::ElementType>(i);
+      init_op(&made->ops[i], runtime, isa, type);
+      if (abi::OrtStatus* status = add(&made->ops[i])) return status;
+      // One domain for both: onnxruntime takes a domain once, and chooses by the provider of the node.
+      if (!backend) continue;
+      init_cuda_op(&made->cuda_ops[i], runtime, isa, type, *backend);
+      if (abi::OrtStatus* status = add(&made->cuda_ops[i])) return status;
     }
     made->next = registrations;
     found = registrations = made.release();
   }
   return api->AddCustomOpDomain(options, found->domain);
+}
+
+// The CUDA backend if the session is to have it, which its config entry says, or else the environment; null
+// if not or if something is missing, when the CPU kernels serve. Returns a status for `require` and something
+// missing.
+abi::OrtStatus* choose_backend(const abi::OrtApi* api, const abi::OrtSessionOptions* options,
+                               const cuda::Backend** out) {
+  const char* variable = std::getenv(kCudaVariable);
+  std::string wanted = variable ? variable : "";
+  std::string source = kCudaVariable;
+  int has_entry = 0;
+  if (abi::OrtStatus* status = api->HasSessionConfigEntry(options, kCudaEntry, &has_entry)) return status;
+  if (has_entry) {
+    char text[16] = "";
+    size_t size = sizeof text;
+    if (abi::OrtStatus* status = api->GetSessionConfigEntry(options, kCudaEntry, text, &size)) return status;
+    wanted = text;
+    source = std::string("session config entry ") + kCudaEntry;
+  }
+  if (wanted.empty() || wanted == "0") return nullptr;
+  if (wanted != "1" && wanted != "require") {
+    const std::string text =
+        std::string(contract::kName) + ": " + source + " must be 0, 1 or require, got " + wanted;
+    return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, text.c_str());
+  }
+  const cuda::FoundBackend found = cuda::find_backend(MYLINEAR_VERSION);
+  if (found.reason.empty()) {
+    *out = found.loaded;
+  } else if (wanted == "require") {
+    const std::string text =
+        std::string(contract::kName) + ": the CUDA kernel is not available: " + found.reason;
+    return api->CreateStatus(abi::ORT_NOT_IMPLEMENTED, text.c_str());
+  }
+  return nullptr;
 }
 
 abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiBase* base) {
@@ -118,7 +169,9 @@ abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiB
       std::string error;
       const kernels::Isa* isa = choose_isa(&error);
       if (!isa) return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.c_str());
-      if (abi::OrtStatus* status = add_domain({api, version}, *isa, options)) return status;
+      const cuda::Backend* backend = nullptr;
+      if (abi::OrtStatus* status = choose_backend(api, options, &backend)) return status;
+      if (abi::OrtStatus* status = add_domain({api, version}, *isa, backend, options)) return status;
     }
     return add_python_domains({api, version}, selected.domains, selected.num_domains, options);
   } catch (const std::exception& error) {
@@ -128,17 +181,45 @@ abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiB
   }
 }
 
-std::string describe() {
-  std::string error;
-  const kernels::Isa* isa = choose_isa(&error);
-  std::string escaped;
-  for (const char c : error) {
+std::string quoted(const std::string& text) {
+  std::string escaped = "\"";
+  for (const char c : text) {
     if (c == '"' || c == '\\') escaped += '\\';
     escaped += static_cast<unsigned char>(c) < ' ' ? '?' : c;
   }
+  return escaped + "\"";
+}
+
+std::string describe_cuda() {
+  const cuda::FoundBackend found = cuda::find_backend(MYLINEAR_VERSION);
+  std::string backend = "null";
+  if (found.loaded) {
+    backend.resize(found.loaded->describe(nullptr, 0));
+    found.loaded->describe(&backend[0], backend.size() + 1);
+  }
+  return "{\"path\": " + quoted(found.path) +
+         ", \"reason\": " + (found.reason.empty() ? "null" : quoted(found.reason)) +
+         ", \"backend\": " + backend + "}";
+}
+
+// Copies out what a describing function made; see mylinear_describe.
+template <class Describe>
+size_t write_text(char* buffer, size_t size, Describe&& describe_it) {
+  try {
+    const std::string text = describe_it();
+    if (buffer && size) std::snprintf(buffer, size, "%s", text.c_str());
+    return text.size();
+  } catch (...) {
+    return 0;
+  }
+}
+
+std::string describe() {
+  std::string error;
+  const kernels::Isa* isa = choose_isa(&error);
   return std::string("{\"version\": \"" MYLINEAR_VERSION "\", \"compiler\": \"" MYLINEAR_COMPILER "\"") +
          ", \"isa\": " + (isa ? std::string("\"") + isa->name + "\"" : "null") +
-         ", \"error\": " + (isa ? "null" : "\"" + escaped + "\"") + ", \"compiled\": [" +
+         ", \"error\": " + (isa ? "null" : quoted(error)) + ", \"compiled\": [" +
          isa_names(false, "\"", ", ", "\"") + "]" + ", \"usable\": [" + isa_names(true, "\"", ", ", "\"") +
          "]}";
 }
@@ -161,13 +242,14 @@ MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSe
 // whole, without the 0; 0 if there is not enough memory. Keys: version, compiler, isa (null and an `error`
 // where MYLINEAR_ISA asks for what this machine lacks), compiled and usable ISAs, fastest first.
 MYLINEAR_EXPORT size_t mylinear_describe(char* buffer, size_t size) {
-  try {
-    const std::string text = mylinear::describe();
-    if (buffer && size) std::snprintf(buffer, size, "%s", text.c_str());
-    return text.size();
-  } catch (...) {
-    return 0;
-  }
+  return mylinear::write_text(buffer, size, [] { return mylinear::describe(); });
+}
+
+// The same for the CUDA backend, which this loads. Keys: path, reason (null if a session can have it) and
+// backend (what the backend says of itself, or null): toolkit, architectures, driver, cublaslt,
+// cublaslt_error, devices.
+MYLINEAR_EXPORT size_t mylinear_cuda_describe(char* buffer, size_t size) {
+  return mylinear::write_text(buffer, size, [] { return mylinear::describe_cuda(); });
 }
 
 // Hands over Python's functions, once. Returns 0 if the caller's idea of PythonApi has another size.

@@ -99,7 +99,7 @@ def test_newer_functions_are_guarded_by_a_version() -> None:
     newest = int(_constant(HEADER, "kMaxApiVersion"))
     newer = {name: since for _, since, name in API_SLOTS if since > minimum}
     assert max(newer.values()) == newest
-    sources = {path: path.read_text() for path in CPP.glob("*.cc")}
+    sources = {path: path.read_text() for path in CPP.rglob("*.cc")}
     for name, since in newer.items():
         calls = [(path, m.start()) for path, text in sources.items() for m in re.finditer(rf"->{name}\(", text)]
         assert calls, f"{name} is declared and not used"
@@ -145,9 +145,15 @@ def test_layers_keep_to_themselves() -> None:
         text = path.read_text()
         assert "ort_abi.h" not in text, path
         assert "onnxruntime" not in text, path
-    for path in [*CPP.glob("*.cc"), *CPP.glob("*.h")]:
+    for path in [path for pattern in ("*.cc", "*.h", "cuda/*") for path in CPP.glob(pattern)]:
         assert "immintrin.h" not in path.read_text(), path
-        assert ('visibility("default")' in path.read_text()) == (path.name == "register.cc"), path
+        assert ('visibility("default")' in path.read_text()) == (path.name in ("register.cc", "backend.cc")), path
+    # What is in the library that onnxruntime loads knows no CUDA, and the backend no onnxruntime.
+    in_backend = {"backend.cc", "cublas_lt.cc", "cublas_lt.h", "error.h", "gemv.cu", "gemv.h", "gemv_kernel.cuh"}
+    for path in (CPP / "cuda").glob("*.*"):
+        includes = re.findall(r'#include [<"](.*)[>"]', path.read_text())
+        assert not ({"ort_abi.h", "ort_tensor.h"} & set(includes)) or path.name not in in_backend, path
+        assert not [name for name in includes if re.match("cu(da_|blas)", name)] or path.name in in_backend, path
 
 
 OFFICIAL = """

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,12 +25,20 @@ struct OrtTensorTypeAndShapeInfo {
   std::vector<int64_t> dims;
   std::vector<std::string> names;
 };
+struct OrtMemoryInfo {
+  int device = 0;
+};
+// Of the memory that kernels work in; what it gave out is in `live`.
+struct OrtAllocator {
+  std::set<void*>* live;
+};
 struct OrtValue {
   ONNXTensorElementDataType type;
   std::vector<int64_t> dims;
   std::vector<unsigned char> data;
   OrtTensorTypeAndShapeInfo
       info;  // handed out by GetTensorTypeAndShape, so that the fake itself allocates nothing
+  OrtMemoryInfo memory = {};
 };
 struct OrtKernelInfo {
   size_t num_inputs;
@@ -40,6 +49,9 @@ struct OrtKernelInfo {
 struct OrtKernelContext {
   std::vector<const OrtValue*> inputs;  // null for an absent one
   OrtValue* output;                     // with room for the result
+  void* stream = nullptr;
+  std::map<int, void*> resources = {};  // that the provider's stream knows
+  bool has_scratch = true;
 };
 struct OrtShapeInferContext {
   std::vector<OrtTensorTypeAndShapeInfo> inputs;
@@ -52,6 +64,7 @@ struct OrtCustomOpDomain {
 };
 struct OrtSessionOptions {
   std::vector<OrtCustomOpDomain*> domains;
+  std::map<std::string, std::string> entries = {};
 };
 
 }  // namespace mylinear::abi
@@ -63,6 +76,8 @@ using namespace mylinear::abi;
 inline std::atomic<int> live_statuses{0};
 inline std::atomic<int> live_infos{0};
 inline std::atomic<int> live_domains{0};
+inline std::atomic<int> live_allocators{0};
+inline std::set<void*> live_scratch;
 inline std::atomic<int> calls_until_failure{
     -1};                          // the call that counts it down to 0 fails; negative: none does
 inline int num_pool_threads = 0;  // 0: ParallelFor is a plain loop
@@ -217,7 +232,65 @@ struct Functions {
     *out = nullptr;
     return nullptr;
   }
-  static OrtStatus* AllocatorFree(OrtAllocator*, void*) { return nullptr; }
+  static OrtStatus* AllocatorFree(OrtAllocator* allocator, void* memory) {
+    if (allocator && allocator->live->erase(memory)) std::free(memory);
+    return injected();
+  }
+  static void ReleaseAllocator(OrtAllocator* allocator) {
+    --live_allocators;
+    delete allocator;
+  }
+  static OrtStatus* KernelInfoGetAllocator(const OrtKernelInfo*, OrtMemType, OrtAllocator** out) {
+    FAKE_ORT_MAY_FAIL;
+    ++live_allocators;
+    *out = new OrtAllocator{&live_scratch};
+    return nullptr;
+  }
+  static OrtStatus* KernelContext_GetScratchBuffer(const OrtKernelContext* context, const OrtMemoryInfo*,
+                                                   size_t nbytes, void** out) {
+    if (!context->has_scratch) return make_status(ORT_FAIL, "the arena is full");
+    FAKE_ORT_MAY_FAIL;
+    *out = std::malloc(nbytes);
+    live_scratch.insert(*out);
+    return nullptr;
+  }
+  static OrtStatus* KernelContext_GetGPUComputeStream(const OrtKernelContext* context, void** out) {
+    FAKE_ORT_MAY_FAIL;
+    *out = context->stream;
+    return nullptr;
+  }
+  static OrtStatus* KernelContext_GetResource(const OrtKernelContext* context, int version, int id,
+                                              void** out) {
+    if (version != 1) return make_status(ORT_FAIL, "resource version unsupported!");
+    const auto found = context->resources.find(id);
+    *out = found == context->resources.end() ? nullptr : found->second;
+    return nullptr;
+  }
+  static OrtStatus* GetTensorMemoryInfo(const OrtValue* value, const OrtMemoryInfo** out) {
+    FAKE_ORT_MAY_FAIL;
+    *out = &value->memory;
+    return nullptr;
+  }
+  static OrtStatus* MemoryInfoGetId(const OrtMemoryInfo* info, int* out) {
+    FAKE_ORT_MAY_FAIL;
+    *out = info->device;
+    return nullptr;
+  }
+  static OrtStatus* HasSessionConfigEntry(const OrtSessionOptions* options, const char* key, int* out) {
+    FAKE_ORT_MAY_FAIL;
+    *out = options->entries.count(key) != 0;
+    return nullptr;
+  }
+  static OrtStatus* GetSessionConfigEntry(const OrtSessionOptions* options, const char* key, char* out,
+                                          size_t* size) {
+    FAKE_ORT_MAY_FAIL;
+    const std::string& value = options->entries.at(key);
+    const bool has_room = *size > value.size();
+    *size = value.size() + 1;
+    if (!has_room) return make_status(ORT_INVALID_ARGUMENT, "result buffer is not large enough");
+    std::memcpy(out, value.c_str(), value.size() + 1);
+    return nullptr;
+  }
   static void ReleaseValue(OrtValue*) {}
   static OrtStatus* ShapeInferContext_GetAttribute(const OrtShapeInferContext*, const char*,
                                                    const OrtOpAttr**) {

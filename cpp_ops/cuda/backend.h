@@ -1,0 +1,67 @@
+// Layer: ABI between the two libraries. libmylinear_ort.so, which knows onnxruntime and no CUDA, opens
+// libmylinear_cuda.so, which knows CUDA and no onnxruntime; this is all that they say to each other.
+//
+// Plain C: fixed-width numbers, pointers, and no exception across. A change of anything here is a new
+// kBackendVersion; the two libraries are built together, and refuse each other where they were not.
+#ifndef MYLINEAR_CUDA_BACKEND_H_
+#define MYLINEAR_CUDA_BACKEND_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mylinear::cuda {
+
+inline constexpr uint32_t kBackendVersion = 1;
+inline constexpr char kBackendEntry[] = "mylinear_cuda_backend";
+
+enum Code : int32_t {
+  kOk = 0,
+  kMissing = 1,      // a driver, a device or a library is not there
+  kOutOfMemory = 2,  // of the device
+  kFailed = 3,       // a call of CUDA or cuBLASLt failed
+};
+
+// What went wrong, in words without a prefix; `text` ends with 0.
+struct Failure {
+  char text[1024];
+};
+
+// Y = X W^T + B, row-major and dense as in kernels/gemm.h, in device memory of any alignment that the element
+// type allows. M and N are at least 1; K may be 0. The work is queued on `stream`, and nothing waits for it.
+struct Call {
+  int32_t element_type;  // kernels::ElementType
+  int32_t device;
+  int32_t allows_tf32;  // whether float32 may be rounded to TF32; the other types ignore it
+  int32_t reserved;
+  uint64_t M;
+  uint64_t N;
+  uint64_t K;
+  const void* x;
+  const void* w;
+  const void* bias;  // null if absent
+  void* y;
+  void* stream;  // a cudaStream_t of the device
+  // Device memory, aligned to 256, for work queued on `stream` until `compute` returns; null if there is
+  // none. Called at most once per Call. Null itself where a caller cannot give memory.
+  void* (*allocate)(void* owner, uint64_t nbytes);
+  void* owner;
+};
+
+// All functions are thread-safe. Those with a Failure return a Code and fill it in unless that is kOk.
+struct Backend {
+  uint32_t version;
+  uint32_t nbytes;              // sizeof(Backend)
+  const char* package_version;  // as in pyproject.toml
+  // Whether there are a driver and a device; makes no CUDA context.
+  int32_t (*probe)(Failure* failure);
+  // JSON, as mylinear_describe writes its own.
+  size_t (*describe)(char* buffer, size_t size);
+  int32_t (*compute)(const Call* call, Failure* failure);
+};
+
+// The one symbol of the backend: its functions, or null if it does not speak `version`. They live for ever.
+using BackendEntry = const Backend* (*)(uint32_t version);
+
+}  // namespace mylinear::cuda
+
+#endif  // MYLINEAR_CUDA_BACKEND_H_

@@ -1,0 +1,41 @@
+// Layer: CUDA kernels. How a row-major product is said to cuBLASLt, which knows only columns.
+//
+// cuBLASLt computes D = op(A) op(B) + bias, with D [m, n], all matrices column-major: element (i, j) of a
+// matrix with leading dimension ld lies at i + j * ld, and bias[i] goes to the whole row i of D.
+//
+// The memory of a row-major [r, c] matrix is that of its transpose [c, r], column-major with ld = c. So
+//
+//   Y [M, N]  is Y^T [N, M] with ld N        Y^T = (X W^T)^T = W X^T, hence m = N, n = M, k = K;
+//   W [N, K]  is W^T [K, N] with ld K        op(A) must be W [N, K]: A is W's memory, transposed;
+//   X [M, K]  is X^T [K, M] with ld K        op(B) must be X^T [K, M]: B is X's memory, as it is;
+//   B [N]     is added along the rows of Y^T, which are the columns of Y: cuBLASLt's own bias.
+#ifndef MYLINEAR_CUDA_COLUMN_MAJOR_H_
+#define MYLINEAR_CUDA_COLUMN_MAJOR_H_
+
+#include <cstdint>
+
+namespace mylinear::cuda {
+
+// One operand as it lies in memory, before op().
+struct ColumnMajor {
+  uint64_t rows;
+  uint64_t columns;
+  int64_t leading;
+  bool is_transposed;  // what op() does
+};
+
+struct ColumnMajorProduct {
+  ColumnMajor a;  // reads the memory of W
+  ColumnMajor b;  // reads the memory of X
+  ColumnMajor d;  // writes the memory of Y
+};
+
+constexpr ColumnMajorProduct column_major(uint64_t M, uint64_t N, uint64_t K) {
+  return {{K, N, static_cast<int64_t>(K), true},
+          {K, M, static_cast<int64_t>(K), false},
+          {N, M, static_cast<int64_t>(N), false}};
+}
+
+}  // namespace mylinear::cuda
+
+#endif  // MYLINEAR_CUDA_COLUMN_MAJOR_H_

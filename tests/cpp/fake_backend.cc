@@ -1,0 +1,131 @@
+// A CUDA backend without CUDA: "device" memory is host memory, products are made by plain loops, and the last
+// call is kept for the tests. FAKE_BACKEND in the environment makes it misbehave. Stands in for
+// libmylinear_cuda.so in tests/cpp/cuda_op_test.cc and tests/test_cuda_registration.py.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda/backend.h"
+#include "kernels/half.h"
+#include "kernels/reference.h"
+
+#ifndef MYLINEAR_VERSION
+#define MYLINEAR_VERSION "0.1.0"
+#endif
+
+namespace {
+
+using namespace mylinear;
+using cuda::Call;
+using cuda::Failure;
+
+bool is_asked_to(const char* what) {
+  const char* asked = std::getenv("FAKE_BACKEND");
+  return asked && std::strcmp(asked, what) == 0;
+}
+
+int32_t fail(Failure* failure, cuda::Code code, const char* text) {
+  std::snprintf(failure->text, sizeof failure->text, "%s", text);
+  return code;
+}
+
+int32_t probe(Failure* failure) {
+  if (is_asked_to("have no device")) return fail(failure, cuda::kMissing, "the driver finds no CUDA device");
+  if (is_asked_to("say nothing")) return cuda::kFailed;
+  return cuda::kOk;
+}
+
+size_t describe(char* buffer, size_t size) {
+  const std::string text =
+      "{\"toolkit\": \"none\", \"architectures\": \"\", \"driver\": null, \"cublaslt\": null, "
+      "\"cublaslt_error\": \"a fake\", \"devices\": []}";
+  if (buffer && size) std::snprintf(buffer, size, "%s", text.c_str());
+  return text.size();
+}
+
+std::mutex mutex;
+Call last_call;
+int num_calls = 0;
+void* last_workspace = nullptr;
+double y_buffer[1 << 16], magnitude_buffer[1 << 16];  // so that a call allocates nothing itself
+
+template <class T, class Convert>
+void write(const Call& call, Convert&& convert) {
+  for (uint64_t i = 0; i < call.M * call.N; ++i) static_cast<T*>(call.y)[i] = convert(y_buffer[i]);
+}
+
+int32_t compute(const Call* call, Failure* failure) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  last_call = *call;
+  ++num_calls;
+  last_workspace = nullptr;
+  if (is_asked_to("run out of memory")) return fail(failure, cuda::kOutOfMemory, "cublasLtMatmul: no memory");
+  if (is_asked_to("fail") || call->M * call->N > sizeof y_buffer / sizeof *y_buffer) {
+    return fail(failure, cuda::kFailed, "cudaLaunchKernel: cudaErrorLaunchFailure");
+  }
+  if (is_asked_to("fill the message")) {
+    std::memset(failure->text, 'x', sizeof failure->text);
+    return cuda::kFailed;
+  }
+  if (call->allocate) {
+    last_workspace = call->allocate(call->owner, 4096);
+    if (last_workspace) std::memset(last_workspace, 0xee, 4096);
+    if (last_workspace && call->allocate(call->owner, 1))
+      return fail(failure, cuda::kFailed, "memory was given twice");
+  }
+  const auto type = static_cast<kernels::ElementType>(call->element_type);
+  kernels::GemmParams params{};
+  params.M = call->M;
+  params.N = call->N;
+  params.K = call->K;
+  params.x = call->x;
+  params.w = call->w;
+  params.bias = call->bias;
+  kernels::reference(type, params, y_buffer, magnitude_buffer);
+  switch (type) {
+    case kernels::ElementType::kFloat64:
+      write<double>(*call, [](double value) { return value; });
+      break;
+    case kernels::ElementType::kFloat32:
+      write<float>(*call, [](double value) { return static_cast<float>(value); });
+      break;
+    case kernels::ElementType::kFloat16:
+      write<kernels::Float16>(*call,
+                              [](double value) { return kernels::to_float16(static_cast<float>(value)); });
+      break;
+    case kernels::ElementType::kBfloat16:
+      write<kernels::Bfloat16>(*call,
+                               [](double value) { return kernels::to_bfloat16(static_cast<float>(value)); });
+      break;
+  }
+  return cuda::kOk;
+}
+
+constexpr cuda::Backend kBackend = {
+    cuda::kBackendVersion, sizeof(cuda::Backend), MYLINEAR_VERSION, probe, describe, compute};
+
+}  // namespace
+
+#define FAKE_EXPORT extern "C" __attribute__((visibility("default")))
+
+FAKE_EXPORT const cuda::Backend* mylinear_cuda_backend(uint32_t version) {
+  static cuda::Backend other = kBackend;
+  if (is_asked_to("speak another version")) return nullptr;
+  other.nbytes = sizeof(cuda::Backend) - 8;
+  if (is_asked_to("have another size")) return &other;
+  static cuda::Backend old = kBackend;
+  old.package_version = "0.0.9";
+  if (is_asked_to("be of another release")) return &old;
+  return version == cuda::kBackendVersion ? &kBackend : nullptr;
+}
+
+// For the tests: the last call and its workspace; returns how many calls there were.
+FAKE_EXPORT int fake_backend_last_call(Call* call, void** workspace) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (call) *call = last_call;
+  if (workspace) *workspace = last_workspace;
+  return num_calls;
+}
