@@ -19,8 +19,9 @@ from onnx.reference.op_run import OpRun
 
 from exporter.evaluator import make_evaluator
 from exporter.float64_run import run_all, without_definition
-from ort_ops import native
+from ort_ops import cuda, native
 from ort_ops.contract import DOMAIN, NAME
+from ort_ops.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.errors import MylinearError
 from ort_ops.model import element_types, make_linear_model
 from ort_ops.reference import linear
@@ -31,7 +32,8 @@ Run = Callable[[Mapping[str, Array]], list[Array]]
 RunAll = Callable[[Mapping[str, Array]], dict[str, Array]]
 RunNode = Callable[[Array, Array, Array | None], Array]
 OpenNode = Callable[[Array, Array | None, int], Callable[[Array], Array]]
-_CUDA = "CUDAExecutionProvider"
+# What is proved of float32 on CUDA is float32; TF32, which onnxruntime allows by default, is a wish for less.
+_ON_CUDA = [(cuda.PROVIDER, {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 class WholeModelError(MylinearError, RuntimeError):
@@ -56,6 +58,7 @@ class Road:
         run_all: gives the values of all nodes of the main graph.
         element_types: that it serves; None for all.
         has_backward: whether gradients can be had on it.
+        arithmetic: how its sums are made.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Road:
     reason: str | None = None
     element_types: tuple[str, ...] | None = None
     has_backward: bool = False
+    arithmetic: Arithmetic = ROUNDED
 
 
 def find_roads(
@@ -79,28 +83,30 @@ def find_roads(
         reason = kernel.reason
         if reason is None and missing:
             reason = f"serves {' and '.join(kernel.element_types)}, the model has {' and '.join(sorted(missing))}"
+        if kernel.name == "cuda" and cuda.PROVIDER not in onnxruntime.get_available_providers():
+            continue
         if reason is not None:
             roads.append(Road(kernel.name, reason=reason))
+        elif kernel.name == "cuda":
+            roads.append(_session_road(model, path, kernel, providers=_ON_CUDA))
         elif kernel.name == "cpp":
             roads += [_session_road(model, path, kernel, isa) for isa in native.status().usable_isas]
         else:
             roads.append(_session_road(model, path, kernel))
-    if _CUDA in onnxruntime.get_available_providers():
-        best = next(k for k in available_kernels() if k.name == "body")
-        roads.append(_session_road(model, path, best, provider=_CUDA))
+    if cuda.PROVIDER in onnxruntime.get_available_providers():
+        body = next(k for k in available_kernels() if k.name == "body")
+        roads.append(_session_road(model, path, body, providers=_ON_CUDA))
     return roads
 
 
 def _session_road(
-    model: onnx.ModelProto, path: str | Path, kernel: Kernel, isa: str | None = None, provider: str | None = None
+    model: onnx.ModelProto, path: str | Path, kernel: Kernel, isa: str | None = None, providers: Any = None
 ) -> Road:
-    providers = ["CPUExecutionProvider"] if provider is None else [provider, "CPUExecutionProvider"]
-
     def open_session(source: Any, options: Any = None) -> Any:
         quiet = options or onnxruntime.SessionOptions()
         quiet.log_severity_level = 4
         with forced_isa(isa):
-            return InferenceSession(source, quiet, providers, kernels=kernel.name)
+            return InferenceSession(source, quiet, providers or ["CPUExecutionProvider"], kernels=kernel.name)
 
     reason = ""
     try:
@@ -122,13 +128,15 @@ def _session_road(
         alone = open_session(node.SerializeToString())
         return lambda x: cast("Array", alone.run(None, {"x": x})[0])
 
-    name = f"{kernel.name}[{isa}]" if isa else "cuda" if provider else kernel.name
+    variant = isa or ("cuda" if providers and kernel.name != "cuda" else None)
+    name = f"{kernel.name}[{variant}]" if variant else kernel.name
     return Road(
         name,
         run,
         open_node,
         lambda feed: run_all(model, feed, open_session),
         element_types=kernel.element_types,
+        arithmetic=TENSOR_CORES if providers else ROUNDED,
     )
 
 

@@ -306,7 +306,9 @@ def _run_alone(calls: Sequence[LinearCall], rows: Sequence[_NodeRow]) -> None:
         runners: dict[tuple[int, int], Any] = {}
         for call in calls:
             x, weight, bias = _arguments(call, own_type)
-            bound, exact = linear_error_bound(x, weight, bias, own_type), linear_float64(x, weight, bias)
+            exact = linear_float64(x, weight, bias)
+            ways = {row.road.arithmetic for row in rows}
+            bounds = {way: linear_error_bound(x, weight, bias, own_type, arithmetic=way) for way in ways}
             for index, row in enumerate(rows):
                 if row.element_type is not element_type:
                     continue
@@ -315,7 +317,7 @@ def _run_alone(calls: Sequence[LinearCall], rows: Sequence[_NodeRow]) -> None:
                 known = runners.get(key)
                 if known is None or not (_is_same(known[0], call.weight) and _is_same(known[1], call.bias)):
                     known = runners[key] = call.weight, call.bias, row.road.open_node(weight, bias, x.ndim)
-                got = known[2](x)
+                got, bound = known[2](x), bounds[row.road.arithmetic]
                 comparison = compare(got, exact, bound, own_type)
                 row.add(call.label, comparison, max_ulp(got, exact, own_type), histogram(got, exact, bound))
 

@@ -16,6 +16,7 @@ from ort_ops.native import library_path
 from ort_ops.operator import ContractError
 from ort_ops.python_op import PythonKernel, PythonKernelError, like_first, python_kernel
 from ort_ops.session import (
+    CpuFallbackWarning,
     FunctionBodyWarning,
     InferenceSession,
     Kernel,
@@ -46,6 +47,7 @@ __all__ = [
     "BFloat16",
     "Bool",
     "ContractError",
+    "CpuFallbackWarning",
     "DefinitionError",
     "Element",
     "Float",

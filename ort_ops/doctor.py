@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
-from ort_ops import native
+from ort_ops import cuda, native
 from ort_ops.session import available_kernels
 
 PACKAGES = ("ort-mylinear", "numpy", "onnx", "onnxruntime", "onnxruntime-extensions", "torch", "onnxscript")
@@ -32,7 +32,7 @@ class Diagnosis:
     Attributes:
         platform: operating system, machine and Python.
         packages: version by distribution; None where it is not installed.
-        library: of the C++ kernels.
+        library: of the C++ kernels; cuda: their CUDA backend, which is a fault only where it was built and fails.
         kernels: as `ort_ops.available_kernels` has them.
         faults: empty on a healthy machine.
     """
@@ -40,6 +40,7 @@ class Diagnosis:
     platform: str
     packages: dict[str, str | None]
     library: native.NativeStatus
+    cuda: cuda.CudaStatus
     kernels: list[dict[str, Any]]
     faults: list[Fault] = field(default_factory=list)
 
@@ -54,10 +55,11 @@ def diagnose() -> Diagnosis:
     runtimes = {name: found for name in _RUNTIMES if (found := _version(name))}
     packages |= runtimes
     kernels = available_kernels()
+    backend = cuda.status()
     faults = [
         Fault(f"the {kernel.name} kernel is not available", kernel.reason)
         for kernel in kernels
-        if kernel.reason is not None
+        if kernel.reason is not None and (kernel.name != "cuda" or backend.path is not None)
     ]
     for name in PACKAGES:
         if packages[name] is None and name not in _OPTIONAL and not (name == "onnxruntime" and runtimes):
@@ -75,6 +77,7 @@ def diagnose() -> Diagnosis:
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         packages=packages,
         library=native.status(),
+        cuda=backend,
         kernels=[{**asdict(kernel), "is_available": kernel.is_available} for kernel in kernels],
         faults=faults,
     )

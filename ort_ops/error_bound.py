@@ -4,6 +4,9 @@ A sum of n products in arithmetic of unit roundoff u, in whatever order and with
 is off by at most gamma(n) * sum |x_i w_i| with gamma(n) = n u / (1 - n u) (N. Higham, Accuracy and Stability of
 Numerical Algorithms, section 3.1). Here n = K + 1, for the bias is one more term. Then come the rounding to the
 element type, and underflow.
+
+That is arithmetic that rounds each operation to nearest. The matrix units of NVIDIA GPUs add several products at once,
+cut off at the last place of the largest, and in TF32 first round the factors; `Arithmetic` has their constants.
 """
 
 from __future__ import annotations
@@ -21,6 +24,30 @@ Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a kernel computes products and sums.
+
+    Attributes:
+        factor_roundoff: relative error of each factor when it is taken in.
+        flushed: absolute error of each factor and each product, where tiny numbers may be taken for 0.
+        sum_scale: the relative error of one addition, in units of the accumulator's unit roundoff.
+    """
+
+    factor_roundoff: float = 0.0
+    flushed: float = 0.0
+    sum_scale: float = 1.0
+
+
+ROUNDED = Arithmetic()
+"""Every operation rounded to nearest, with or without fused multiply-add: CPUs, and CUDA cores."""
+TENSOR_CORES = Arithmetic(flushed=2.0**-126, sum_scale=4.0)
+"""16-bit factors, exact products, float32 sums. An addend loses less than one unit in the last place (two unit
+roundoffs) of the largest number in its block when it is aligned, and the block's sum as much again."""
+TF32 = Arithmetic(factor_roundoff=2.0**-10, flushed=2.0**-126, sum_scale=4.0)
+"""The same with float32 factors cut to 10 bits of mantissa; by truncation at worst, hence a whole unit."""
+
+
 def gamma(n: int, unit_roundoff: float) -> float:
     """Return n u / (1 - n u), the relative error of n roundings; infinite where n u reaches 1."""
     product = n * unit_roundoff
@@ -28,7 +55,12 @@ def gamma(n: int, unit_roundoff: float) -> float:
 
 
 def linear_error_bound(
-    x: Array, weight: Array, bias: Array | None, element_type: ElementType, x_error: Array | None = None
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    element_type: ElementType,
+    x_error: Array | None = None,
+    arithmetic: Arithmetic = ROUNDED,
 ) -> Float64Array:
     """Bound |y - exact| for every element of MYLINEAR's result.
 
@@ -36,6 +68,7 @@ def linear_error_bound(
         x: ``[..., in_features]``, weight: ``[out_features, in_features]``, bias: ``[out_features]`` or None; any dtype.
         element_type: the one that the kernel computes in.
         x_error: how far ``x`` itself may be off, shape of ``x``; None for not at all.
+        arithmetic: of the kernel.
 
     Returns: ``[..., out_features]``; infinite where the accumulator may overflow, NaN where x or weight is not finite.
     """
@@ -52,8 +85,13 @@ def linear_error_bound(
         if bias is not None:
             magnitude = magnitude + np.abs(bias.astype(np.float64))
         # The float64 reference makes the same kind of error, which matters for float64 kernels.
-        summing = gamma(terms, accumulator.unit_roundoff) + gamma(terms, 2.0**-53)
+        summing = gamma(terms, arithmetic.sum_scale * accumulator.unit_roundoff) + gamma(terms, 2.0**-53)
         bound = inherited + summing * magnitude + terms * accumulator.smallest
+        if arithmetic is not ROUNDED:
+            relative, flushed = arithmetic.factor_roundoff, arithmetic.flushed
+            factors = absolute_x.sum(axis=-1, keepdims=True) + absolute_weight.sum(axis=0)
+            bound = bound + (2 * relative + relative**2) * (1 + summing) * magnitude
+            bound = bound + flushed * (terms + (factors if relative else 0.0))
         if element_type != accumulator:
             product = np.matmul(x.astype(np.float64), weight.astype(np.float64).T)
             result = np.abs(product if bias is None else product + bias.astype(np.float64))

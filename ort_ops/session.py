@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from ort_ops import native, numpy_kernel, pyop, python_node, python_op, trampoline
+from ort_ops import cuda, native, numpy_kernel, pyop, python_node, python_op, trampoline
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
 from ort_ops.operator import ContractError
@@ -37,12 +37,17 @@ class FunctionBodyWarning(RuntimeWarning):
     """A model runs by the function body inside it, because no kernel at hand serves its element types."""
 
 
+class CpuFallbackWarning(RuntimeWarning):
+    """MYLINEAR runs on the CPU in a session that asks for CUDA, because the CUDA kernel is not available."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute MYLINEAR in onnxruntime.
 
     Attributes:
-        name: what `register` takes: ``cpp``, ``python`` or ``body`` (the definition inside the model).
+        name: what `register` takes: ``cuda`` (with ``cpp`` for what stays on the CPU), ``cpp``, ``python`` or ``body``
+            (the definition inside the model).
         element_types: names of the element types that it serves.
         reason: why it is not available, with the remedy; None if it is.
         detail: more about it, such as the instruction set in use.
@@ -62,8 +67,13 @@ def available_kernels() -> list[Kernel]:
     """Return every kernel that this version knows, the preferred first, with the reason where one is missing.
 
     >>> [kernel.name for kernel in available_kernels()]
-    ['cpp', 'python', 'body']
+    ['cuda', 'cpp', 'python', 'body']
     """
+    found = cuda.status()
+    return [Kernel("cuda", ALL_ELEMENT_TYPES, found.reason, found.detail), *_cpu_kernels()]
+
+
+def _cpu_kernels() -> list[Kernel]:
     library = native.status()
     return [
         Kernel("cpp", ALL_ELEMENT_TYPES, library.reason, library.isa or ""),
@@ -79,17 +89,20 @@ def _python_kernel(library: native.NativeStatus) -> Kernel:
     return Kernel("python", pyop.ELEMENT_TYPE_NAMES, pyop.unavailable_reason(), "NumPy, by onnxruntime-extensions")
 
 
-def select_kernel(kernels: str, element_types: Collection[str] = ()) -> Kernel:
+def select_kernel(kernels: str, element_types: Collection[str] = (), providers: Sequence[Any] | None = None) -> Kernel:
     """Return the kernel that ``kernels`` names, or for ``auto`` the first that serves ``element_types``.
+
+    The CUDA kernel is looked for only where it is named or the execution providers have CUDA's.
 
     Raises: KernelError if it is unknown, not available, or does not serve the element types.
     """
-    known = {kernel.name: kernel for kernel in available_kernels()}
+    needs_cpu_only = kernels != "cuda" and not (kernels == "auto" and cuda.asks_for_cuda(providers))
+    known = {kernel.name: kernel for kernel in (_cpu_kernels() if needs_cpu_only else available_kernels())}
     if kernels == "auto":
         usable = [k for k in known.values() if k.is_available and set(element_types) <= set(k.element_types)]
         return usable[0]  # the body serves everything
     if kernels not in known:
-        raise KernelError(f"kernels must be auto, {' or '.join(known)}, got {kernels!r}")
+        raise KernelError(f"kernels must be auto, cuda, {' or '.join(known)}, got {kernels!r}")
     kernel = known[kernels]
     if not kernel.is_available:
         raise KernelError(f"the {kernel.name} kernel is not available: {kernel.reason}")
@@ -107,6 +120,7 @@ def register(
     kernels: str = "auto",
     *,
     element_types: Collection[str] = (),
+    providers: Sequence[Any] | None = None,
     python_domains: Collection[str] | None = None,
     versions: Mapping[str, int] | None = None,
 ) -> Kernel:
@@ -118,6 +132,8 @@ def register(
         element_types: those of the model, such as ``("float16",)``. Once a kernel is registered, onnxruntime
             does not fall back to the function body for types that the kernel lacks, so where the C++ kernel is
             missing, ``auto`` needs to know of float16 and bfloat16. `InferenceSession` finds them out by itself.
+        providers: the execution providers that the session will have, as onnxruntime takes them. Where CUDA's is among
+            them, ``auto`` is ``cuda`` if that is available; a CPU kernel serves otherwise, with a CpuFallbackWarning.
         python_domains: domains of `python_kernel` operators to register too. By default all that have any at this
             time, where the C++ library is there, without which none can run. Others, of operators defined later,
             need new options; a new kernel for an operator that is registered does not.
@@ -132,14 +148,19 @@ def register(
             f"these session options have the {before} kernel of domain '{MYLINEAR.domain}' registered already, and "
             "onnxruntime takes a domain once; make new SessionOptions"
         )
-    kernel = select_kernel(kernels, element_types)
+    kernel = select_kernel(kernels, element_types, providers)
     library = native.status()
     domains = _python_domains(python_domains, versions, library)
     uses_pyop = kernel.name == "python" and not library.is_usable
     if kernel.name == "python" and not uses_pyop:
         domains = [numpy_kernel.domain(), *domains]
-    if kernel.name == "cpp" or domains:
-        trampoline.register(session_options, domains, with_mylinear=kernel.name == "cpp")
+    is_native = kernel.name in ("cuda", "cpp")
+    if kernel.name == "cuda":
+        session_options.add_session_config_entry(cuda.CONFIG_KEY, "require")
+    elif kernels == "auto" and cuda.asks_for_cuda(providers):
+        _warn_of_cpu()
+    if is_native or domains:
+        trampoline.register(session_options, domains, with_mylinear=is_native)
     if uses_pyop:
         session_options.register_custom_ops_library(pyop.library_path())
         session_options.add_session_config_entry(_PYOP_KEY, "1")
@@ -185,7 +206,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
     Args:
         model: path of the model, or its bytes.
         sess_options: used as they are if kernels were registered with them, else changed by `register`.
-        providers: execution providers, as onnxruntime takes them; the CPU by default.
+        providers: execution providers, as onnxruntime takes them; the CPU by default, and CUDA before it for the
+            ``cuda`` kernel.
         kernels: as in `register`.
 
     Beside what onnxruntime's own session does, it takes ``ml_dtypes.bfloat16`` arrays and returns them, checks
@@ -213,7 +235,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         name = registered_kernel(options)
         if name is None:
             versions = {entry.domain: entry.version for entry in proto.opset_import}
-            name = register(options, kernels, element_types=types, versions=versions).name
+            name = register(options, kernels, element_types=types, providers=providers, versions=versions).name
         else:
             select_kernel(name, types)
         _check_python_nodes(proto, options)
@@ -221,8 +243,10 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         self._uses_pyop = _entry(options, _PYOP_KEY) is not None
         source = _completed(model, proto, "pyop" if self._uses_pyop else name) if nodes else model
         path_or_bytes = str(source) if isinstance(source, Path) else source
+        if not providers:
+            providers = [cuda.PROVIDER] * (name == "cuda") + ["CPUExecutionProvider"]
         try:
-            super().__init__(path_or_bytes, options, providers or ["CPUExecutionProvider"], **kwargs)
+            super().__init__(path_or_bytes, options, providers, **kwargs)
             # Asked once: onnxruntime makes new objects for each question, which takes longer than a small model.
             self._output_types = {output.name: output.type for output in self.get_outputs()}
             self._has_bfloat16 = "tensor(bfloat16)" in self._output_types.values()
@@ -325,12 +349,26 @@ def _warn_once(element_types: Collection[str]) -> None:
         return
     _warned.add(key)
     reasons = "; ".join(
-        f"{k.name}: {k.reason or 'serves ' + ' and '.join(k.element_types) + ' only'}" for k in available_kernels()[:-1]
+        f"{k.name}: {k.reason or 'serves ' + ' and '.join(k.element_types) + ' only'}" for k in _cpu_kernels()[:-1]
     )
     warnings.warn(
         f"no kernel at hand serves {' and '.join(key) or 'the model'}, so MYLINEAR runs by the function body inside "
         f"the model ({reasons}); kernels='body' says that this is wanted",
         FunctionBodyWarning,
+        stacklevel=4,
+    )
+
+
+def _warn_of_cpu() -> None:
+    reason = cuda.status().reason
+    # Without the provider the session has no CUDA at all, which onnxruntime says itself.
+    if cuda.PROVIDER not in onnxruntime.get_available_providers() or ("cuda",) in _warned:
+        return
+    _warned.add(("cuda",))
+    warnings.warn(
+        f"MYLINEAR runs on the CPU in this CUDA session, and what it reads and writes is copied, because the CUDA "
+        f"kernel is not available: {reason}; kernels='cpp' says that this is wanted",
+        CpuFallbackWarning,
         stacklevel=4,
     )
 

@@ -90,5 +90,5 @@ ROADS: tuple[Road, ...] = (
     LibraryOp("library op"),
     Evaluator("evaluator"),
     *(Session("cpp", ALL_ELEMENT_TYPES, isa) for isa in native.status().usable_isas),
-    *(Session(k.name, k.element_types) for k in available_kernels() if k.is_available and k.name != "cpp"),
+    *(Session(k.name, k.element_types) for k in available_kernels() if k.is_available and k.name in ("python", "body")),
 )

@@ -16,14 +16,14 @@ def test_a_healthy_machine_has_no_faults(capsys: pytest.CaptureFixture[str]) -> 
     assert "no faults" in out
     for name in ("torch", "onnx", "onnxruntime", "onnxruntime-extensions", "libmylinear_ort", "ISA in use", "baseline"):
         assert name in out
-    for kernel in ("cpp", "python", "body"):
+    for kernel in ("cuda", "cpp", "python", "body"):
         assert f"\n{kernel} " in out
 
 
 def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [kernel["name"] for kernel in found["kernels"]] == ["cpp", "python", "body"]
+    assert [kernel["name"] for kernel in found["kernels"]] == ["cuda", "cpp", "python", "body"]
     assert found["library"]["isa"] in found["library"]["usable_isas"]
     assert found["faults"] == []
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import compare, gamma, linear_error_bound
+from ort_ops.error_bound import TENSOR_CORES, TF32, Arithmetic, compare, gamma, linear_error_bound
 from ort_ops.reference import linear, linear_float64
 from tests.cases import CASES, Case
 
@@ -84,3 +84,30 @@ def test_the_complaint_names_the_first_wrong_value() -> None:
 def test_gamma_is_infinite_when_the_sum_is_too_long() -> None:
     assert gamma(4, 2.0**-2) == float("inf")
     assert gamma(1, 2.0**-24) == pytest.approx(2.0**-24)
+
+
+@pytest.mark.parametrize("arithmetic", [TENSOR_CORES, TF32], ids=["tensor cores", "TF32"])
+def test_arithmetic_of_matrix_units_has_its_own_bound(arithmetic: Arithmetic) -> None:
+    """Factors cut to TF32 and sums of blocks cut off at the last place of the largest, as matrix units do it."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((40, 64), (30, 64)))
+    mask = np.uint32(0xFFFFE000) if arithmetic is TF32 else np.uint32(0xFFFFF000)
+    if arithmetic is TF32:
+        a, b = ((v.view(np.uint32) & mask).view(np.float32) for v in (x, weight))
+    else:  # factors that the unit takes in whole
+        x, weight = ((v.view(np.uint32) & mask).view(np.float32) for v in (x, weight))
+        a, b = x, weight
+    y = np.zeros((40, 30))
+    for k in range(0, 64, 4):
+        addends = [y, *(np.outer(a[:, i].astype(np.float64), b[:, i]) for i in range(k, k + 4))]
+        place = np.exp2(np.floor(np.log2(np.max(np.abs(addends), axis=0) + 1e-300)) - 23)
+        y = sum(np.trunc(addend / place) * place for addend in addends)
+    exact = linear_float64(x, weight)
+    bound = linear_error_bound(x, weight, None, FLOAT32, arithmetic=arithmetic)
+    assert compare(y.astype(np.float32), exact, bound, FLOAT32).is_within_bound
+    if arithmetic is TF32:
+        assert not compare(
+            y.astype(np.float32), exact, linear_error_bound(x, weight, None, FLOAT32), FLOAT32
+        ).is_within_bound
+    lost = linear_float64(x[:, :-1], weight[:, :-1])
+    assert not compare(lost.astype(np.float32), exact, bound, FLOAT32).is_within_bound

@@ -48,7 +48,7 @@ def no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_kernels_are_known() -> None:
     kernels = {kernel.name: kernel for kernel in ort_ops.available_kernels()}
-    assert list(kernels) == ["cpp", "python", "body"]
+    assert list(kernels) == ["cuda", "cpp", "python", "body"]
     assert kernels["cpp"].element_types == ("float64", "float32", "float16", "bfloat16")
     assert kernels["python"].is_available, kernels["python"].reason
     assert set(kernels["python"].element_types) >= {"float64", "float32"}
@@ -91,7 +91,8 @@ def test_the_cpp_kernel_is_preferred_and_serves_every_dtype(dtype: str, bias: bo
 
 
 def test_a_missing_library_says_why_and_the_next_kernel_serves(no_library: None) -> None:
-    kernel = ort_ops.available_kernels()[0]
+    kernel = ort_ops.available_kernels()[1]
+    assert kernel.name == "cpp"
     assert kernel.reason is not None
     assert "/nowhere/libmylinear_ort.so; correct or unset the variable" in kernel.reason
     assert ort_ops.InferenceSession(model_bytes()).kernel == "python"

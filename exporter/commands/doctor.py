@@ -30,6 +30,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"built         version {library.version}, by {library.compiler}")
         print(f"ISA in use    {library.isa or 'none'} (compiled: {', '.join(library.compiled_isas)}; ", end="")
         print(f"this CPU has: {', '.join(library.usable_isas)})")
+    cuda = found.cuda
+    if cuda.reason is not None:
+        print(f"CUDA backend  not available: {cuda.reason}")
+    else:
+        print(f"CUDA backend  {cuda.path}")
+        print(f"built         with CUDA {cuda.toolkit} for sm_{', sm_'.join(cuda.architectures.split())}")
+        print(f"here          {', '.join(cuda.devices)}, driver for CUDA {cuda.driver}, ", end="")
+        print(f"cuBLASLt {cuda.cublaslt or 'not loaded: ' + str(cuda.cublaslt_error)}")
     print()
     rows = [
         [k["name"], ", ".join(k["element_types"]), "yes" if k["is_available"] else "no", k["detail"]]
