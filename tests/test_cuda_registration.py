@@ -6,6 +6,7 @@ so that no node is ever given to it: that the backend computes what it must is f
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -206,3 +208,41 @@ def test_the_two_libraries_of_one_build_fit(monkeypatch: pytest.MonkeyPatch) -> 
     if not found.devices:
         assert found.reason is not None
         assert "driver" in found.reason
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_the_benchmark_speaks_the_backend_s_interface(dtype: str, fake_backend: Path) -> None:
+    """Its structs are those of ``backend.h``, so that on a GPU it measures and does not crash."""
+    torch = pytest.importorskip("torch")
+    benchmark = _benchmark()
+    backend = benchmark.Backend(fake_backend, "cpu")
+    x, w, b = (torch.randn(*shape, dtype=getattr(torch, dtype)) for shape in ((5, 7), (3, 7), (3,)))
+    for bias in (b, None):
+        y = torch.full((5, 3), float("nan"), dtype=x.dtype)
+        backend.linear(x, w, bias, y, False)
+        benchmark.check_result("the fake", dtype, y, x, w, bias)
+    with pytest.raises(RuntimeError, match="is wrong: relative error"):
+        benchmark.check_result("the fake", dtype, y + 1, x, w, None)
+    with pytest.raises(RuntimeError, match="is wrong: relative error inf"):
+        benchmark.check_result("the fake", dtype, y * float("nan"), x, w, None)
+
+
+def test_the_benchmark_s_models_compute_the_same() -> None:
+    benchmark = _benchmark()
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.standard_normal(shape) for name, shape in (("x", (5, 7)), ("w", (3, 7)), ("b", (3,)))}
+    feed = {f"{name}{i}": (array * (i + 1)).astype(np.float32) for name, array in drawn.items() for i in range(2)}
+    for operator in ("mylinear", "Gemm", "MatMul + Add"):
+        of_operator = {k: v.T.copy() if k[0] == "w" and operator == "MatMul + Add" else v for k, v in feed.items()}
+        served = ort_ops.InferenceSession(benchmark.node_model(operator, "float32 without TF32", 2))
+        for i, y in enumerate(served.run(None, of_operator)):
+            np.testing.assert_allclose(y, feed[f"x{i}"] @ feed[f"w{i}"].T + feed[f"b{i}"], 1e-4, 1e-5)
+
+
+def _benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_cuda", ROOT / "benchmarks" / "cuda.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

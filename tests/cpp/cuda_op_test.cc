@@ -264,7 +264,9 @@ void test_what_reaches_the_backend() {
     CHECK(fake_ort::live_scratch.empty());
 
     context.resources[10011] = nullptr;
+    setenv("FAKE_BACKEND", "ask twice", 1);  // memory is given once
     CHECK(node.compute(&context).empty());
+    unsetenv("FAKE_BACKEND");
     last_call_function()(&call, nullptr);
     CHECK(call.allows_tf32 == 0);
     context.resources.clear();  // a runtime that does not know the option

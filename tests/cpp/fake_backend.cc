@@ -73,7 +73,7 @@ int32_t compute(const Call* call, Failure* failure) {
   if (call->allocate) {
     last_workspace = call->allocate(call->owner, 4096);
     if (last_workspace) std::memset(last_workspace, 0xee, 4096);
-    if (last_workspace && call->allocate(call->owner, 1))
+    if (last_workspace && is_asked_to("ask twice") && call->allocate(call->owner, 1))
       return fail(failure, cuda::kFailed, "memory was given twice");
   }
   const auto type = static_cast<kernels::ElementType>(call->element_type);

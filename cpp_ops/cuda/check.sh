@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Compiles the CUDA backend and tests what of it can be tested on a CPU; needs neither a GPU nor a driver nor a toolkit.
+#
+#   cpp_ops/cuda/check.sh .venv/bin/python   # a Python with this package's test requirements, cmake and ninja
+set -euo pipefail
+python=$(realpath -s "${1:?the Python to test with}")
+cd "$(dirname "$0")/../.."
+export PATH="$(dirname "$python"):$PATH"
+
+# A virtual environment of its own, so that what is tested elsewhere does not change by CUDA's packages.
+[ -x build/cuda-venv/bin/python ] || "$python" -m venv build/cuda-venv
+build/cuda-venv/bin/python -m pip install -q -r cpp_ops/cuda/requirements.txt
+root=$(build/cuda-venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib') + '/nvidia/cu13')")
+
+cmake -S cpp_ops -B build/cuda-check -G Ninja -DCMAKE_BUILD_TYPE=Release -DMYLINEAR_CUDA=ON -DMYLINEAR_CUDA_ROOT="$root" \
+  -DMYLINEAR_BUILD_TESTS=ON
+cmake --build build/cuda-check --target mylinear_cuda cuda_backend_test cuda_parts_test
+ctest --test-dir build/cuda-check --output-on-failure --no-tests=error -R '^cuda_(backend|parts)_test$'
+
+# Beside the installed C++ library it loads, is of the same build, and says what this machine lacks.
+library=$PWD/build/cuda-check/cuda/libmylinear_cuda.so
+MYLINEAR_CUDA_LIBRARY=$library "$python" -m pytest -q -p no:cacheprovider -k fit tests/test_cuda_registration.py |
+  tee build/cuda-check/pytest.log
+grep -q "^1 passed" build/cuda-check/pytest.log
+
+# One symbol, and nothing of CUDA that the loader would have to find.
+nm -D --defined-only "$library" | awk '{print $3}' | diff - <(echo mylinear_cuda_backend)
+if readelf -d "$library" | grep NEEDED | grep -E "cuda|cublas|nvrtc"; then exit 1; fi
