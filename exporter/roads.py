@@ -102,6 +102,9 @@ def find_roads(
 def _session_road(
     model: onnx.ModelProto, path: str | Path, kernel: Kernel, isa: str | None = None, providers: Any = None
 ) -> Road:
+    variant = isa or ("cuda" if providers and kernel.name != "cuda" else None)
+    name = f"{kernel.name}[{variant}]" if variant else kernel.name
+
     def open_session(source: Any, options: Any = None) -> Any:
         quiet = options or onnxruntime.SessionOptions()
         quiet.log_severity_level = 4
@@ -116,6 +119,8 @@ def _session_road(
         reason = f"onnxruntime cannot run the model: {_first_line(error)}"
         if "NOT_IMPLEMENTED" not in reason or NAME in reason:
             raise
+    if not reason and providers and cuda.PROVIDER not in session.get_providers():
+        return Road(name, reason="onnxruntime could not start its CUDA provider, and took the CPU; its log says why")
 
     def run(feed: Mapping[str, Array]) -> list[Array]:
         if reason:
@@ -128,8 +133,6 @@ def _session_road(
         alone = open_session(node.SerializeToString())
         return lambda x: cast("Array", alone.run(None, {"x": x})[0])
 
-    variant = isa or ("cuda" if providers and kernel.name != "cuda" else None)
-    name = f"{kernel.name}[{variant}]" if variant else kernel.name
     return Road(
         name,
         run,

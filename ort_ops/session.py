@@ -250,6 +250,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             # Asked once: onnxruntime makes new objects for each question, which takes longer than a small model.
             self._output_types = {output.name: output.type for output in self.get_outputs()}
             self._has_bfloat16 = "tensor(bfloat16)" in self._output_types.values()
+            if name == "cuda" and cuda.PROVIDER not in self.get_providers():
+                self.kernel = "cpp"  # onnxruntime could not start CUDA, as its log says, and took the CPU
             return
         except Exception as error:
             _explain(error, proto, model)

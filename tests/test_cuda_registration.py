@@ -13,15 +13,18 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 import ort_ops
 from exporter import cli
+from exporter.roads import find_roads
 from ort_ops import cuda, doctor, native, session
 from ort_ops.model import make_linear_model
 
@@ -140,7 +143,7 @@ def test_the_cpu_kernel_of_the_same_domain_serves_a_session_without_cuda(kernels
     """onnxruntime falls back to its CPU provider, and finds the CPU's kernel in the domain that has both."""
     with pytest.warns(UserWarning, match="CUDAExecutionProvider' is not in available provider names"):
         served = ort_ops.InferenceSession(MODEL, providers=PROVIDERS if kernels == "auto" else None, kernels=kernels)
-    assert served.kernel == "cuda"
+    assert served.kernel == "cpp"
     assert served.get_providers() == ["CPUExecutionProvider"]
     assert (served.run(None, {"x": X})[0] == X + 1).all()
 
@@ -246,3 +249,15 @@ def _benchmark() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_verify_does_not_take_the_cpu_for_the_gpu(backend: Path, tmp_path: Path) -> None:
+    """Where onnxruntime says that it has CUDA and then cannot start it, its roads are not run, and say so."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(MODEL)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Specified provider", UserWarning)
+        roads = {road.name: road.reason for road in find_roads(onnx.load(path), path, None, None)}
+    for name in ("cuda", "body[cuda]"):
+        assert "could not start its CUDA provider" in str(roads[name])
+    assert roads["body"] is None

@@ -63,7 +63,7 @@ OrtValue make_value(ONNXTensorElementDataType type, std::vector<int64_t> dims, i
 
 OrtValue make_floats(std::vector<int64_t> dims, std::initializer_list<float> values, int device = 0) {
   OrtValue value = make_value(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, std::move(dims), device);
-  CHECK(value.data.size() == values.size() * sizeof(float));
+  if (value.data.size() != values.size() * sizeof(float)) std::abort();  // no CHECK: threads call this too
   if (values.size()) std::memcpy(value.data.data(), values.begin(), value.data.size());
   return value;
 }
