@@ -123,10 +123,13 @@ abi::OrtStatus* choose_backend(const abi::OrtApi* api, const abi::OrtSessionOpti
   int has_entry = 0;
   if (abi::OrtStatus* status = api->HasSessionConfigEntry(options, kCudaEntry, &has_entry)) return status;
   if (has_entry) {
-    char text[16] = "";
-    size_t size = sizeof text;
-    if (abi::OrtStatus* status = api->GetSessionConfigEntry(options, kCudaEntry, text, &size)) return status;
-    wanted = text;
+    size_t size = 0;  // with the final 0
+    if (abi::OrtStatus* status = api->GetSessionConfigEntry(options, kCudaEntry, nullptr, &size))
+      return status;
+    wanted.assign(size, '\0');
+    if (abi::OrtStatus* status = api->GetSessionConfigEntry(options, kCudaEntry, &wanted[0], &size))
+      return status;
+    wanted = wanted.c_str();
     source = std::string("session config entry ") + kCudaEntry;
   }
   if (wanted.empty() || wanted == "0") return nullptr;

@@ -224,6 +224,9 @@ void test_what_is_missing_is_said_and_the_cpu_serves() {
   wrong.entries["mylinear.cuda"] = "yes";
   CHECK(take_message(RegisterCustomOps(&wrong, release.base())) ==
         "MYLINEAR: session config entry mylinear.cuda must be 0, 1 or require, got yes");
+  wrong.entries["mylinear.cuda"] = std::string(100, 'y');
+  CHECK(take_message(RegisterCustomOps(&wrong, release.base())).find("got yyyyyyyyyyyyyyyyyyyyyyyy") !=
+        std::string::npos);
   setenv("MYLINEAR_CUDA", "on", 1);
   OrtSessionOptions from_environment;
   CHECK(take_message(RegisterCustomOps(&from_environment, release.base())) ==

@@ -287,6 +287,7 @@ struct Functions {
     const std::string& value = options->entries.at(key);
     const bool has_room = *size > value.size();
     *size = value.size() + 1;
+    if (!out) return nullptr;
     if (!has_room) return make_status(ORT_INVALID_ARGUMENT, "result buffer is not large enough");
     std::memcpy(out, value.c_str(), value.size() + 1);
     return nullptr;
