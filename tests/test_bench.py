@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -146,16 +147,34 @@ def test_quartiles() -> None:
     assert result(Cell(1, 2, 1, "float32", 1), 2.0).sides[OURS].spread == pytest.approx(0.2)
 
 
-def test_settling_ends_however_busy_the_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    naps = []
-    monkeypatch.setattr(timing.time, "sleep", naps.append)
-    monkeypatch.setattr(timing.time, "process_time", lambda: 0.001 * len(naps))
+def test_settling_waits_for_threads_that_run_and_ends_however_long_they_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for task, state in (("1", "S"), ("2", "R"), (str(threading.get_native_id()), "R")):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / "stat").write_text(f"{task} (a thread) R) {state} 1 1")
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == stops_after:
+            (tmp_path / "2" / "stat").write_text("2 (a thread) S 1 1")
+
+    monkeypatch.setattr(timing, "_TASKS", tmp_path)
+    monkeypatch.setattr(timing.time, "sleep", sleep)
+    stops_after = 0
     timing.settle()
-    assert len(naps) == 50
+    assert len(naps) == 200
     naps.clear()
-    monkeypatch.setattr(timing.time, "process_time", lambda: 0.001 * min(len(naps), 4))
+    stops_after = 5
     timing.settle()
     assert len(naps) == 5
+    naps.clear()
+    timing.settle()
+    assert not naps
+    monkeypatch.setattr(timing, "_TASKS", tmp_path / "no such system")
+    timing.settle()
+    assert naps == [0.06]
 
 
 # The ceiling

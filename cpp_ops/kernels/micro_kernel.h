@@ -117,12 +117,13 @@ struct Gemm {
   // What x + absent leaves as it is, -0.0 included.
   static constexpr T kAbsent[kNr] = {-T{0}, -T{0}, -T{0}, -T{0}};
 
-  // What of W is called into a cache meanwhile, since rows are too short for what the hardware foresees: what
-  // comes kNear bytes later, into L1, which is best if W comes from L3; or the next four rows, into L2, if it
-  // comes from memory. Measured, see benchmarks/README.md.
+  // What of W is called into a cache meanwhile, since rows are too short for what the hardware foresees: the
+  // next four rows, into L2, where more loads from memory can be under way at once than L1 allows; or, if W
+  // may well lie in L2 already, what comes kNear elements later, into L1. benchmarks/README.md has the
+  // measurements.
   enum class Prefetch { kNone, kNear, kFar };
   static constexpr size_t kNear = 1024 / sizeof(S);
-  static constexpr size_t kMinFar = size_t{32} << 20;  // bytes of W; no cache that a core reads is larger
+  static constexpr size_t kMinFar = size_t{1} << 20;  // bytes of W
 
   template <class E>
   static Operand load(const E* from) {

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import random
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 Run = Callable[[], Any]
 
-_ROUNDS = 20  # that a budget should reach at least, where calls are short
+_ROUNDS = 12  # that a budget should reach at least, where calls are short
 _MOST_ROUNDS, _FEWEST_ROUNDS = 101, 3
 _SHORT_CALL_S = 0.02  # below it caches and threads are warmed by a call that is not timed
 _SLOWER = 3.0  # so much slower than the fastest, a side is timed `_FEWEST_ROUNDS` times and no more
-_QUIET_STEP_S, _QUIET_SHARE, _QUIET_STEPS = 0.001, 0.2, 50
+_QUIET_STEP_S, _QUIET_STEPS, _SPIN_S = 0.001, 200, 0.06
+_TASKS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,33 @@ def summarize(times: Sequence[float], calls: int) -> Timing:
 
 
 def settle() -> None:
-    """Wait until no thread of this process is busy.
+    """Wait until no other thread of this process runs, 0.2 s at most.
 
-    Thread pools spin for a while after a call, and would take a core from the side that is timed next. So every side
-    keeps its own default, spinning included, as it would be served, and none is timed while another still spins.
+    Thread pools spin for a while after a call, onnxruntime's for some 50 ms, and would take a core from the side that
+    is timed next. So every side keeps its own default, spinning included, as it would be served, and none is timed
+    while another still spins. The state of each thread is asked for: its processor time is brought up to date only
+    every few milliseconds.
     """
+    if not _TASKS.exists():  # another system: as long as they are known to spin
+        time.sleep(_SPIN_S)
+        return
     for _ in range(_QUIET_STEPS):
-        before = time.process_time()
-        time.sleep(_QUIET_STEP_S)
-        if time.process_time() - before < _QUIET_SHARE * _QUIET_STEP_S:
+        if not _others_run():
             return
+        time.sleep(_QUIET_STEP_S)
+
+
+def _others_run() -> bool:
+    """Return whether a thread of this process other than the calling one is running or ready to."""
+    own = str(threading.get_native_id())
+    try:
+        return any(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+            for task in _TASKS.iterdir()
+            if task.name != own
+        )
+    except OSError:  # a thread that ended meanwhile: look again
+        return True
 
 
 def measure(
