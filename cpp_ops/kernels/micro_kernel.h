@@ -16,7 +16,9 @@
 // An ISA gives two structs, Float and Double, each with: Scalar, Vec, kLanes, zero(), load(const S*) and
 // load_partial(const S*, count) for every storage type S that it sums (what is missing is zero), store(S*,
 // Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b), sum4(const Vec[4], Scalar[4]), and keep(Vec*),
-// which keeps the compiler from loading a value anew for each use. Loads and stores need no alignment.
+// which keeps the compiler from loading a value anew for each use. Loads and stores need no alignment. A
+// third one, Bfloat, is Float again where there is no instruction for dot products of bfloat16; see
+// avx512_bf16.cc.
 #ifndef MYLINEAR_KERNELS_MICRO_KERNEL_H_
 #define MYLINEAR_KERNELS_MICRO_KERNEL_H_
 
