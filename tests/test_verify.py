@@ -141,6 +141,20 @@ def test_bad_models(tmp_path: Path) -> None:
         verify(path)
 
 
+def test_a_model_with_an_unnamed_output_or_wrong_shapes_is_refused(tmp_path: Path) -> None:
+    weight, bias = np.ones((1, 2), np.float32), np.ones(1, np.float32)
+    unnamed = make_linear_model(["batch", 2], weight, bias)
+    unnamed.graph.output[0].name = ""
+    onnx.save(unnamed, tmp_path / "unnamed.onnx")
+    with pytest.raises(ModelError, match="is damaged: an output of the graph has no name"):
+        verify(tmp_path / "unnamed.onnx")
+    wrong = make_linear_model(["batch", 2], weight, bias)
+    wrong.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2, 2), np.float32), "weight"))
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    with pytest.raises(ContractError, match=r"bias must be \[2\]"):
+        verify(tmp_path / "wrong.onnx")
+
+
 def test_a_graph_with_operators_without_a_rule_is_held_against_float64(tmp_path: Path) -> None:
     model = nn.Sequential(MyLinear(3, 4), nn.Softmax(-1), MyLinear(4, 4), nn.LayerNorm(4))
     export(model, torch.rand(2, 3), tmp_path / "model.onnx", engine="torchscript")

@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random input (default: 0)")
     parser.add_argument(
-        "--batch-size", type=int, action="append", help="size of the dynamic dimensions; repeat (default: 1, 2, 7, 64)"
+        "--batch-size",
+        type=int,
+        action="append",
+        help="size of the dynamic dimensions; repeat (default: 1, 2, 7, 64; 32 for 64 where an input has several)",
     )
     names = [element_type.name for element_type in ELEMENT_TYPES]
     parser.add_argument("--dtype", action="append", choices=names, help="run each node alone in this one too; repeat")
