@@ -24,10 +24,6 @@ using kernels::ElementType;
 using kernels::GemmKernel;
 using kernels::GemmParams;
 
-constexpr size_t kX = 0;
-constexpr size_t kWeight = 1;
-constexpr size_t kBias = 2;
-
 // Below this many multiplications the call itself does all the work: handing work to the pool and waiting for
 // it takes 0.3 to 1 microsecond, in which one core does about this many.
 constexpr double kMinParallelWork = 32768;
@@ -77,15 +73,16 @@ struct ParallelWork {
 // One node of one session. `compute` may run on any number of threads at once: it changes no member.
 class Kernel {
  public:
-  Kernel(const MyLinearOp& op, const OrtKernelInfo* info) : runtime_(op.runtime), kernel_(*op.kernel) {
+  Kernel(const MyLinearOp& op, const OrtKernelInfo* info)
+      : op_(op), runtime_(op.runtime), kernel_(*op.kernel) {
     const abi::OrtApi* api = runtime_.api;
     check_attributes(api, info);
     size_t num_inputs = 0;
     check(api->KernelInfo_GetInputCount(info, &num_inputs));
     has_bias_input_ = num_inputs > kBias;
 
-    has_constant_weight_ = read_constant(info, kWeight, contract::kWeight, &weight_);
-    has_constant_bias_ = has_bias_input_ && read_constant(info, kBias, contract::kBias, &bias_);
+    has_constant_weight_ = read_constant(op_, info, kWeight, contract::kWeight, &weight_);
+    has_constant_bias_ = has_bias_input_ && read_constant(op_, info, kBias, contract::kBias, &bias_);
     check_shapes(nullptr, has_constant_weight_ ? &weight_.shape : nullptr,
                  has_constant_bias_ ? &bias_.shape : nullptr);
     const size_t cores = std::thread::hardware_concurrency();
@@ -97,23 +94,19 @@ class Kernel {
   void compute(OrtKernelContext* context) const {
     const abi::OrtApi* api = runtime_.api;
     TensorView x, own_weight, own_bias;
-    read_input(context, kX, contract::kX, &x);
-    if (!has_constant_weight_) read_input(context, kWeight, contract::kWeight, &own_weight);
+    read_input(op_, context, kX, contract::kX, &x);
+    if (!has_constant_weight_) read_input(op_, context, kWeight, contract::kWeight, &own_weight);
     const TensorView& weight = has_constant_weight_ ? weight_ : own_weight;
     const TensorView* bias = has_constant_bias_ ? &bias_ : nullptr;
-    if (has_bias_input_ && !has_constant_bias_ && read_input(context, kBias, contract::kBias, &own_bias)) {
+    if (has_bias_input_ && !has_constant_bias_ &&
+        read_input(op_, context, kBias, contract::kBias, &own_bias)) {
       bias = &own_bias;
     }
     check_shapes(&x.shape, &weight.shape, bias ? &bias->shape : nullptr);
     const size_t element_size = kernels::kElementSizes[static_cast<int>(kernel_.type)];
     const GemmSizes sizes = gemm_sizes(x.shape, weight.shape, element_size);
 
-    DimBuffer y_dims;
-    int64_t* dims = y_dims.resize(x.shape.rank);
-    for (size_t i = 0; i + 1 < x.shape.rank; ++i) dims[i] = x.shape.data[i];
-    dims[x.shape.rank - 1] = weight.shape.data[0];
-    OrtValue* y = nullptr;
-    check(api->KernelContext_GetOutput(context, 0, dims, x.shape.rank, &y));
+    OrtValue* y = make_output(api, context, x, weight);
     if (sizes.M == 0 || sizes.N == 0) return;
     void* y_data = nullptr;
     check(api->GetTensorMutableData(y, &y_data));
@@ -122,29 +115,6 @@ class Kernel {
   }
 
  private:
-  // Reads input `index` if it is a constant, whose memory then lives as long as the session.
-  bool read_constant(const OrtKernelInfo* info, size_t index, const char* argument, TensorView* out) const {
-    int is_constant = 0;
-    const OrtValue* value = nullptr;
-    check(runtime_.api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
-    if (!is_constant || !value) return false;
-    out->read(runtime_, value);
-    check_type(*out, kernel_, argument);
-    return true;
-  }
-
-  // Reads an input of this call; false if it is an absent optional one.
-  bool read_input(const OrtKernelContext* context, size_t index, const char* argument,
-                  TensorView* out) const {
-    const OrtValue* value = nullptr;
-    check(runtime_.api->KernelContext_GetInput(context, index, &value));
-    if (!value && index < contract::kNumRequired) throw ContractError(message(argument, "given", "nothing"));
-    if (!value) return false;
-    out->read(runtime_, value);
-    check_type(*out, kernel_, argument);
-    return true;
-  }
-
   void run(const OrtKernelContext* context, const GemmParams& params) const {
     const size_t tiles = kernel_.num_tiles(params);
     const double work =
@@ -156,6 +126,7 @@ class Kernel {
     if (parallel.has_failed) throw std::runtime_error("MYLINEAR: a kernel failed in the thread pool");
   }
 
+  const MyLinearOp& op_;  // which outlives every session
   Runtime runtime_;
   const GemmKernel& kernel_;
   bool has_bias_input_ = false;
@@ -239,6 +210,39 @@ void check_attributes(const abi::OrtApi* api, const abi::OrtKernelInfo* info) {
     if (as_integer) api->ReleaseStatus(as_integer);
   }
   if (!present.empty()) throw ContractError(message("the attributes", "none", present));
+}
+
+bool read_constant(const MyLinearOp& op, const OrtKernelInfo* info, size_t index, const char* argument,
+                   TensorView* out) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  check(op.runtime.api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
+  if (!is_constant || !value) return false;
+  out->read(op.runtime, value);
+  check_type(*out, *op.kernel, argument);
+  return true;
+}
+
+bool read_input(const MyLinearOp& op, const OrtKernelContext* context, size_t index, const char* argument,
+                TensorView* out) {
+  const OrtValue* value = nullptr;
+  check(op.runtime.api->KernelContext_GetInput(context, index, &value));
+  if (!value && index < contract::kNumRequired) throw ContractError(message(argument, "given", "nothing"));
+  if (!value) return false;
+  out->read(op.runtime, value);
+  check_type(*out, *op.kernel, argument);
+  return true;
+}
+
+OrtValue* make_output(const abi::OrtApi* api, OrtKernelContext* context, const TensorView& x,
+                      const TensorView& weight) {
+  DimBuffer y_dims;
+  int64_t* dims = y_dims.resize(x.shape.rank);
+  for (size_t i = 0; i + 1 < x.shape.rank; ++i) dims[i] = x.shape.data[i];
+  dims[x.shape.rank - 1] = weight.shape.data[0];
+  OrtValue* y = nullptr;
+  check(api->KernelContext_GetOutput(context, 0, dims, x.shape.rank, &y));
+  return y;
 }
 
 void init_op(MyLinearOp* op, const Runtime& runtime, const kernels::Isa& isa, ElementType type) {

@@ -17,6 +17,7 @@
 #include "contract.h"
 #include "cuda/cuda_op.h"
 #include "cuda/find_backend.h"
+#include "json_text.h"
 #include "kernels/gemm.h"
 #include "mylinear_op.h"
 #include "ort_abi.h"
@@ -184,15 +185,6 @@ abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiB
   }
 }
 
-std::string quoted(const std::string& text) {
-  std::string escaped = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') escaped += '\\';
-    escaped += static_cast<unsigned char>(c) < ' ' ? '?' : c;
-  }
-  return escaped + "\"";
-}
-
 std::string describe_cuda() {
   const cuda::FoundBackend found = cuda::find_backend(MYLINEAR_VERSION);
   std::string backend = "null";
@@ -203,18 +195,6 @@ std::string describe_cuda() {
   return "{\"path\": " + quoted(found.path) +
          ", \"reason\": " + (found.reason.empty() ? "null" : quoted(found.reason)) +
          ", \"backend\": " + backend + "}";
-}
-
-// Copies out what a describing function made; see mylinear_describe.
-template <class Describe>
-size_t write_text(char* buffer, size_t size, Describe&& describe_it) {
-  try {
-    const std::string text = describe_it();
-    if (buffer && size) std::snprintf(buffer, size, "%s", text.c_str());
-    return text.size();
-  } catch (...) {
-    return 0;
-  }
 }
 
 std::string describe() {

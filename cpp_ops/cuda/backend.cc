@@ -16,6 +16,7 @@
 #include "cuda/cublas_lt.h"
 #include "cuda/error.h"
 #include "cuda/gemv.h"
+#include "json_text.h"
 #include "kernels/gemm.h"
 
 namespace mylinear::cuda {
@@ -210,15 +211,6 @@ int32_t probe(Failure* failure) {
   return guarded(failure, [] { num_devices(); });
 }
 
-std::string quoted(const std::string& text) {
-  std::string escaped = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') escaped += '\\';
-    escaped += static_cast<unsigned char>(c) < ' ' ? '?' : c;
-  }
-  return escaped + "\"";
-}
-
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
@@ -248,15 +240,7 @@ std::string describe_text() {
          ", \"cublaslt_error\": " + cublas_error + ", \"devices\": [" + devices + "]}";
 }
 
-size_t describe(char* buffer, size_t size) {
-  try {
-    const std::string text = describe_text();
-    if (buffer && size) std::snprintf(buffer, size, "%s", text.c_str());
-    return text.size();
-  } catch (...) {
-    return 0;
-  }
-}
+size_t describe(char* buffer, size_t size) { return write_text(buffer, size, describe_text); }
 
 constexpr Backend kBackend = {kBackendVersion, sizeof(Backend), MYLINEAR_VERSION, probe, describe, compute};
 

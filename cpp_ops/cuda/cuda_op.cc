@@ -18,10 +18,6 @@ using abi::OrtStatus;
 using abi::OrtValue;
 using kernels::ElementType;
 
-constexpr size_t kX = 0;
-constexpr size_t kWeight = 1;
-constexpr size_t kBias = 2;
-
 // What the CUDA provider's stream tells of the provider's own options. A runtime that does not know the
 // number answers null or an error.
 constexpr int kResourceVersion = 1;
@@ -38,8 +34,8 @@ class CudaKernel {
     check(api->KernelInfo_GetInputCount(info, &num_inputs));
     has_bias_input_ = num_inputs > kBias;
     TensorView weight, bias;
-    const bool has_weight = read_constant(info, kWeight, &weight);
-    const bool has_bias = has_bias_input_ && read_constant(info, kBias, &bias);
+    const bool has_weight = read_constant(op, info, kWeight, contract::kWeight, &weight);
+    const bool has_bias = has_bias_input_ && read_constant(op, info, kBias, contract::kBias, &bias);
     check_shapes(nullptr, has_weight ? &weight.shape : nullptr, has_bias ? &bias.shape : nullptr);
     // Before API 18 there is no memory for a call to work in, and kernels without it serve.
     if (runtime.version >= 18) check(api->KernelInfoGetAllocator(info, abi::OrtMemTypeDefault, &allocator_));
@@ -54,19 +50,14 @@ class CudaKernel {
   void compute(OrtKernelContext* context) const {
     const abi::OrtApi* api = op_.runtime.api;
     TensorView x, weight, bias;
-    read_input(context, kX, contract::kX, &x);
-    read_input(context, kWeight, contract::kWeight, &weight);
-    const bool has_bias = has_bias_input_ && read_input(context, kBias, contract::kBias, &bias);
+    read_input(op_, context, kX, contract::kX, &x);
+    read_input(op_, context, kWeight, contract::kWeight, &weight);
+    const bool has_bias = has_bias_input_ && read_input(op_, context, kBias, contract::kBias, &bias);
     check_shapes(&x.shape, &weight.shape, has_bias ? &bias.shape : nullptr);
     const auto type = static_cast<int>(op_.kernel->type);
     const GemmSizes sizes = gemm_sizes(x.shape, weight.shape, kernels::kElementSizes[type]);
 
-    DimBuffer y_dims;
-    int64_t* dims = y_dims.resize(x.shape.rank);
-    for (size_t i = 0; i + 1 < x.shape.rank; ++i) dims[i] = x.shape.data[i];
-    dims[x.shape.rank - 1] = weight.shape.data[0];
-    OrtValue* y = nullptr;
-    check(api->KernelContext_GetOutput(context, 0, dims, x.shape.rank, &y));
+    OrtValue* y = make_output(api, context, x, weight);
     if (sizes.M == 0 || sizes.N == 0) return;
 
     cuda::Call call{};
@@ -132,30 +123,6 @@ class CudaKernel {
     OrtStatus* status = api()->KernelContext_GetResource(context, kResourceVersion, kUseTf32, &value);
     if (status) api()->ReleaseStatus(status);
     return !status && value;
-  }
-
-  // Reads type and shape of input `index` if it is a constant; its data is on the device.
-  bool read_constant(const OrtKernelInfo* info, size_t index, TensorView* out) const {
-    int is_constant = 0;
-    const OrtValue* value = nullptr;
-    check(api()->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
-    if (!is_constant || !value) return false;
-    out->read(op_.runtime, value);
-    return true;
-  }
-
-  // Reads an input of this call; false if it is an absent optional one.
-  bool read_input(const OrtKernelContext* context, size_t index, const char* argument,
-                  TensorView* out) const {
-    const OrtValue* value = nullptr;
-    check(api()->KernelContext_GetInput(context, index, &value));
-    if (!value && index < contract::kNumRequired) throw ContractError(message(argument, "given", "nothing"));
-    if (!value) return false;
-    out->read(op_.runtime, value);
-    if (out->type == op_.GetInputType(&op_, index)) return true;
-    const std::string rule = std::string(kernels::kElementTypeNames[static_cast<int>(op_.kernel->type)]) +
-                             " (the kernel that ORT chose)";
-    throw ContractError(message(argument, rule, "ONNX element type " + std::to_string(out->type)));
   }
 
   const CudaOp& op_;
