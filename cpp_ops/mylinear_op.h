@@ -1,4 +1,4 @@
-// Layer: ORT op. What register.cc needs of the operator.
+// Layer: ORT op. What register.cc needs of the operator, and what the CUDA op shares with it.
 #ifndef MYLINEAR_MYLINEAR_OP_H_
 #define MYLINEAR_MYLINEAR_OP_H_
 

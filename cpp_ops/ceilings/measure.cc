@@ -6,50 +6,31 @@
 #include <chrono>
 
 #include "ceilings/loops.h"
+#include "kernels/gemm.h"
 
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace mylinear::ceilings {
 namespace {
 
-[[maybe_unused]] bool avx512_is_usable() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f");
-#else
-  return false;
-#endif
-}
-
-[[maybe_unused]] bool avx2_is_usable() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
-}
-
 // The loops of ISA number `isa` of those compiled; null past their end, and `*is_usable` false if this CPU
 // lacks it.
 const Loops* find_loops(int isa, bool* is_usable) {
-  struct Row {
-    const Loops* loops;
-    bool is_usable;
-  };
-  const Row rows[] = {
+  static const Loops* const compiled[] = {
 #ifdef MYLINEAR_LOOPS_AVX512
-      {&avx512_loops, avx512_is_usable()},
+      &avx512_loops,
 #endif
 #ifdef MYLINEAR_LOOPS_AVX2
-      {&avx2_loops, avx2_is_usable()},
+      &avx2_loops,
 #endif
 #ifdef MYLINEAR_LOOPS_NEON
-      {&neon_loops, true},
+      &neon_loops,
 #endif
-      {&baseline_loops, true},
+      &baseline_loops,
   };
-  if (isa < 0 || static_cast<size_t>(isa) >= sizeof rows / sizeof rows[0]) return nullptr;
-  *is_usable = rows[isa].is_usable;
-  return rows[isa].loops;
+  if (isa < 0 || static_cast<size_t>(isa) >= sizeof compiled / sizeof compiled[0]) return nullptr;
+  *is_usable = kernels::find_isa(compiled[isa]->isa) != nullptr;
+  return compiled[isa];
 }
 
 // Calls `work`, which returns how much it did, until `seconds` have passed; returns the rate of all of it.
