@@ -5,11 +5,13 @@
 #include "mylinear_op.h"
 
 #include <atomic>
+#include <chrono>
 #include <string>
 #include <thread>
 
 #include "contract.h"
 #include "ort_tensor.h"
+#include "prefetch_trial.h"
 #include "shape_check.h"
 
 namespace mylinear {
@@ -31,6 +33,11 @@ constexpr double kMinParallelWork = 32768;
 // costs 0.4 to 1 microsecond for 64 items and much more beyond.
 constexpr size_t kMaxChunks = 64;
 constexpr size_t kChunksPerCore = 4;
+
+// A weight below this size is taken for near without a trial: the call is over before a prefetch tells.
+constexpr size_t kMinTrialBytes = 128 * 1024;
+// Calls of at most this many rows are bound by how fast the weight comes, those of more by multiplying.
+constexpr size_t kMaxTrialRows = 4;
 
 constexpr ONNXTensorElementDataType kOnnxTypes[kernels::kNumElementTypes] = {
     abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
@@ -70,7 +77,7 @@ struct ParallelWork {
   static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 };
 
-// One node of one session. `compute` may run on any number of threads at once: it changes no member.
+// One node of one session. `compute` may run on any number of threads at once: it changes nothing but trials_.
 class Kernel {
  public:
   Kernel(const MyLinearOp& op, const OrtKernelInfo* info)
@@ -111,10 +118,28 @@ class Kernel {
     void* y_data = nullptr;
     check(api->GetTensorMutableData(y, &y_data));
 
-    run(context, {sizes.M, sizes.N, sizes.K, x.data, weight.data, bias ? bias->data : nullptr, y_data});
+    GemmParams params{sizes.M, sizes.N, sizes.K, x.data, weight.data, bias ? bias->data : nullptr, y_data};
+    if (sizes.N * sizes.K * element_size < kMinTrialBytes) {
+      params.is_near = true;
+    } else if (sizes.M <= kMaxTrialRows) {
+      return run_on_trial(context, params);
+    }
+    run(context, params);
   }
 
  private:
+  void run_on_trial(const OrtKernelContext* context, GemmParams params) const {
+    using Clock = std::chrono::steady_clock;
+    PrefetchTrial& trial = trials_[params.M - 1];
+    const PrefetchTrial::Choice choice = trial.choose();
+    params.is_near = choice.is_near;
+    if (!choice.is_timed) return run(context, params);
+    const Clock::time_point start = Clock::now();
+    run(context, params);
+    const auto duration = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
+    trial.record(choice.is_near, static_cast<uint64_t>(duration.count()));
+  }
+
   void run(const OrtKernelContext* context, const GemmParams& params) const {
     const size_t tiles = kernel_.num_tiles(params);
     const double work =
@@ -135,6 +160,7 @@ class Kernel {
   TensorView weight_;
   TensorView bias_;
   size_t max_chunks_ = 1;
+  mutable PrefetchTrial trials_[kMaxTrialRows];  // by the number of rows, since a time depends on it
 };
 
 // ---- shape inference

@@ -8,6 +8,8 @@ namespace mylinear::kernels {
 namespace {
 
 struct Avx2 {
+  static constexpr bool kDefersSums = false;
+
   struct Double : NoDot {
     using Scalar = double;
     using Vec = __m256d;

@@ -10,6 +10,8 @@ namespace mylinear::kernels {
 namespace {
 
 struct Avx512 {
+  static constexpr bool kDefersSums = true;
+
   struct Double : NoDot {
     using Scalar = double;
     using Vec = __m512d;

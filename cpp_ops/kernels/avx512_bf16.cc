@@ -34,9 +34,8 @@ struct Avx512Bf16 : Avx512 {
     }
 
     // Whether each element of four rows is zero or of 2^-56 and up. Then each is a multiple of 2^-63, each
-    // product and hence each sum one of 2^-126, the least normal float. Calls what lies `ahead` into the
-    // cache meanwhile.
-    static bool has_no_denormal_sums(const Bfloat16* const* rows, size_t ahead, size_t count) {
+    // product and hence each sum one of 2^-126, the least normal float.
+    static bool has_no_denormal_sums(const Bfloat16* const* rows, size_t count) {
       Operand least[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) least[j] = _mm512_set1_epi16(-1);
@@ -51,8 +50,6 @@ struct Avx512Bf16 : Avx512 {
       };
       size_t k = 0;
       for (; k + kStep <= count; k += kStep) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) __builtin_prefetch(rows[j] + ahead + k, 0, 2);
         look([](const Bfloat16* from) { return load_operand(from); }, k);
       }
       if (const size_t rest = count - k) {

@@ -36,6 +36,8 @@ struct Vector : NoDot {
 };
 
 struct Baseline {
+  static constexpr bool kDefersSums = false;
+
   using Double = Vector<double>;
 
   struct Float : Vector<float> {

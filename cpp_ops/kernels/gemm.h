@@ -37,6 +37,8 @@ struct GemmParams {
   const void* w;
   const void* bias;  // null if absent
   void* y;
+  // Whether w lies in a cache more likely than in memory: a hint for prefetching, which changes no bit of y.
+  bool is_near = false;
 };
 
 // One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.

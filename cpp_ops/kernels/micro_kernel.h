@@ -5,15 +5,15 @@
 // Every element of Y is the dot product of a row of X and a row of W, and both lie in memory as a dot product
 // wants them: nothing is packed or transposed, and W is read where it lies, whoever owns it. The micro-kernel
 // takes R rows of X by four rows of W, with an accumulator for each pair, whose lanes run along K: R + 4
-// loads for 4 R FMAs. What the lanes hold is added up four accumulators at a time, beside the FMAs of the
-// next call.
+// loads for 4 R FMAs. What the lanes hold is added up four accumulators at a time, between the FMAs of the
+// next call where the ISA has registers for both.
 //
 // The order of each sum depends on K and the ISA alone: K is cut into blocks (`block_length`); within a block
 // lane l of the accumulator sums the elements k = l (mod lanes) in order, then the lanes are added in the
 // order of `sum4`; the sums of the blocks are added in order, and the bias last. So a row of Y has the same
 // bits whatever the other rows, the tiles and the threads are.
 //
-// An ISA gives two structs, Float and Double, each with: Scalar, Vec, kLanes, zero(), load(const S*) and
+// An ISA says whether it has 32 registers (kDefersSums) and gives two structs, Float and Double, each with: Scalar, Vec, kLanes, zero(), load(const S*) and
 // load_partial(const S*, count) for every storage type S that it sums (what is missing is zero), store(S*,
 // Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b), sum4(const Vec[4], Scalar[4]), and keep(Vec*),
 // which keeps the compiler from loading a value anew for each use. Loads and stores need no alignment. A
@@ -40,6 +40,11 @@ struct Operands {
 };
 template <class Simd>
 struct Operands<Simd, true> : Simd {};
+
+template <bool kValue>
+struct Bool {
+  static constexpr bool value = kValue;
+};
 
 template <class Tag, class S>
 struct SimdOf {
@@ -77,14 +82,18 @@ struct Gemm {
   static constexpr size_t kNr = 4;
   // A block of K: six rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(T);
-  // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass.
-  static constexpr size_t kNc = 64;
-  // Rows of X that are not multiplied where they lie are held on the stack, converted once a tile: 72 KiB,
-  // which fits an L2 and any thread's stack, and is `kMaxHeld` elements.
-  static constexpr size_t kMc = kConverts ? 96 / sizeof(Held) : 96;
-  static constexpr size_t kMaxHeld = kConverts ? kMc * kMaxBlock : 1;
+  // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass, and
+  // those of the next tile come in: 768 KiB in all, where 512-bit vectors say that the CPU has 1 MiB or more.
+  // Few rows take narrower tiles, so that there is one for each thread.
+  static constexpr size_t kMc = 96;
+  static constexpr size_t kNc = sizeof(Vec) == 64 ? 128 : 64;
+  static constexpr size_t kNarrow = 64;
+  static constexpr size_t kFewRows = 16;
+  // Rows of X that are not multiplied where they lie are held on the stack, copied or converted once a tile:
+  // 72 KiB, which fits an L2 and any thread's stack.
+  static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
   static constexpr size_t kMaxWhole = 16384 / sizeof(Held);  // elements of X: half of an L1 of 32 KiB
-  static_assert(kMc % kMr == 0 && kNc % kNr == 0 && (!kConverts || kMaxWhole <= kMaxHeld));
+  static_assert(kMc % kMr == 0 && kNc % kNr == 0 && kMaxWhole <= kMaxHeld);
 
   static size_t min(size_t a, size_t b) { return a < b ? a : b; }
   static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -111,21 +120,21 @@ struct Gemm {
     size_t block;
     T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
-    const T* bias;         // added when the sums have come to the end of K, or null
-    bool may_dot;          // whether Simd::dot can multiply these rows of X, if it can those of W
-    uint64_t* dot_panels;  // of which four rows of W the first pass found that it can, a bit each
+    const T* bias;  // added when the sums have come to the end of K, or null
+    const S* ahead;        // what Prefetch::kTile1 to kTile4 call in, laid out as w
+    bool looks;            // whether to find out of which rows of W Simd::dot can multiply with these of X
+    uint64_t* dot_panels;  // what was found, a bit for each four rows
   };
 
   // What x + absent leaves as it is, -0.0 included.
   static constexpr T kAbsent[kNr] = {-T{0}, -T{0}, -T{0}, -T{0}};
 
-  // What of W is called into a cache meanwhile, since rows are too short for what the hardware foresees: the
-  // next four rows, into L2, where more loads from memory can be under way at once than L1 allows; or, if W
-  // may well lie in L2 already, what comes kNear elements later, into L1. benchmarks/README.md has the
-  // measurements.
-  enum class Prefetch { kNone, kNear, kFar };
+  // What of W is called into a cache meanwhile, since rows are too short for what the hardware foresees:
+  // kPanel, the next four rows, into L2, where more loads from memory can be under way at once than L1 allows;
+  // kTile<n>, n of each four rows of the next tile, so that memory and multiplication overlap; kNear, if W may
+  // well lie in L2 already, what comes kNear elements later, into L1. benchmarks/README.md has the measurements.
+  enum class Prefetch { kNone, kNear, kPanel, kTile1, kTile2, kTile4 };
   static constexpr size_t kNear = 1024 / sizeof(S);
-  static constexpr size_t kMinFar = size_t{1} << 20;  // bytes of W
 
   template <class E>
   static Operand load(const E* from) {
@@ -152,12 +161,34 @@ struct Gemm {
     }
   }
 
-  // R rows of X by four rows of W, along `kc` elements: four sums for each row of X. `length` elements of
-  // these rows of W are wanted, and then as many of the next four, `next_rows` elements behind.
+  // What is left to do when the micro-kernel has run: to add up its lanes, and to put the sums in their place.
+  struct Destination {
+    T* to;  // rows `stride` apart
+    size_t stride;
+    const T* before;  // the sums so far, rows `before_stride` apart
+    size_t before_stride;
+    const T* bias;
+  };
+
+  static inline __attribute__((always_inline)) void finish_row(const Vec (*lanes)[kNr],
+                                                               const Destination& d, int i) {
+    Quad sum, before, bias;
+    Simd::sum4(lanes[i], reinterpret_cast<T*>(&sum));
+    __builtin_memcpy(&before, d.before + i * d.before_stride, sizeof sum);
+    __builtin_memcpy(&bias, d.bias, sizeof sum);
+    sum = (before + sum) + bias;
+    __builtin_memcpy(d.to + i * d.stride, &sum, sizeof sum);
+  }
+
+  // R rows of X by four rows of W, along `kc` elements. `length` elements of these rows of W are wanted, and
+  // then as many of the next four, `next_rows` elements behind. Finishes the rows of the call before, if sums
+  // are deferred, and leaves its own lanes in their place.
   template <int R, Prefetch kPrefetch, bool kDot>
   static inline __attribute__((always_inline)) void micro_kernel(const Held* x, size_t x_stride,
                                                                  const S* const* w, size_t next_rows,
-                                                                 size_t length, size_t kc, Quad* sums) {
+                                                                 const S* ahead, size_t K, size_t length,
+                                                                 size_t kc, Vec (*lanes)[kNr],
+                                                                 const Destination& pending) {
     Vec acc[R][kNr];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -181,33 +212,54 @@ struct Gemm {
       }
     };
     [[maybe_unused]] const size_t near = min(kNear, length);
-    size_t k = 0;
-    for (; k + kStep <= kc; k += kStep) {
-      if constexpr (kPrefetch != Prefetch::kNone) {
+    const auto whole_step = [&](size_t k) __attribute__((always_inline)) {
+      if constexpr (kPrefetch == Prefetch::kNear) {
         const size_t later = k + near < length ? k + near : next_rows + k + near - length;
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kNr; ++j) {
-          if constexpr (kPrefetch == Prefetch::kNear) {
-            __builtin_prefetch(w[j] + later, 0, 3);
-          } else {
-            __builtin_prefetch(w[j] + next_rows + k, 0, 2);
-          }
-        }
+        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + later, 0, 3);
+      } else if constexpr (kPrefetch == Prefetch::kPanel) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + next_rows + k, 0, 2);
+      } else if constexpr (kPrefetch != Prefetch::kNone) {
+        constexpr size_t kRows = kPrefetch == Prefetch::kTile1 ? 1 : kPrefetch == Prefetch::kTile2 ? 2 : 4;
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kRows; ++j) __builtin_prefetch(ahead + j * K + k, 0, 2);
       }
       step([](const Held* from) { return load(from); }, [](const S* from) { return load(from); }, k);
+    };
+    size_t k = 0;
+    if constexpr (Tag::kDefersSums) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        if (k + kStep <= kc) {
+          whole_step(k);
+          k += kStep;
+        }
+        finish_row(lanes, pending, i);
+      }
     }
+    for (; k + kStep <= kc; k += kStep) whole_step(k);
     if (const size_t rest = kc - k) {
       step([rest](const Held* from) { return load_partial(from, rest); },
            [rest](const S* from) { return load_partial(from, rest); }, k);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) Simd::sum4(acc[i], reinterpret_cast<T*>(&sums[i]));
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (size_t j = 0; j < kNr; ++j) lanes[i][j] = acc[i][j];
+    }
   }
 
   // sums (+)= X W^T + bias.
   template <int R, Prefetch kPrefetch>
   static __attribute__((noinline)) void strip(const Strip& shared) {
     const Strip s = shared;  // whose members no store to the sums can change
+    Vec lanes[R][kNr];
+    T nowhere[R][kNr];
+    Destination pending{nowhere[0], kNr, kAbsent, 0, kAbsent};
+    for (int i = 0; i < R; ++i) {
+      for (size_t j = 0; j < kNr; ++j) lanes[i][j] = Simd::zero();
+    }
     for (size_t j = 0; j < s.columns; j += kNr) {
       const size_t count = min(kNr, s.columns - j);
       T* to = s.sums + j;
@@ -226,40 +278,32 @@ struct Gemm {
       for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.K;
       for (size_t from = 0;;) {
         const size_t kc = min(s.block, s.length - from);
-        Quad sums[R];
+        const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
+          micro_kernel<R, kPrefetch, decltype(can_dot)::value>(s.x + from, s.x_stride, w, kNr * s.K - from,
+                                                               s.ahead + j * s.K + from, s.K, s.length - from, kc,
+                                                               lanes, pending);
+        };
         if constexpr (Simd::kHasDot) {
           const uint64_t bit = uint64_t{1} << (j / kNr);
-          if (kPrefetch != Prefetch::kNone && s.may_dot) {
-            const bool can_dot = Simd::has_no_denormal_sums(w, kNr * s.K - from, kc);
-            *s.dot_panels = can_dot ? *s.dot_panels | bit : *s.dot_panels & ~bit;
+          if (s.looks) {
+            *s.dot_panels = Simd::has_no_denormal_sums(w, kc) ? *s.dot_panels | bit : *s.dot_panels & ~bit;
           }
-          if (!s.may_dot) {
-            micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K - from, s.length - from,
-                                              kc, sums);
-          } else if (*s.dot_panels & bit) {
-            micro_kernel<R, Prefetch::kNone, true>(s.x + from, s.x_stride, w, kNr * s.K - from,
-                                                   s.length - from, kc, sums);
+          if (*s.dot_panels & bit) {
+            multiply(Bool<true>{});
           } else {
-            micro_kernel<R, Prefetch::kNone, false>(s.x + from, s.x_stride, w, kNr * s.K - from,
-                                                    s.length - from, kc, sums);
+            multiply(Bool<false>{});
           }
         } else {
-          micro_kernel<R, kPrefetch, false>(s.x + from, s.x_stride, w, kNr * s.K - from, s.length - from, kc,
-                                            sums);
+          multiply(Bool<false>{});
         }
         const bool is_first = s.k + from == 0;
         from += kc;
-        const T* before = is_first ? kAbsent : to;
-        const size_t before_stride = is_first ? 0 : to_stride;
-        const T* addend = s.k + from == s.K ? bias : kAbsent;
-        Quad last;
-        __builtin_memcpy(&last, addend, sizeof last);
+        pending = {to, to_stride, is_first ? kAbsent : to, is_first ? 0 : to_stride,
+                   s.k + from == s.K ? bias : kAbsent};
+        const bool is_last = j + count == s.columns && from >= s.length;
+        if (!Tag::kDefersSums || is_last) {
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-          Quad sum;
-          __builtin_memcpy(&sum, before + i * before_stride, sizeof sum);
-          sum = (sum + sums[i]) + last;
-          __builtin_memcpy(to + i * to_stride, &sum, sizeof sum);
+          for (int i = 0; i < R; ++i) finish_row(lanes, pending, i);
         }
         if (from >= s.length) break;
 #pragma GCC unroll 4
@@ -277,12 +321,25 @@ struct Gemm {
   }
 
   // The strip for `rows` rows, 1 to R.
-  template <int R, Prefetch kPrefetch>
-  static void strip_of(size_t rows, const Strip& s) {
+  template <int R>
+  static void strip_of(size_t rows, Prefetch prefetch, const Strip& s) {
     if constexpr (R > 1) {
-      if (rows < R) return strip_of<R - 1, kPrefetch>(rows, s);
+      if (rows < R) return strip_of<R - 1>(rows, prefetch, s);
     }
-    strip<R, kPrefetch>(s);
+    switch (prefetch) {
+      case Prefetch::kNone:
+        return strip<R, Prefetch::kNone>(s);
+      case Prefetch::kNear:
+        return strip<R, Prefetch::kNear>(s);
+      case Prefetch::kPanel:
+        return strip<R, Prefetch::kPanel>(s);
+      case Prefetch::kTile1:
+        return strip<R, Prefetch::kTile1>(s);
+      case Prefetch::kTile2:
+        return strip<R, Prefetch::kTile2>(s);
+      case Prefetch::kTile4:
+        return strip<R, Prefetch::kTile4>(s);
+    }
   }
 
   // ---- a tile of Y
@@ -310,7 +367,7 @@ struct Gemm {
       for (size_t i = 0; i < rows; i += kNr) {
         const S* row[kNr];
         for (size_t j = 0; j < kNr; ++j) row[j] = s.x + (i + j < rows ? i + j : rows - 1) * s.x_stride;
-        if (!Simd::has_no_denormal_sums(row, 0, s.length)) return false;
+        if (!Simd::has_no_denormal_sums(row, s.length)) return false;
       }
       return true;
     } else {
@@ -318,19 +375,24 @@ struct Gemm {
     }
   }
 
-  // One row of sums: the bias, the one rounding, and out.
-  static void round_row(const T* sums, size_t columns, const S* bias, S* y) {
+  // A row of sums, with the one rounding of each.
+  static void round_row(const T* sums, size_t columns, S* y) {
+    size_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) Simd::store(y + j, Simd::load(sums + j));
+    if (j < columns) {
+      S full[kLanes];
+      Simd::store(full, Simd::load_partial(sums + j, columns - j));
+      __builtin_memcpy(y + j, full, (columns - j) * sizeof(S));
+    }
+  }
+
+  // The bias of `columns` columns, as what sums are held in.
+  static void widen(const S* bias, size_t columns, bool is_one, T* to) {
+    S padded[kNc] = {};
+    for (size_t j = 0; j < columns; ++j) __builtin_memcpy(padded + j, bias + (is_one ? 0 : j), sizeof(S));
     for (size_t j = 0; j < columns; j += kLanes) {
-      const size_t count = min(kLanes, columns - j);
-      Vec value = Simd::load_partial(sums + j, count);
-      if (bias) value = Simd::add(value, Simd::load_partial(bias + j, count));
-      if (count == kLanes) {
-        Simd::store(y + j, value);
-      } else {
-        S full[kLanes];
-        Simd::store(full, value);
-        __builtin_memcpy(y + j, full, count * sizeof(S));
-      }
+      const Vec value = Simd::load(padded + j);
+      __builtin_memcpy(to + j, &value, sizeof value);
     }
   }
 
@@ -349,19 +411,33 @@ struct Gemm {
   static bool is_transposed(const GemmParams& p) { return p.N == 1 && p.M > 1; }
 
   static GemmParams oriented(const GemmParams& p) {
-    return is_transposed(p) ? GemmParams{1, p.M, p.K, p.w, p.x, p.bias, p.y} : p;
+    return is_transposed(p) ? GemmParams{1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near} : p;
   }
 
-  static void run_tile(const GemmParams& p, size_t m, size_t rows, size_t n, size_t columns, bool one_bias) {
+  // Whether rows of X are copied to where they lie close together although they need no conversion: rows some
+  // KiB apart share few sets of an L1 cache. For one pass it does not pay.
+  static bool is_held(const GemmParams& p) {
+    const size_t stride = p.K * sizeof(S);
+    return kConverts || (p.M > kMr && (stride >= 4096 || (stride > 0 && stride % 2048 == 0)));
+  }
+
+  // How much of W each of `passes` calls in, so that all of them together call in a tile.
+  static Prefetch prefetch_of(size_t pass, size_t passes, size_t* row) {
+    const size_t rows = divide_up(kNr, passes);
+    *row = pass * rows;
+    if (*row >= kNr) return Prefetch::kNone;
+    return rows == 1 ? Prefetch::kTile1 : rows == 2 ? Prefetch::kTile2 : Prefetch::kTile4;
+  }
+
+  // A tile of Y. `next` is the W of the tile that comes after it, or null; `called` is what was called into the
+  // cache last.
+  static void run_tile(const GemmParams& p, size_t m, size_t rows, size_t n, size_t columns, bool one_bias,
+                       const S* next, const S** called) {
     const size_t passes = divide_up(rows, static_cast<size_t>(kMr));
     const S* x = static_cast<const S*>(p.x) + m * p.K;
     const S* w = static_cast<const S*>(p.w) + n * p.K;
-    const S* bias = p.bias ? static_cast<const S*>(p.bias) + (one_bias ? 0 : n) : nullptr;
-    S same_bias[kNc];
-    if (bias && one_bias) {
-      for (size_t j = 0; j < columns; ++j) __builtin_memcpy(same_bias + j, bias, sizeof(S));
-      bias = same_bias;
-    }
+    T bias[kNc];
+    if (p.bias) widen(static_cast<const S*>(p.bias) + (one_bias ? 0 : n), columns, one_bias, bias);
     S* y = static_cast<S*>(p.y) + m * p.N + n;
 
     alignas(64) Held held[kMaxHeld];
@@ -370,7 +446,8 @@ struct Gemm {
     strip.K = p.K;
     strip.columns = columns;
     strip.block = block_length(p.K);
-    uint64_t dot_panels = 0;
+    strip.bias = p.bias ? bias : nullptr;
+    uint64_t dot_panels;
     strip.dot_panels = &dot_panels;
     static_assert(kNc / kNr <= 64);
     // Each row of W is read to its end before the next, if all of X stays in L1 meanwhile: that is how memory
@@ -379,47 +456,62 @@ struct Gemm {
     do {
       strip.length = is_whole ? p.K : min(strip.block, p.K - strip.k);
       strip.w = w + strip.k;
-      if constexpr (kConverts) {
+      if (is_held(p)) {
         strip.x = held;
         strip.x_stride = round_up(strip.length);
         for (size_t i = 0; i < rows; ++i) {
           hold(x + i * p.K + strip.k, strip.length, held + i * strip.x_stride);
         }
+      } else if constexpr (!kConverts) {
+        strip.x = x + strip.k;
+        strip.x_stride = p.K;
+      }
+      if constexpr (kConverts) {
         strip.sums = sums;
         strip.sums_stride = kNc;
       } else {
-        strip.x = x + strip.k;
-        strip.x_stride = p.K;
         strip.sums = y;
         strip.sums_stride = p.N;
-        strip.bias = bias;
       }
-      strip.may_dot = may_dot(strip, rows);
+      dot_panels = 0;
+      const bool is_dot = may_dot(strip, rows);
+      const bool is_called = strip.w == *called;
+      const S* ahead = strip.k + strip.length < p.K ? strip.w + strip.length : next;
+      const bool is_same = ahead == strip.w;
+      if (p.is_near || passes == 1 || is_same) ahead = nullptr;
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
         const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
-        if (pass > 0) {
-          strip_of<kMr, Prefetch::kNone>(pass_rows, strip);
-        } else if (p.N * p.K < kMinFar / sizeof(S)) {
-          strip_of<kMr, Prefetch::kNear>(pass_rows, strip);
-        } else {
-          strip_of<kMr, Prefetch::kFar>(pass_rows, strip);
+        Prefetch prefetch = Prefetch::kNone;
+        size_t row = 0;
+        if (pass == 0 && !is_called) {
+          prefetch = p.is_near ? Prefetch::kNear : Prefetch::kPanel;
+        } else if (ahead) {
+          prefetch = prefetch_of(pass - !is_called, passes - !is_called, &row);
         }
+        strip.ahead = ahead ? ahead + row * p.K : strip.w;
+        strip.looks = is_dot && pass == 0;
+        strip_of<kMr>(pass_rows, prefetch, strip);
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
         strip.sums += pass_rows * strip.sums_stride;
       }
+      *called = is_same ? strip.w : ahead;
       strip.k += strip.length;
     } while (strip.k < p.K);
     if constexpr (kConverts) {
-      for (size_t i = 0; i < rows; ++i) round_row(sums + i * kNc, columns, bias, y + i * p.N);
+      for (size_t i = 0; i < rows; ++i) round_row(sums + i * kNc, columns, y + i * p.N);
     }
   }
 
   // ---- the row of the kernel table
   // ----------------------------------------------------------------------------
 
-  static Cut cut_rows(const GemmParams& p) { return Cut(p.M, kMc, kMr); }
-  static Cut cut_columns(const GemmParams& p) { return Cut(p.N, kNc, kNr); }
+  static Cut cut_rows(const GemmParams& p) {
+    const size_t block = round_up(block_length(p.K));
+    const size_t most = is_held(p) && block > 0 ? kMaxHeld / block / kMr * kMr : kMc;
+    return Cut(p.M, min(most, kMc), kMr);
+  }
+  static Cut cut_columns(const GemmParams& p) { return Cut(p.N, p.M > kFewRows ? kNc : kNarrow, kNr); }
 
   static size_t num_tiles(const GemmParams& params) {
     const GemmParams p = oriented(params);
@@ -430,10 +522,13 @@ struct Gemm {
   static void run(const GemmParams& params, size_t first, size_t last) {
     const GemmParams p = oriented(params);
     const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
+    const S* called = nullptr;
     for (size_t tile = first; tile < last; ++tile) {
       const size_t m = tile % by_rows.pieces * by_rows.length;
       const size_t n = tile / by_rows.pieces * by_columns.length;
-      run_tile(p, m, min(by_rows.length, p.M - m), n, min(by_columns.length, p.N - n), is_transposed(params));
+      const size_t next = (tile + 1) / by_rows.pieces * by_columns.length;
+      run_tile(p, m, min(by_rows.length, p.M - m), n, min(by_columns.length, p.N - n), is_transposed(params),
+               tile + 1 < last ? static_cast<const S*>(p.w) + next * p.K : nullptr, &called);
     }
   }
 

@@ -9,6 +9,8 @@ namespace mylinear::kernels {
 namespace {
 
 struct Neon {
+  static constexpr bool kDefersSums = true;
+
   struct Double : NoDot {
     using Scalar = double;
     using Vec = float64x2_t;

@@ -179,8 +179,9 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
                                       std::to_string(error / bound) + " bounds");
   }
   params.y = again.data();
+  params.is_near = true;
   run_on_threads(kernel, params, 3);
-  CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads");
+  CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads, with the other prefetch");
   for (size_t m = 0; m < M; ++m) {
     Buffer row(N * size);
     GemmParams alone = params;
@@ -226,6 +227,10 @@ void test_all_kernels() {
                              {96, 64, 256},
                              {97, 65, 257},
                              {193, 33, 40},
+                             {2 * mr + 1, 130, 512},
+                             {4 * mr + 1, 257, 1024},
+                             {mr + 2, 193, 2 * block},
+                             {33, 131, block + lanes},
                              {5, 40, 0},
                              {1, 3, 0},
                              {0, 5, 3},

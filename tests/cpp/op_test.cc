@@ -1,6 +1,7 @@
 // The ORT-facing code against a fake onnxruntime: versions, allocations in the hot call, failures of every
 // ORT function in turn, exceptions in the pool, threads.
 #include "mylinear_op.h"
+#include "prefetch_trial.h"
 
 #include <cstdlib>
 #include <stdexcept>
@@ -277,6 +278,26 @@ void test_threads() {
   fake_ort::num_pool_threads = 0;
 }
 
+// Plays calls that take the one or the other time; returns how many of a period had the near prefetch.
+uint32_t count_near(PrefetchTrial* trial, uint64_t far_ns, uint64_t near_ns) {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < PrefetchTrial::kPeriod; ++i) {
+    const PrefetchTrial::Choice choice = trial->choose();
+    CHECK(choice.is_timed == (i < PrefetchTrial::kTrials));
+    if (choice.is_timed) trial->record(choice.is_near, choice.is_near ? near_ns + i : far_ns + i);
+    count += choice.is_near;
+  }
+  return count;
+}
+
+void test_prefetch_trial() {
+  constexpr uint32_t kHalf = PrefetchTrial::kTrials / 2;
+  PrefetchTrial trial;
+  CHECK(count_near(&trial, 2000, 1000) == PrefetchTrial::kPeriod - kHalf);  // a cache holds the weight
+  CHECK(count_near(&trial, 1000, 2000) == kHalf);                          // it does not any more
+  CHECK(count_near(&trial, 2000, 1000) == PrefetchTrial::kPeriod - kHalf);
+}
+
 void test_isa_variable() {
   const Release release("1.24.4", 24);
   OrtSessionOptions options;
@@ -306,6 +327,7 @@ int main() {
   mylinear::test_attributes();
   mylinear::test_an_exception_in_the_pool_becomes_a_status();
   mylinear::test_threads();
+  mylinear::test_prefetch_trial();
   mylinear::test_isa_variable();
   return report();
 }
