@@ -89,6 +89,9 @@ struct Gemm {
   static constexpr size_t kNc = sizeof(Vec) == 64 ? 128 : 64;
   static constexpr size_t kNarrow = 64;
   static constexpr size_t kFewRows = 16;
+  // With fewer tiles than kEnough they get fewer rows, down to kMinRows, so that there are some for each thread.
+  static constexpr size_t kEnough = 16;
+  static constexpr size_t kMinRows = 32;
   // Rows of X that are not multiplied where they lie are held on the stack, copied or converted once a tile:
   // 72 KiB, which fits an L2 and any thread's stack.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
@@ -506,12 +509,18 @@ struct Gemm {
   // ---- the row of the kernel table
   // ----------------------------------------------------------------------------
 
+  static Cut cut_columns(const GemmParams& p) { return Cut(p.N, p.M > kFewRows ? kNc : kNarrow, kNr); }
   static Cut cut_rows(const GemmParams& p) {
     const size_t block = round_up(block_length(p.K));
-    const size_t most = is_held(p) && block > 0 ? kMaxHeld / block / kMr * kMr : kMc;
-    return Cut(p.M, min(most, kMc), kMr);
+    size_t most = kMc;
+    if (is_held(p) && block > 0) most = min(most, kMaxHeld / block / kMr * kMr);
+    const size_t columns = cut_columns(p).pieces;
+    if (columns > 0 && columns < kEnough) {
+      const size_t rows = p.M / divide_up(kEnough, columns);
+      most = min(most, rows > kMinRows ? rows : kMinRows);
+    }
+    return Cut(p.M, most, kMr);
   }
-  static Cut cut_columns(const GemmParams& p) { return Cut(p.N, p.M > kFewRows ? kNc : kNarrow, kNr); }
 
   static size_t num_tiles(const GemmParams& params) {
     const GemmParams p = oriented(params);
