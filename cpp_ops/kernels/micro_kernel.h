@@ -351,8 +351,10 @@ struct Gemm {
   // `count` elements as what they are multiplied as, then zeros up to a whole vector.
   static void hold(const S* from, size_t count, Held* to) {
     if constexpr (sizeof(S) == sizeof(Held)) {
-      __builtin_memcpy(to, from, count * sizeof(S));
-      for (size_t i = count; i < round_up(count); ++i) to[i] = {};
+      const auto put = [to](size_t i, const Operand& value) { __builtin_memcpy(to + i, &value, sizeof value); };
+      size_t i = 0;
+      for (; i + kStep <= count; i += kStep) put(i, load(from + i));
+      if (i < count) put(i, load_partial(from + i, count - i));
     } else {
       size_t i = 0;
       for (; i + kLanes <= count; i += kLanes) Simd::store(to + i, Simd::load(from + i));
