@@ -21,6 +21,9 @@ OURS = "ours"
 _QUICK_ROWS = (1, 8, 128)
 _QUICK_SHAPES = ((2, 1), (768, 3072), (1024, 4096))
 _QUICK_PEERS = ("gemm", "matmul", "torch")  # compiling takes seconds a cell
+# The ceilings, where the weights lie and the bits that threads share are those of the CPU; OpenVINO runs on it.
+_PEERS_ON = {"cpu": PEERS, "cuda": ("gemm", "matmul", "torch", "compile")}
+_PARTS_ON = {"cpu": PARTS, "cuda": ("grid", "chain")}
 _BUDGET_S, _QUICK_BUDGET_S = 2.5, 0.3
 _SYSFS = Path("/sys/devices/system/cpu")
 
@@ -31,7 +34,7 @@ class BenchError(MylinearError, ValueError):
 
 @dataclass(frozen=True)
 class Cell:
-    """One product: ``x [M, K]``, ``weight [N, K]``, a bias; in a dtype, on a number of threads."""
+    """One product: ``x [M, K]``, ``weight [N, K]``, a bias; in a dtype, on a number of threads, 0 for the GPU."""
 
     M: int
     K: int
@@ -40,12 +43,26 @@ class Cell:
     threads: int
 
     def __str__(self) -> str:
-        return f"({self.M}, {self.K}, {self.N}) {self.dtype}, {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"({self.M}, {self.K}, {self.N}) {self.dtype}, {runs_on(self.threads)}"
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return "cpu" if self.threads else "cuda"
 
     @property
     def key(self) -> str:
         """What the cell is called in a state file."""
-        return f"{self.M}x{self.K}x{self.N}/{self.dtype}/{self.threads}"
+        return f"{self.M}x{self.K}x{self.N}/{self.dtype}/{self.threads or 'cuda'}"
+
+
+def runs_on(threads: int) -> str:
+    """Name what a cell runs on.
+
+    >>> runs_on(1), runs_on(2), runs_on(0)
+    ('1 thread', '2 threads', 'CUDA')
+    """
+    return f"{threads} thread{'s' * (threads > 1)}" if threads else "CUDA"
 
 
 @dataclass(frozen=True)
@@ -53,13 +70,15 @@ class Plan:
     """What one run of the benchmark measures.
 
     Attributes:
-        rows: values of M; shapes: pairs (K, N); dtypes; threads.
+        device: ``cpu`` or ``cuda``.
+        rows: values of M; shapes: pairs (K, N); dtypes; threads, the number 0 alone for ``cuda``.
         peers: who takes part beside us, by the names in `PEERS`.
         parts: which of `PARTS` are done.
         budget_s: seconds of timing for a cell, all sides together; a cell whose calls are slow takes longer.
         is_quick: whether ceilings and the other parts are measured briefly too.
     """
 
+    device: str
     rows: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     dtypes: tuple[str, ...]
@@ -92,6 +111,7 @@ class Plan:
 
 def make_plan(
     *,
+    device: str = "cpu",
     rows: str | None = None,
     shapes: str | None = None,
     dtypes: str | None = None,
@@ -107,13 +127,17 @@ def make_plan(
     """
     if budget_s is not None and not 0 < budget_s < 3600:
         raise BenchError(f"--budget must be seconds, more than 0 and less than 3600, got {budget_s:g}")
+    if device != "cpu" and threads is not None:
+        raise BenchError(f"--threads must be left out with --device {device}, which has none to choose")
+    peers_here, parts_here = _PEERS_ON[device], _PARTS_ON[device]
     return Plan(
+        device=device,
         rows=_numbers("--M", rows, _QUICK_ROWS if is_quick else ROWS),
         shapes=_shapes(shapes, _QUICK_SHAPES if is_quick else SHAPES),
         dtypes=_names("--dtypes", dtypes, DTYPES, tuple(t.name for t in ELEMENT_TYPES)),
-        threads=_threads(threads),
-        peers=_names("--peers", peers, _QUICK_PEERS if is_quick else PEERS, PEERS),
-        parts=_names("--parts", parts, PARTS, PARTS),
+        threads=_threads(threads) if device == "cpu" else (0,),
+        peers=_names("--peers", peers, _QUICK_PEERS if is_quick else peers_here, peers_here, device),
+        parts=_names("--parts", parts, parts_here, parts_here, device),
         budget_s=budget_s if budget_s is not None else _QUICK_BUDGET_S if is_quick else _BUDGET_S,
         is_quick=is_quick,
     )
@@ -167,7 +191,9 @@ def _shapes(text: str | None, default: Sequence[tuple[int, int]]) -> tuple[tuple
     return tuple(dict.fromkeys(found))
 
 
-def _names(option: str, text: str | None, default: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def _names(
+    option: str, text: str | None, default: Sequence[str], known: Sequence[str], device: str = "cpu"
+) -> tuple[str, ...]:
     if text is None:
         return tuple(default)
     if text == "none" and option == "--peers":
@@ -175,5 +201,6 @@ def _names(option: str, text: str | None, default: Sequence[str], known: Sequenc
     words = _split(option, text)
     unknown = [word for word in words if word not in known]
     if unknown:
-        raise BenchError(f"{option} must be among {', '.join(known)}, got '{unknown[0]}'")
+        where = "" if device == "cpu" else f" with --device {device}"
+        raise BenchError(f"{option} must be among {', '.join(known)}{where}, got '{unknown[0]}'")
     return tuple(words)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.cells import OURS, Plan
+from exporter.bench import cuda
+from exporter.bench.cells import OURS, Plan, runs_on
 from exporter.bench.models import SIDES, Layer, chain_model
-from exporter.bench.sides import Array, aligned, bind, first_words, numpy_dtype, open_session
+from exporter.bench.sides import Array, aligned, first_words, numpy_dtype, session_side
 from exporter.bench.timing import measure
 from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import compare, linear_error_bound
@@ -27,7 +28,7 @@ def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None
         layer = tiny_layer(numpy_dtype(dtype))
         x = aligned(np.array([[1.0, -0.5]]).astype(numpy_dtype(dtype)))
         for threads in plan.threads:
-            on_note(f"a chain of {LENGTH} tiny nodes: {dtype}, {threads} threads")
+            on_note(f"a chain of {LENGTH} tiny nodes: {dtype}, {runs_on(threads)}")
             runs: dict[str, Callable[[], Any]] = {}
             sides: dict[str, dict[str, Any]] = {}
             for side in SIDES:
@@ -38,7 +39,7 @@ def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None
                 except Exception as error:  # such as an element type for which onnxruntime has no kernel
                     sides[side] = {"reason": first_words(error)}
             budget = _QUICK_BUDGET_S if plan.is_quick else _BUDGET_S
-            timings = measure(runs, budget, rng=random.Random(0))
+            timings = measure(runs, budget, rng=random.Random(0), finish=cuda.finish(threads))
             for side in SIDES:
                 if f"{side} 1" in timings:
                     one, many = timings[f"{side} 1"].median, timings[f"{side} {LENGTH}"].median
@@ -54,16 +55,15 @@ def tiny_layer(dtype: np.dtype[Any]) -> Layer:
 
 def _make(side: str, layers: list[Layer], x: Array, threads: int) -> Callable[[], Any]:
     """Return a call of the chain, whose result has been checked. Raises: ValueError where it is wrong."""
-    session = open_session(chain_model(side, layers).SerializeToString(), threads, with_ours=side == OURS)
-    run, y = bind(session, x, layers[-1][0].shape[0])
-    run()
+    ready = session_side(chain_model(side, layers), x, layers[-1][0].shape[0], threads, with_ours=side == OURS)
+    y = ready.result()
     element_type = MYLINEAR.element_type(x.dtype.name)
     expected, error = x.astype(np.float64), np.zeros(x.shape)
     for weight, bias in layers:
         # The value between two nodes is rounded to the element type, for which the bound has room.
-        error = linear_error_bound(expected, weight, bias, element_type, error)
+        error = linear_error_bound(expected, weight, bias, element_type, error, cuda.arithmetic(threads))
         expected = linear_float64(expected, weight.astype(np.float64), bias.astype(np.float64))
     complaint = compare(y, expected, error, element_type).complaint
     if complaint is not None:
         raise ValueError(f"wrong result: {complaint}")
-    return run
+    return ready.run

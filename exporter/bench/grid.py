@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.bench import cuda
 from exporter.bench.ceilings import Ceilings, least_time, work
 from exporter.bench.cells import OURS, Cell
 from exporter.bench.sides import (
@@ -28,7 +29,7 @@ from exporter.bench.sides import (
 )
 from exporter.bench.timing import measure
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import compare, linear_error_bound
+from ort_ops.error_bound import ROUNDED, Arithmetic, compare, linear_error_bound
 from ort_ops.reference import linear_float64
 
 
@@ -103,6 +104,7 @@ class CellResult:
         peers = [name for name in self.sides if name != OURS]
         return {
             **asdict(self.cell),
+            "device": self.cell.device,
             "sides": {name: asdict(side) for name, side in self.sides.items()},
             "best_peer": self.best_peer,
             "ratio_to_best": self.ratio(self.best_peer),
@@ -134,10 +136,12 @@ class Problem:
 
 
 @lru_cache(maxsize=1)  # the cells of one weight follow each other, and their rows are the first of these
-def make_problem(rows: int, in_features: int, out_features: int, dtype: str) -> Problem:
+def make_problem(
+    rows: int, in_features: int, out_features: int, dtype: str, arithmetic: Arithmetic = ROUNDED
+) -> Problem:
     """Draw the arrays and compute what the results are held against."""
     a = draw(rows, in_features, out_features, dtype)
-    bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype))
+    bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype), arithmetic=arithmetic)
     return Problem(a, linear_float64(a.x, a.weight, a.bias), bound)
 
 
@@ -160,7 +164,8 @@ def run_cell(
                     sides[name] = side
         if OURS in sides:
             rng = random.Random(zlib.crc32(cell.key.encode()))
-            timings = measure({name: side.run for name, side in sides.items()}, budget_s, rng=rng)
+            runs = {name: side.run for name, side in sides.items()}
+            timings = measure(runs, budget_s, rng=rng, finish=cuda.finish(cell.threads))
             for name, t in timings.items():
                 error_in_bounds = results[name].error_in_bounds
                 results[name] = SideResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)

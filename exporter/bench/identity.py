@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter.bench.cells import Plan, usable_cores
-from ort_ops import native
+from ort_ops import cuda, native
 
-PACKAGES = ("ort-mylinear", "onnxruntime", "numpy", "torch", "openvino")
+PACKAGES = ("ort-mylinear", "onnxruntime", "onnxruntime-gpu", "numpy", "torch", "openvino")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -22,7 +22,7 @@ def identify(plan: Plan) -> dict[str, Any]:
     Raises: NativeLibraryError if the C++ library is not there.
     """
     library = Path(native.library_path())
-    return {
+    found = {
         "machine": {
             "cpu": cpu_name(),
             "architecture": platform.machine(),
@@ -34,10 +34,11 @@ def identify(plan: Plan) -> dict[str, Any]:
         "library": {
             "isa": native.status().isa,
             "compiler": native.status().compiler,
-            "sha256": hashlib.sha256(library.read_bytes()).hexdigest(),
+            "sha256": _sha256(library),
         },
         "plan": plan.as_dict(),
     }
+    return found | {"gpu": _gpu()} if plan.device == "cuda" else found
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -72,6 +73,23 @@ def memory_nbytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return 0
+
+
+def _gpu() -> dict[str, Any]:
+    """Name the GPU and the backend that runs on it, which `cuda.require` has found."""
+    import torch
+
+    backend = cuda.status()
+    return {
+        "name": torch.cuda.get_device_name(),
+        "driver": backend.driver,
+        "toolkit": backend.toolkit,
+        "sha256": None if backend.path is None else _sha256(Path(backend.path)),
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _version(package: str) -> str | None:

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from exporter.bench.ceilings import Ceilings
+from exporter.bench.cells import runs_on
 from exporter.bench.grid import CellResult
 from exporter.bench.runner import Bench
 from exporter.bench.svg import COLORS, by_dtype_and_threads, ratio_color
@@ -54,13 +55,13 @@ def _heat_maps(results: list[CellResult]) -> Figure:
         axes.imshow(image, aspect="auto")
         axes.set_xticks(range(len(shapes)), [f"{k}x{n}" for k, n in shapes], fontsize=6)
         axes.set_yticks(range(len(sizes)), [str(size) for size in sizes], fontsize=7)
-        axes.set_title(f"{dtype}, {count} thread{'s' * (count > 1)}", fontsize=9)
+        axes.set_title(f"{dtype}, {runs_on(count)}", fontsize=9)
     figure.suptitle("time of the best peer / ours, by M and K x N", fontsize=10)
     return figure
 
 
 def _roofline(results: list[CellResult], ceilings: Ceilings, threads: int) -> Figure:
-    title = f"Roofline, {threads} thread{'s' * (threads > 1)}"
+    title = f"Roofline, {runs_on(threads)}"
     figure, axes = new_figure(title, "floating-point operations per byte", "GFLOP/s")
     points = [(r.cell.dtype, r.flops / r.nbytes, r.flops / r.ours / 1e9) for r in results
               if r.ours and r.cell.threads == threads]  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exporter.bench import tables
-from exporter.bench.cells import OURS
+from exporter.bench.cells import OURS, runs_on
 from exporter.bench.goals import NOISE, Judged, judge
 from exporter.bench.grid import CellResult
 from exporter.bench.runner import RESULT_NAME, Bench
@@ -54,7 +54,7 @@ def show(bench: Bench, *, with_goals: bool = False) -> str:
     if results:
         parts.append("time of the best peer / ours (above 1 ours is faster)")
         for (dtype, threads), table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items():
-            parts.append(f"{dtype}, {threads} thread{'s' * (threads > 1)}\n{format_table(*table)}")
+            parts.append(f"{dtype}, {runs_on(threads)}\n{format_table(*table)}")
         if len(results) <= _FEW_CELLS:
             parts.append(format_table(*tables.cell_table(results)))
     missing = tables.untimed(results)
@@ -72,9 +72,13 @@ def show(bench: Bench, *, with_goals: bool = False) -> str:
 def headline(bench: Bench) -> str:
     """Return machine, kernels, versions and time in one line."""
     machine, library = bench.identity["machine"], bench.identity["library"]
+    gpu = bench.identity.get("gpu")
+    kernels = f"C++ kernels for {library['isa']}"
+    if gpu is not None:
+        kernels = f"{gpu['name']}, CUDA kernel built with CUDA {gpu['toolkit']}, driver for CUDA {gpu['driver']}"
     versions = ", ".join(f"{name} {v}" for name, v in bench.identity["versions"].items() if v)
     when = f"{bench.started} to {bench.finished}" if bench.finished else f"{bench.started}, not finished"
-    return f"{machine['cpu']}, {machine['cores']} cores; C++ kernels for {library['isa']}; {versions}; {when}"
+    return f"{machine['cpu']}, {machine['cores']} cores; {kernels}; {versions}; {when}"
 
 
 def write_page(bench: Bench, judged: list[Judged], path: Path) -> None:
@@ -94,7 +98,7 @@ def write_page(bench: Bench, judged: list[Judged], path: Path) -> None:
 
 def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:
     groups = by_dtype_and_threads(results)
-    names = {key: f"{key[0]}, {key[1]} thread{'s' * (key[1] > 1)}" for key in groups}
+    names = {key: f"{key[0]}, {runs_on(key[1])}" for key in groups}
     text = (
         "Time of the best peer with a right result / ours: above 1, in green, ours is faster. Point at a cell for all."
     )

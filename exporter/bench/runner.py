@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from exporter.bench import cuda
 from exporter.bench.bits import check_bits
 from exporter.bench.ceilings import Ceilings, measure_ceilings
 from exporter.bench.cells import BenchError, Plan
@@ -101,11 +102,14 @@ def run_bench(
         again_below: a ratio to the best peer below which cells are measured again.
         on_progress: called with how many of the plan's steps are done, and what is next.
 
-    Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all;
-        NativeLibraryError without the C++ library; OutputError.
+    Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all, or
+        if the plan is for a GPU and anything that this needs is missing; NativeLibraryError without the C++ library;
+        OutputError.
     """
     if again_below is not None and not again_below > 0:
         raise BenchError(f"--again-below must be a ratio above 0, got {again_below:g}")
+    if plan.device == "cuda":
+        cuda.require()
     identity = identify(plan)
     folder = make_folder(folder)
     bench = None if is_fresh else read_state(folder / RESULT_NAME, identity)
@@ -126,7 +130,7 @@ def run_bench(
     for cell in cells:
         if cell.key not in bench.cells:
             on_progress(done, str(cell))
-            problem = make_problem(max(plan.rows), cell.K, cell.N, cell.dtype)
+            problem = make_problem(max(plan.rows), cell.K, cell.N, cell.dtype, cuda.arithmetic(cell.threads))
             bench.cells[cell.key] = run_cell(cell, problem, plan.peers, plan.budget_s, bench.ceilings)
             bench.save(folder)
         done += 1

@@ -1,4 +1,4 @@
-"""Who takes part in a cell: MYLINEAR's node in a session, and its peers, all on the same arrays.
+"""Who takes part in a cell: MYLINEAR's node in a session, and its peers, all on the same arrays, or copies on the GPU.
 
 Every side is given its weight beforehand and its input and output where it can take them, so that a call computes
 and does nothing else. Each keeps its own defaults but the number of threads.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 import ort_ops
+from exporter.bench import cuda
 from exporter.bench.cells import OURS, Cell
 from exporter.bench.models import chain_model, make_model
 from ort_ops.contract import MYLINEAR
@@ -38,7 +39,7 @@ class Side:
     """One contestant of a cell.
 
     Attributes:
-        run: one call.
+        run: one call; on the GPU it queues the work, and `cuda.synchronize` waits for it.
         result: makes the call's result an array ``[M, N]`` of the cell's dtype.
     """
 
@@ -144,9 +145,12 @@ def _ort_value(array: Array) -> onnxruntime.OrtValue:
     return make(array.view(np.uint16), MYLINEAR.element_type("bfloat16").onnx_type)
 
 
-def _session_side(model: ModelProto, cell: Cell, arrays: Arrays, *, with_ours: bool = False) -> Side:
-    session = open_session(model.SerializeToString(), cell.threads, with_ours=with_ours)
-    run, y = bind(session, arrays.x, cell.N)
+def session_side(model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False) -> Side:
+    """Open a model of ``x`` to ``y`` and bind both; 0 threads are the GPU."""
+    if not threads:
+        return _cuda_side(model, x, out_features, with_ours=with_ours)
+    session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
+    run, y = bind(session, x, out_features)
 
     def result() -> Array:
         run()
@@ -155,34 +159,52 @@ def _session_side(model: ModelProto, cell: Cell, arrays: Arrays, *, with_ours: b
     return Side(run, result)
 
 
+def _cuda_side(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Side:
+    import torch
+
+    from exporter.tensors import to_numpy
+
+    stream = torch.cuda.Stream()  # of torch's pool, whose streams are never destroyed
+    session = cuda.open_session(model.SerializeToString(), with_ours=with_ours, stream=stream.cuda_stream)
+    on_gpu = _tensor(x).to(cuda.DEVICE)
+    y = torch.full((*x.shape[:-1], out_features), torch.nan, dtype=on_gpu.dtype, device=on_gpu.device)
+    cuda.synchronize()  # they were made on another stream
+    run = cuda.bind(session, {"x": on_gpu}, {"y": y})
+
+    def result() -> Array:
+        run()
+        cuda.synchronize()
+        return to_numpy(y)
+
+    return Side(run, result)
+
+
 def _make_ours(cell: Cell, arrays: Arrays) -> Side:
     model = make_linear_model(["batch", cell.K], arrays.weight, arrays.bias, with_function=False)
-    return _session_side(model, cell, arrays, with_ours=True)
+    return session_side(model, arrays.x, cell.N, cell.threads, with_ours=True)
 
 
 def _make_gemm(cell: Cell, arrays: Arrays) -> Side:
-    return _session_side(chain_model("gemm", [(arrays.weight, arrays.bias)]), cell, arrays)
+    return session_side(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
 
 
 def _make_matmul(cell: Cell, arrays: Arrays) -> Side:
-    return _session_side(matmul_model(arrays.weight, arrays.bias), cell, arrays)
+    return session_side(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
 
 
 def _make_torch(cell: Cell, arrays: Arrays) -> Side:
     import torch
 
-    torch.set_num_threads(cell.threads)
-    run = partial(torch.nn.functional.linear, *map(_tensor, (arrays.x, arrays.weight, arrays.bias)))
+    run = partial(torch.nn.functional.linear, *_tensors(cell, arrays))
     return _torch_side(run, arrays.x.dtype)
 
 
 def _make_compile(cell: Cell, arrays: Arrays) -> Side:
     import torch
 
-    torch.set_num_threads(cell.threads)
     torch._dynamo.reset()  # else the ninth shape falls back to eager
     compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
-    run = partial(compiled, *map(_tensor, (arrays.x, arrays.weight, arrays.bias)))
+    run = partial(compiled, *_tensors(cell, arrays))
     run()
     return _torch_side(run, arrays.x.dtype)
 
@@ -191,13 +213,24 @@ def _torch_side(run: Callable[[], Any], dtype: np.dtype[Any]) -> Side:
     import torch
 
     def result() -> Array:
-        y = run()
+        y = run().cpu()
         if y.dtype == torch.bfloat16:
             array: Array = y.view(torch.int16).numpy().view(dtype)
             return array
         return np.asarray(y)
 
     return Side(run, result)
+
+
+def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
+    """Return input and parameters as torch tensors where the cell wants them, and set the threads that it wants."""
+    import torch
+
+    tensors = [_tensor(array) for array in (arrays.x, arrays.weight, arrays.bias)]
+    if not cell.threads:
+        return [tensor.to(cuda.DEVICE) for tensor in tensors]
+    torch.set_num_threads(cell.threads)
+    return tensors
 
 
 def _tensor(array: Array) -> Any:

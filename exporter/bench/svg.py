@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from exporter.bench.ceilings import Ceilings
-from exporter.bench.cells import OURS, Cell
+from exporter.bench.cells import OURS, Cell, runs_on
 from exporter.bench.grid import CellResult
 from exporter.bench.tables import format_number, format_time
 
@@ -62,7 +62,7 @@ def roofline_plot(results: Sequence[CellResult], ceilings: Ceilings, threads: in
     points = [r for r in results if r.cell.threads == threads and r.ours]
     rates = {dtype: row[threads] for dtype, row in ceilings.flops.items()}
     bandwidth = {level: row[threads] for level, row in ceilings.bandwidth.items()}
-    title = f"Roofline, {threads} thread{'s' * (threads > 1)}"
+    title = f"Roofline, {runs_on(threads)}"
     if not points:
         return ""
     intensities = [r.flops / r.nbytes for r in points]

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from exporter.bench.ceilings import Ceilings
-from exporter.bench.cells import OURS, Cell
+from exporter.bench.cells import OURS, Cell, runs_on
 from exporter.bench.goals import Judged, growth
 from exporter.bench.grid import CellResult
 
 CSV_HEADER = (
-    "M", "K", "N", "dtype", "threads", "side", "median_us", "q1_us", "q3_us", "slots", "calls", "error_in_bounds",
-    "ratio_to_ours", "is_best_peer", "gflops", "ceiling_us", "fraction_of_ceiling", "bound_by", "reason",
+    "M", "K", "N", "dtype", "device", "threads", "side", "median_us", "q1_us", "q3_us", "slots", "calls",
+    "error_in_bounds", "ratio_to_ours", "is_best_peer", "gflops", "ceiling_us", "fraction_of_ceiling", "bound_by",
+    "reason",
 )  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def to_csv(results: Iterable[CellResult]) -> str:
             median = side.median
             fraction = result.ceiling_s / median if result.ceiling_s is not None and median is not None else None
             writer.writerow(
-                [cell.M, cell.K, cell.N, cell.dtype, cell.threads, name]
+                [cell.M, cell.K, cell.N, cell.dtype, cell.device, cell.threads or "", name]
                 + [_number(None if seconds is None else seconds * 1e6) for seconds in (median, side.q1, side.q3)]
                 + [side.slots, side.calls, _number(side.error_in_bounds), _number(result.ratio(name))]
                 + [int(name == result.best_peer), _number(result.flops / median / 1e9 if median else None)]
@@ -42,7 +43,7 @@ def to_csv(results: Iterable[CellResult]) -> str:
 def ceiling_table(ceilings: Ceilings) -> tuple[list[str], list[list[str]]]:
     """Return header and rows: what is done a second, by number of threads."""
     threads = sorted(next(iter(ceilings.flops.values())))
-    header = ["ceiling", *(f"{n} thread{'s' * (n > 1)}" for n in threads), "ISA"]
+    header = ["ceiling", *map(runs_on, threads), "ISA"]
     rows = [
         [f"{dtype} multiply-add", *(f"{rates[n] / 1e9:.0f} GFLOP/s" for n in threads), ceilings.isa[dtype]]
         for dtype, rates in ceilings.flops.items()
@@ -131,7 +132,7 @@ def chain_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[st
     """Return the time of a tiny node, ours beside Gemm's."""
     header = ["node of (1, 2, 2)", "ours", "gemm", "ours / gemm"]
     return header, [
-        [f"{row['dtype']}, {row['threads']} threads", *_pair(row["sides"], "node", format_time)] for row in rows
+        [f"{row['dtype']}, {runs_on(row['threads'])}", *_pair(row["sides"], "node", format_time)] for row in rows
     ]
 
 

@@ -88,17 +88,19 @@ def measure(
     rng: random.Random,
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], None] = settle,
+    finish: Callable[[], Any] = lambda: None,
 ) -> dict[str, Timing]:
     """Time the sides in turn, in a new random order each round, for about ``budget_s`` seconds.
 
     A slot is one side's turn: wait for quiet, warm up if a call is short, then time so many calls in one loop that a
-    slot takes its share of the budget. Every side gets at least three slots, whatever that takes.
+    slot takes its share of the budget. Every side gets at least three slots, whatever that takes. Where calls only
+    queue work for a GPU, ``finish`` waits for it: before the clock is read, once for all calls of a loop.
     """
     slot_s = budget_s / (_ROUNDS * max(1, len(sides)))
     calls, estimates = {}, {}
     for name, run in sides.items():
         settle()
-        estimates[name] = _estimate(run, clock)
+        estimates[name] = _estimate(run, clock, finish)
         calls[name] = max(1, round(slot_s / estimates[name]))
     fastest = min(estimates.values(), default=0.0)
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -111,28 +113,31 @@ def measure(
         rng.shuffle(order)
         for name in order:
             settle()
-            times[name].append(_slot(sides[name], calls[name], estimates[name], clock))
+            times[name].append(_slot(sides[name], calls[name], estimates[name], clock, finish))
     return {name: summarize(found, calls[name]) for name, found in times.items()}
 
 
-def _estimate(run: Run, clock: Callable[[], float]) -> float:
+def _estimate(run: Run, clock: Callable[[], float], finish: Run) -> float:
     """Return the time of a call, from ever more of them until a millisecond has passed."""
     number = 1
     while True:
         start = clock()
         for _ in repeat(None, number):
             run()
+        finish()
         elapsed = clock() - start
         if elapsed >= 0.001 or number >= 4096:
             return max(elapsed / number, 1e-9)
         number *= 4
 
 
-def _slot(run: Run, calls: int, estimate: float, clock: Callable[[], float]) -> float:
+def _slot(run: Run, calls: int, estimate: float, clock: Callable[[], float], finish: Run) -> float:
     if estimate < _SHORT_CALL_S:
         for _ in repeat(None, max(1, calls // 8)):
             run()
+        finish()
     start = clock()
     for _ in repeat(None, calls):
         run()
+    finish()
     return (clock() - start) / calls

@@ -8,12 +8,13 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear bench`."""
     parser.add_argument("--output", default="mylinear-bench", help="folder to write into (default: ./mylinear-bench)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under two minutes")
     parser.add_argument("--fresh", action="store_true", help="measure anew what the folder has already")
     parser.add_argument("--M", dest="rows", metavar="M,...", help="rows of x, such as 1,8")
     parser.add_argument("--shapes", metavar="KxN,...", help="in_features x out_features, such as 768x3072,64x64")
     parser.add_argument("--dtypes", metavar="D,...", help="such as float32,bfloat16")
-    parser.add_argument("--threads", metavar="T,...", help="such as 1,2 (default: 1 and all cores)")
+    parser.add_argument("--threads", metavar="T,...", help="of the CPU, such as 1,2 (default: 1 and all cores)")
     parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
     parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid, load, memory, chain, bits (default: all)")
     parser.add_argument("--goals", action="store_true", help="hold the result against the goals of this project too")
@@ -27,12 +28,15 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the files, print what was found."""
     import sys
 
-    from exporter.bench.cells import make_plan
+    from exporter.bench.cells import BenchError, make_plan
     from exporter.bench.report import show, write_files
     from exporter.bench.runner import run_bench
     from ort_ops.progress import progress
 
+    if args.goals and args.device != "cpu":
+        raise BenchError(f"--goals must be left out with --device {args.device}: they are goals for the CPU's kernels")
     plan = make_plan(
+        device=args.device,
         rows=args.rows,
         shapes=args.shapes,
         dtypes=args.dtypes,
