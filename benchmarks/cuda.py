@@ -352,13 +352,13 @@ def captured(body: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def microseconds(runs: dict[str, Callable[[], None]], per_run: int, stream: Any = None) -> dict[str, float]:
+def microseconds(runs: dict[str, Callable[[], Any]], per_run: int, stream: Any = None) -> dict[str, float]:
     """Return the median time of one product of each contender, in interleaved rounds, by events."""
     import torch
 
     stream = stream or torch.cuda.current_stream()
 
-    def once(run: Callable[[], None], repeats: int) -> float:
+    def once(run: Callable[[], Any], repeats: int) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record(stream)
         for _ in range(repeats):
@@ -545,42 +545,24 @@ class NodeRun:
     """A session of one operator on the stream that is timed."""
 
     def __init__(self, operator: str, dtype: str, count: int, stream: Any) -> None:
-        import onnxruntime
+        from exporter.bench import cuda
 
-        import ort_ops
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        provider = {
-            "use_tf32": "1" if allows_tf32(dtype) else "0",
-            "user_compute_stream": str(stream.cuda_stream),
-            "do_copy_in_default_stream": "0",
-        }
-        providers = [("CUDAExecutionProvider", provider), "CPUExecutionProvider"]
-        kernels = {"kernels": "cuda"} if operator == "mylinear" else {}
-        make = ort_ops.InferenceSession if operator == "mylinear" else onnxruntime.InferenceSession
-        self.session = make(node_model(operator, dtype, count), options, providers, **kernels)
-        if self.session.get_providers()[0] != "CUDAExecutionProvider":
-            raise RuntimeError("onnxruntime fell back to the CPU: its CUDA libraries cannot be loaded")
         self.operator = operator
-        self.run_options = onnxruntime.RunOptions()
-        self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.session = cuda.open_session(
+            node_model(operator, dtype, count),
+            with_ours=operator == "mylinear",
+            stream=stream.cuda_stream,
+            allows_tf32=allows_tf32(dtype),
+        )
 
-    def bind(self, inputs: Inputs, dtype: str) -> Callable[[], None]:
+    def bind(self, inputs: Inputs) -> Callable[[], Any]:
         """Return a function that queues every product of the rotation."""
-        binding = self.session.io_binding()
-        element: Any = ONNX_TYPES[dtype.split()[0]]
-        if dtype != "bfloat16":
-            import numpy as np
+        from exporter.bench import cuda
 
-            element = np.dtype(dtype.split()[0]).type
-        self.kept = [w.T.contiguous() for w in inputs.w] if self.operator == "MatMul + Add" else inputs.w
-        for i in range(inputs.count):
-            for name, tensor in ((f"x{i}", inputs.x[i]), (f"w{i}", self.kept[i]), (f"b{i}", inputs.b[i])):
-                binding.bind_input(name, "cuda", 0, element, list(tensor.shape), tensor.data_ptr())
-            y = inputs.y[i]
-            binding.bind_output(f"y{i}", "cuda", 0, element, list(y.shape), y.data_ptr())
-        return lambda: self.session.run_with_iobinding(binding, self.run_options)
+        weights = [w.T.contiguous() for w in inputs.w] if self.operator == "MatMul + Add" else inputs.w
+        named = {"x": inputs.x, "w": weights, "b": inputs.b}
+        feed = {f"{name}{i}": tensor for name, tensors in named.items() for i, tensor in enumerate(tensors)}
+        return cuda.bind(self.session, feed, {f"y{i}": y for i, y in enumerate(inputs.y)})
 
 
 def node(report: Report) -> dict[str, Any]:
@@ -597,13 +579,13 @@ def node(report: Report) -> dict[str, Any]:
         torch.backends.cuda.matmul.allow_tf32 = allows_tf32(dtype)
         inputs = Inputs(dtype, m, n, k)
         torch.cuda.synchronize()
-        runs: dict[str, Callable[[], None]] = {}
+        runs: dict[str, Callable[[], Any]] = {}
         for operator in ("mylinear", "Gemm", "MatMul + Add"):
             key = operator, dtype, inputs.count
             try:
                 if key not in sessions:
                     sessions[key] = NodeRun(operator, dtype, inputs.count, stream)
-                run = sessions[key].bind(inputs, dtype)
+                run = sessions[key].bind(inputs)
                 inputs.poison()
                 torch.cuda.synchronize()
                 run()

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,27 @@ def test_the_benchmark_s_models_compute_the_same() -> None:
         served = ort_ops.InferenceSession(benchmark.node_model(operator, "float32 without TF32", 2))
         for i, y in enumerate(served.run(None, of_operator)):
             np.testing.assert_allclose(y, feed[f"x{i}"] @ feed[f"w{i}"].T + feed[f"b{i}"], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("operator", ["mylinear", "Gemm", "MatMul + Add"])
+def test_the_benchmark_binds_every_product_of_a_rotation(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU's tensors and provider; which differ from the GPU's in nothing that is bound here."""
+    torch = pytest.importorskip("torch")
+    from exporter.bench import cuda as sessions
+    from exporter.bench import sides
+
+    def on_cpu(model: bytes, *, with_ours: bool, stream: int, allows_tf32: bool) -> Any:
+        assert (stream, allows_tf32) == (77, False)
+        return sides.open_session(model, 1, with_ours=with_ours)
+
+    monkeypatch.setattr(sessions, "open_session", on_cpu)
+    benchmark = _benchmark()
+    node = benchmark.NodeRun(operator, "float32 without TF32", 2, types.SimpleNamespace(cuda_stream=77))
+    shapes = {"x": (3, 5), "w": (4, 5), "b": (4,), "y": (3, 4)}
+    inputs = types.SimpleNamespace(**{name: [torch.randn(*shape) for _ in range(2)] for name, shape in shapes.items()})
+    node.bind(inputs)()
+    for x, w, b, y in zip(inputs.x, inputs.w, inputs.b, inputs.y, strict=True):
+        torch.testing.assert_close(y, torch.nn.functional.linear(x, w, b))
 
 
 def _benchmark() -> Any:
