@@ -25,7 +25,7 @@ from ort_ops.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.errors import MylinearError
 from ort_ops.model import element_types, make_linear_model
 from ort_ops.reference import linear
-from ort_ops.session import InferenceSession, Kernel, available_kernels
+from ort_ops.session import InferenceSession, Kernel, KernelError, available_kernels, select_kernel
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], list[Array]]
@@ -72,9 +72,19 @@ class Road:
 
 
 def find_roads(
-    model: onnx.ModelProto, path: str | Path, checkpoint: str | Path | None, compile_backend: str | None
+    model: onnx.ModelProto,
+    path: str | Path,
+    checkpoint: str | Path | None,
+    compile_backend: str | None,
+    device: str = "auto",
 ) -> list[Road]:
-    """Return every road: how it runs, or the reason why it cannot be taken."""
+    """Return every road: how it runs, or the reason why it cannot be taken; ``device`` as in `verify`.
+
+    Raises: KernelError if ``device`` is ``cuda`` and its roads cannot be taken.
+    """
+    if device == "cuda":
+        select_kernel("cuda")
+    has_cuda = device != "cpu" and cuda.PROVIDER in onnxruntime.get_available_providers()
     roads = _torch_roads(model, checkpoint, compile_backend)
     roads.append(_evaluator_road("reference", model, linear))
     types = element_types(model)
@@ -83,7 +93,7 @@ def find_roads(
         reason = kernel.reason
         if reason is None and missing:
             reason = f"serves {' and '.join(kernel.element_types)}, the model has {' and '.join(sorted(missing))}"
-        if kernel.name == "cuda" and cuda.PROVIDER not in onnxruntime.get_available_providers():
+        if kernel.name == "cuda" and not has_cuda:
             continue
         if reason is not None:
             roads.append(Road(kernel.name, reason=reason))
@@ -93,9 +103,12 @@ def find_roads(
             roads += [_session_road(model, path, kernel, isa) for isa in native.status().usable_isas]
         else:
             roads.append(_session_road(model, path, kernel))
-    if cuda.PROVIDER in onnxruntime.get_available_providers():
+    if has_cuda:
         body = next(k for k in available_kernels() if k.name == "body")
         roads.append(_session_road(model, path, body, providers=_ON_CUDA))
+    untaken = next((road for road in roads if road.name == "cuda" and road.reason is not None), None)
+    if device == "cuda" and untaken is not None:
+        raise KernelError(f"the cuda kernel cannot run: {untaken.reason}")
     return roads
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from exporter.checkpoint import CHECKPOINT_NAME, Checkpoint, Metrics, save_checkpoint
 from exporter.data import ArticleProblem, DataError, Dataset
+from exporter.devices import why_not_cuda
 from exporter.distributed import Processes
 from exporter.evaluation import Rows, compute_loss, evaluate
 from exporter.gradients import check_gradients
@@ -169,7 +170,9 @@ def select_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except Exception as error:  # torch tells an unknown device and a missing one by half a dozen types
-        raise OptionError(f"device {name} is not available here; use cpu or auto") from error
+        reason = why_not_cuda() if name.startswith("cuda") else None
+        why = "" if reason is None else f": {reason}"
+        raise OptionError(f"device {name} is not available here{why}; use cpu or auto") from error
     return device
 
 

@@ -36,6 +36,7 @@ from ort_ops.reference import linear_float64
 
 Array = NDArray[Any]
 EDGES = "edge values"
+DEVICES = ("auto", "cpu", "cuda")
 NODES = "each node alone"
 FINITE_DIFFERENCES = "gradients, finite differences in float64"
 NN_LINEAR = "gradients, nn.Linear"
@@ -169,6 +170,7 @@ def verify(
     seed: int = 0,
     dtypes: Sequence[str] = (),
     compile_backend: str | None = "aot_eager",
+    device: str = "auto",
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Verification:
     """Run one model on every road that this machine has, and hold each against the float64 reference.
@@ -191,10 +193,12 @@ def verify(
         dtypes: further element types to run each node alone in, with its weights rounded to them.
         compile_backend: of the road ``torch.compile``: ``aot_eager`` traces forward as inductor does but generates no
             code, which takes long; ``inductor`` does all; None leaves the road out.
+        device: ``auto`` takes the CPU's roads, and CUDA's where onnxruntime has its provider; ``cuda`` does so too, and
+            raises where the CUDA kernel cannot run; ``cpu`` leaves CUDA's roads out.
         on_progress: called with runs done, runs in all, and the road's name.
 
-    Raises: VerificationError, ModelError, ContractError, CheckpointError; never for a mere difference, which the
-        result reports.
+    Raises: VerificationError, ModelError, ContractError, CheckpointError, KernelError; never for a mere difference,
+        which the result reports.
     """
     model = load_model(path)
     require_linear_nodes(model, path)
@@ -203,11 +207,13 @@ def verify(
     rng = np.random.default_rng(seed)
     if batch_sizes is not None and any(size < 0 for size in batch_sizes):
         raise VerificationError(f"batch sizes must be 0 or more, got {', '.join(map(str, batch_sizes))}")
+    if device not in DEVICES:
+        raise VerificationError(f"device must be {' or '.join(DEVICES)}, got {device}")
     sizes = default_batch_sizes(model) if batch_sizes is None else batch_sizes
     inputs = {f"batch {size}": random_inputs(model, size, rng) for size in sizes}
     inputs[EDGES] = edge_inputs(model)
     evaluate_again, evaluations, bound = _evaluations(model, inputs)
-    roads = find_roads(model, path, checkpoint, compile_backend)
+    roads = find_roads(model, path, checkpoint, compile_backend, device)
     calls: dict[str, list[LinearCall]] = {}
     for evaluation in evaluations.values():
         for call in evaluation.calls:

@@ -26,6 +26,7 @@ import pytest
 import ort_ops
 from exporter import cli
 from exporter.roads import find_roads
+from exporter.verification import VerificationError, verify
 from ort_ops import cuda, doctor, native, session
 from ort_ops.model import make_linear_model
 
@@ -284,3 +285,31 @@ def test_verify_does_not_take_the_cpu_for_the_gpu(backend: Path, tmp_path: Path)
     for name in ("cuda", "body[cuda]"):
         assert "could not start its CUDA provider" in str(roads[name])
     assert roads["body"] is None
+
+
+def test_verify_can_insist_on_the_gpu_or_leave_it_out(backend: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(MODEL)
+    names = {road.name for road in find_roads(onnx.load(path), path, None, None, "cpu")}
+    assert {"cpp", "body"} <= {name.partition("[")[0] for name in names}
+    assert not {"cuda", "body[cuda]"} & names
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Specified provider", UserWarning)
+        with pytest.raises(ort_ops.KernelError, match="the cuda kernel cannot run: onnxruntime could not start"):
+            find_roads(onnx.load(path), path, None, None, "cuda")
+
+
+def test_verify_says_what_the_gpu_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cuda, "_FILE_NAME", "libmylinear_nothing.so")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(MODEL)
+    command = ["verify", str(path), "--compile", "none", "--batch-size", "1"]
+    assert cli.main([*command, "--device", "cuda", "--json", str(tmp_path / "verified.json")]) == 2
+    assert (
+        "mylinear: the cuda kernel is not available: this installation was built without it" in capsys.readouterr().err
+    )
+    assert [found.name for found in tmp_path.iterdir()] == ["model.onnx"]
+    with pytest.raises(VerificationError, match="device must be auto or cpu or cuda, got gpu"):
+        verify(path, device="gpu")

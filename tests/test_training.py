@@ -400,8 +400,22 @@ def test_options_out_of_range_are_refused(change: dict[str, Any], message: str) 
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(OptionError, match="device cuda:99 is not available here; use cpu or auto"):
+    with pytest.raises(OptionError, match=r"device cuda:99 is not available here.*; use cpu or auto"):
         train(regression(), replace(SMALL, device="cuda:99"))
+    with pytest.raises(OptionError, match="device tpu is not available here; use cpu or auto"):
+        train(regression(), replace(SMALL, device="tpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_what_cuda_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(
+        OptionError, match=r"device cuda is not available here: torch \S+ was built without it; install"
+    ):
+        train(regression(), replace(SMALL, device="cuda"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(OptionError, match=r"built for CUDA 13\.0, finds no device; .* driver knows; use cpu or auto"):
+        train(regression(), replace(SMALL, device="cuda"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

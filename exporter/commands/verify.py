@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("aot_eager", "inductor", "none"),
         help="backend of the road torch.compile; inductor generates code, which takes long (default: aot_eager)",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="cuda fails where the CUDA kernel cannot run, cpu leaves its roads out (default: auto, as there is)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output, and no table")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     parser.add_argument("--html", metavar="FILE", help="write a page with histograms and the graph")
@@ -49,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             dtypes=args.dtype or (),
             compile_backend=None if args.compile == "none" else args.compile,
+            device=args.device,
             on_progress=lambda done, total, road: line.update(done, f"of {total}: {road}"),
         )
     if args.json == "-":
