@@ -77,7 +77,8 @@ struct ParallelWork {
   static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 };
 
-// One node of one session. `compute` may run on any number of threads at once: it changes nothing but trials_.
+// One node of one session. `compute` may run on any number of threads at once: it changes nothing but
+// trials_.
 class Kernel {
  public:
   Kernel(const MyLinearOp& op, const OrtKernelInfo* info)

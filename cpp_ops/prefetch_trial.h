@@ -7,10 +7,11 @@
 
 namespace mylinear {
 
-// Where a weight lies when its node runs depends on what ran since: in a cache if the model is small, in memory
-// if other layers went through the caches. Each place has its own best prefetch (benchmarks/README.md), up to
-// 1.4 times as fast as the other, and nothing tells which it is. So now and then a few calls are timed, by
-// turns with either, and the faster one serves until the next trial. What is computed does not depend on it.
+// Where a weight lies when its node runs depends on what ran since: in a cache if the model is small, in
+// memory if other layers went through the caches. Each place has its own best prefetch
+// (benchmarks/README.md), up to 1.4 times as fast as the other, and nothing tells which it is. So now and
+// then a few calls are timed, by turns with either, and the faster one serves until the next trial. What is
+// computed does not depend on it.
 //
 // Safe for any number of threads: calls that overlap spoil a trial at worst.
 class PrefetchTrial {
@@ -36,7 +37,8 @@ class PrefetchTrial {
   // What a timed call took.
   void record(bool is_near, uint64_t nanoseconds) {
     auto& best = best_[is_near];
-    if (nanoseconds < best.load(std::memory_order_relaxed)) best.store(nanoseconds, std::memory_order_relaxed);
+    if (nanoseconds < best.load(std::memory_order_relaxed))
+      best.store(nanoseconds, std::memory_order_relaxed);
   }
 
  private:

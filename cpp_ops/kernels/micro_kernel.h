@@ -13,12 +13,12 @@
 // order of `sum4`; the sums of the blocks are added in order, and the bias last. So a row of Y has the same
 // bits whatever the other rows, the tiles and the threads are.
 //
-// An ISA says whether it has 32 registers (kDefersSums) and gives two structs, Float and Double, each with: Scalar, Vec, kLanes, zero(), load(const S*) and
-// load_partial(const S*, count) for every storage type S that it sums (what is missing is zero), store(S*,
-// Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b), sum4(const Vec[4], Scalar[4]), and keep(Vec*),
-// which keeps the compiler from loading a value anew for each use. Loads and stores need no alignment. A
-// third one, Bfloat, is Float again where there is no instruction for dot products of bfloat16; see
-// avx512_bf16.cc.
+// An ISA says whether it has 32 registers (kDefersSums) and gives two structs, Float and Double, each with:
+// Scalar, Vec, kLanes, zero(), load(const S*) and load_partial(const S*, count) for every storage type S that
+// it sums (what is missing is zero), store(S*, Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b),
+// sum4(const Vec[4], Scalar[4]), and keep(Vec*), which keeps the compiler from loading a value anew for each
+// use. Loads and stores need no alignment. A third one, Bfloat, is Float again where there is no instruction
+// for dot products of bfloat16; see avx512_bf16.cc.
 #ifndef MYLINEAR_KERNELS_MICRO_KERNEL_H_
 #define MYLINEAR_KERNELS_MICRO_KERNEL_H_
 
@@ -89,7 +89,8 @@ struct Gemm {
   static constexpr size_t kNc = sizeof(Vec) == 64 ? 128 : 64;
   static constexpr size_t kNarrow = 64;
   static constexpr size_t kFewRows = 16;
-  // With fewer tiles than kEnough they get fewer rows, down to kMinRows, so that there are some for each thread.
+  // With fewer tiles than kEnough they get fewer rows, down to kMinRows, so that there are some for each
+  // thread.
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinRows = 32;
   // Rows of X that are not multiplied where they lie are held on the stack, copied or converted once a tile:
@@ -123,7 +124,7 @@ struct Gemm {
     size_t block;
     T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
-    const T* bias;  // added when the sums have come to the end of K, or null
+    const T* bias;         // added when the sums have come to the end of K, or null
     const S* ahead;        // what Prefetch::kTile1 to kTile4 call in, laid out as w
     bool looks;            // whether to find out of which rows of W Simd::dot can multiply with these of X
     uint64_t* dot_panels;  // what was found, a bit for each four rows
@@ -133,9 +134,10 @@ struct Gemm {
   static constexpr T kAbsent[kNr] = {-T{0}, -T{0}, -T{0}, -T{0}};
 
   // What of W is called into a cache meanwhile, since rows are too short for what the hardware foresees:
-  // kPanel, the next four rows, into L2, where more loads from memory can be under way at once than L1 allows;
-  // kTile<n>, n of each four rows of the next tile, so that memory and multiplication overlap; kNear, if W may
-  // well lie in L2 already, what comes kNear elements later, into L1. benchmarks/README.md has the measurements.
+  // kPanel, the next four rows, into L2, where more loads from memory can be under way at once than L1
+  // allows; kTile<n>, n of each four rows of the next tile, so that memory and multiplication overlap; kNear,
+  // if W may well lie in L2 already, what comes kNear elements later, into L1. benchmarks/README.md has the
+  // measurements.
   enum class Prefetch { kNone, kNear, kPanel, kTile1, kTile2, kTile4 };
   static constexpr size_t kNear = 1024 / sizeof(S);
 
@@ -164,7 +166,8 @@ struct Gemm {
     }
   }
 
-  // What is left to do when the micro-kernel has run: to add up its lanes, and to put the sums in their place.
+  // What is left to do when the micro-kernel has run: to add up its lanes, and to put the sums in their
+  // place.
   struct Destination {
     T* to;  // rows `stride` apart
     size_t stride;
@@ -173,8 +176,8 @@ struct Gemm {
     const T* bias;
   };
 
-  static inline __attribute__((always_inline)) void finish_row(const Vec (*lanes)[kNr],
-                                                               const Destination& d, int i) {
+  static inline __attribute__((always_inline)) void finish_row(const Vec (*lanes)[kNr], const Destination& d,
+                                                               int i) {
     Quad sum, before, bias;
     Simd::sum4(lanes[i], reinterpret_cast<T*>(&sum));
     __builtin_memcpy(&before, d.before + i * d.before_stride, sizeof sum);
@@ -283,8 +286,8 @@ struct Gemm {
         const size_t kc = min(s.block, s.length - from);
         const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
           micro_kernel<R, kPrefetch, decltype(can_dot)::value>(s.x + from, s.x_stride, w, kNr * s.K - from,
-                                                               s.ahead + j * s.K + from, s.K, s.length - from, kc,
-                                                               lanes, pending);
+                                                               s.ahead + j * s.K + from, s.K, s.length - from,
+                                                               kc, lanes, pending);
         };
         if constexpr (Simd::kHasDot) {
           const uint64_t bit = uint64_t{1} << (j / kNr);
@@ -351,7 +354,9 @@ struct Gemm {
   // `count` elements as what they are multiplied as, then zeros up to a whole vector.
   static void hold(const S* from, size_t count, Held* to) {
     if constexpr (sizeof(S) == sizeof(Held)) {
-      const auto put = [to](size_t i, const Operand& value) { __builtin_memcpy(to + i, &value, sizeof value); };
+      const auto put = [to](size_t i, const Operand& value) {
+        __builtin_memcpy(to + i, &value, sizeof value);
+      };
       size_t i = 0;
       for (; i + kStep <= count; i += kStep) put(i, load(from + i));
       if (i < count) put(i, load_partial(from + i, count - i));
@@ -434,8 +439,8 @@ struct Gemm {
     return rows == 1 ? Prefetch::kTile1 : rows == 2 ? Prefetch::kTile2 : Prefetch::kTile4;
   }
 
-  // A tile of Y. `next` is the W of the tile that comes after it, or null; `called` is what was called into the
-  // cache last.
+  // A tile of Y. `next` is the W of the tile that comes after it, or null; `called` is what was called into
+  // the cache last.
   static void run_tile(const GemmParams& p, size_t m, size_t rows, size_t n, size_t columns, bool one_bias,
                        const S* next, const S** called) {
     const size_t passes = divide_up(rows, static_cast<size_t>(kMr));

@@ -294,7 +294,7 @@ void test_prefetch_trial() {
   constexpr uint32_t kHalf = PrefetchTrial::kTrials / 2;
   PrefetchTrial trial;
   CHECK(count_near(&trial, 2000, 1000) == PrefetchTrial::kPeriod - kHalf);  // a cache holds the weight
-  CHECK(count_near(&trial, 1000, 2000) == kHalf);                          // it does not any more
+  CHECK(count_near(&trial, 1000, 2000) == kHalf);                           // it does not any more
   CHECK(count_near(&trial, 2000, 1000) == PrefetchTrial::kPeriod - kHalf);
 }
 
