@@ -80,7 +80,7 @@ struct Gemm {
   static constexpr size_t kLanes = Simd::kLanes;
   static constexpr size_t kStep = Operands<Simd>::kStep;
   static constexpr size_t kNr = 4;
-  // A block of K: six rows of X and four of W, this long, lie in an L1 of 32 KiB.
+  // A block of K: a few rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(T);
   // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass, and
   // those of the next tile come in: 768 KiB in all, where 512-bit vectors say that the CPU has 1 MiB or more.
@@ -94,7 +94,8 @@ struct Gemm {
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinRows = 32;
   // Rows of X that are not multiplied where they lie are held on the stack, copied or converted once a tile:
-  // 72 KiB, which fits an L2 and any thread's stack.
+  // 72 KiB, which fits an L2 and, with the sums of types that are converted, the 128 KiB of the smallest
+  // usual stack of a thread.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
   static constexpr size_t kMaxWhole = 16384 / sizeof(Held);  // elements of X: half of an L1 of 32 KiB
   static_assert(kMc % kMr == 0 && kNc % kNr == 0 && kMaxWhole <= kMaxHeld);
