@@ -6,8 +6,6 @@ The library that onnxruntime registers knows no CUDA. It opens ``libmylinear_cud
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +74,7 @@ def status() -> CudaStatus:
             str(path),
         )
     try:
-        described = _describe(library.path)
+        described = native.describe(library.path, "mylinear_cuda_describe")
     except (OSError, AttributeError, ValueError) as error:
         return CudaStatus(f"{library.path} cannot tell ({error}); install it again", str(path))
     backend: dict[str, Any] = described["backend"] or {}
@@ -104,14 +102,3 @@ def asks_for_cuda(providers: Sequence[Any] | None) -> bool:
 
 def _path(library: str) -> Path:
     return Path(os.environ.get(LIBRARY_VARIABLE) or Path(library).parent / _FILE_NAME)
-
-
-def _describe(library: str) -> dict[str, Any]:
-    """Read what the library says of its backend; see `mylinear_cuda_describe` in ``cpp_ops/register.cc``."""
-    function = ctypes.CDLL(library).mylinear_cuda_describe
-    function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    function.restype = ctypes.c_size_t
-    buffer = ctypes.create_string_buffer(16384)
-    function(buffer, len(buffer))
-    described: dict[str, Any] = json.loads(buffer.value)
-    return described

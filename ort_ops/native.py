@@ -85,7 +85,7 @@ def status() -> NativeStatus:
         reason = f"this installation has no C++ kernels ({_FILE_NAME} is not in {searched}): it was made without"
         return NativeStatus(None, f"{reason} a working compiler, or not built in place; {_REINSTALL}")
     try:
-        described = _describe(path)
+        described = describe(path, "mylinear_describe")
     except (OSError, AttributeError, ValueError) as error:
         reason = f"{path} does not load ({error}): it was built for another machine, or damaged; {_REINSTALL}"
         return NativeStatus(str(path), reason)
@@ -128,15 +128,19 @@ def _package_version() -> str | None:
         return None
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    """Load the library and read what it says of itself; see `mylinear_describe` in ``cpp_ops/register.cc``.
+def describe(path: str | Path, function_name: str) -> dict[str, Any]:
+    """Load the library and read what one of its functions says as JSON; see ``cpp_ops/register.cc``.
+
+    Args:
+        path: of the library.
+        function_name: ``mylinear_describe`` or ``mylinear_cuda_describe``.
 
     Raises: OSError if it does not load, AttributeError if it is another library, ValueError for nonsense.
     """
-    function = ctypes.CDLL(str(path)).mylinear_describe
+    function = ctypes.CDLL(str(path))[function_name]
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     function.restype = ctypes.c_size_t
-    buffer = ctypes.create_string_buffer(4096)
+    buffer = ctypes.create_string_buffer(16384)
     function(buffer, len(buffer))
     described: dict[str, Any] = json.loads(buffer.value)
     return described
