@@ -196,7 +196,7 @@ def _make_torch(cell: Cell, arrays: Arrays) -> Side:
     import torch
 
     run = partial(torch.nn.functional.linear, *_tensors(cell, arrays))
-    return _torch_side(run, arrays.x.dtype)
+    return _torch_side(run)
 
 
 def _make_compile(cell: Cell, arrays: Arrays) -> Side:
@@ -206,20 +206,13 @@ def _make_compile(cell: Cell, arrays: Arrays) -> Side:
     compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
     run = partial(compiled, *_tensors(cell, arrays))
     run()
-    return _torch_side(run, arrays.x.dtype)
+    return _torch_side(run)
 
 
-def _torch_side(run: Callable[[], Any], dtype: np.dtype[Any]) -> Side:
-    import torch
+def _torch_side(run: Callable[[], Any]) -> Side:
+    from exporter.tensors import to_numpy
 
-    def result() -> Array:
-        y = run().cpu()
-        if y.dtype == torch.bfloat16:
-            array: Array = y.view(torch.int16).numpy().view(dtype)
-            return array
-        return np.asarray(y)
-
-    return Side(run, result)
+    return Side(run, lambda: to_numpy(run()))
 
 
 def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
