@@ -78,7 +78,7 @@ struct ParallelWork {
 };
 
 // One node of one session. `compute` may run on any number of threads at once: it changes nothing but
-// trials_.
+// trials_ and weight_can_dot_.
 class Kernel {
  public:
   Kernel(const MyLinearOp& op, const OrtKernelInfo* info)
@@ -120,6 +120,7 @@ class Kernel {
     check(api->GetTensorMutableData(y, &y_data));
 
     GemmParams params{sizes.M, sizes.N, sizes.K, x.data, weight.data, bias ? bias->data : nullptr, y_data};
+    if (has_constant_weight_ && kernel_.can_dot) params.w_can_dot = weight_can_dot(sizes.N * sizes.K);
     if (sizes.N * sizes.K * element_size < kMinTrialBytes) {
       params.is_near = true;
     } else if (sizes.M <= kMaxTrialRows) {
@@ -129,6 +130,16 @@ class Kernel {
   }
 
  private:
+  // Looked up in the first call and not when the session is made, which should not read all of the weights.
+  bool weight_can_dot(size_t size) const {
+    Answer answer = weight_can_dot_.load(std::memory_order_relaxed);
+    if (answer == Answer::kUnknown) {
+      answer = kernel_.can_dot(weight_.data, size) ? Answer::kYes : Answer::kNo;
+      weight_can_dot_.store(answer, std::memory_order_relaxed);
+    }
+    return answer == Answer::kYes;
+  }
+
   void run_on_trial(const OrtKernelContext* context, GemmParams params) const {
     using Clock = std::chrono::steady_clock;
     PrefetchTrial& trial = trials_[params.M - 1];
@@ -152,6 +163,8 @@ class Kernel {
     if (parallel.has_failed) throw std::runtime_error("MYLINEAR: a kernel failed in the thread pool");
   }
 
+  enum class Answer { kUnknown, kNo, kYes };
+
   const MyLinearOp& op_;  // which outlives every session
   Runtime runtime_;
   const GemmKernel& kernel_;
@@ -161,6 +174,7 @@ class Kernel {
   TensorView weight_;
   TensorView bias_;
   size_t max_chunks_ = 1;
+  mutable std::atomic<Answer> weight_can_dot_{Answer::kUnknown};
   mutable PrefetchTrial trials_[kMaxTrialRows];  // by the number of rows, since a time depends on it
 };
 

@@ -10,7 +10,17 @@ from ort_ops import native
 if not native.status().is_usable:
     pytest.skip(str(native.status().reason), allow_module_level=True)
 
-from tests.native_support import DTYPES, Array, Case, error_in_bounds, run, session_options
+from tests.native_support import (
+    DTYPES,
+    Array,
+    Case,
+    call,
+    error_in_bounds,
+    one_node_model,
+    run,
+    session,
+    session_options,
+)
 
 pytestmark = pytest.mark.native
 
@@ -139,6 +149,24 @@ def test_denormal_results_are_not_flushed_to_zero(dtype: str) -> None:
     assert x[0, 0] != 0
     y = run(x, np.ones((1, 1), DTYPES[dtype]), None, True)
     assert y[0, 0] == x[0, 0]
+
+
+@ISA
+@CONSTANT
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_denormal_weights_are_not_taken_for_zero(rows: int, constant: bool, isa: str) -> None:
+    """Instructions for bfloat16 do that; and a weight that had none in one call may have some in the next."""
+    x = np.full((rows, 64), 2.0**100, DTYPES["bfloat16"])
+    plain, tiny = (np.full((33, 64), value, DTYPES["bfloat16"]) for value in (1, 2.0**-130))
+    for weights in ((plain, tiny, plain), (tiny, tiny)):
+        opened = None
+        for weight in weights:
+            if constant or opened is None:
+                fixed = {"W": weight} if constant else {}
+                opened = session(one_node_model("bfloat16", 2, fixed, has_bias=False), session_options(isa))
+            for _ in range(2):
+                y = call(opened, {"X": x} | ({} if constant else {"W": weight})).astype(np.float64)
+                assert np.all(y == 64 * 2.0**100 * float(weight[0, 0]))
 
 
 @DTYPE

@@ -92,6 +92,61 @@ struct Avx512 {
   };
 
   using Bfloat = Float;
+
+  // bfloat16 as they are stored, 32 a vector: 16 pairs, whose upper and lower elements are floats but for a
+  // shift.
+  struct Pairs {
+    using Operand = __m512i;
+    static constexpr size_t kStep = 32;
+
+    static Operand load_operand(const Bfloat16* from) { return _mm512_loadu_si512(from); }
+    static Operand load_operand_partial(const Bfloat16* from, size_t count) {
+      return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << count) - 1), from);
+    }
+    static __m512 upper(Operand pairs) {
+      return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+    }
+    static __m512 lower(Operand pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+
+    // Whether each element of four rows is zero or of 2^-56 and up. Then each is a multiple of 2^-63, each
+    // product and hence each sum one of 2^-126, the least normal float.
+    static bool has_no_denormal_sums(const Bfloat16* const* rows, size_t count) {
+      Operand least[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) least[j] = _mm512_set1_epi16(-1);
+      const auto look = [&](auto load, size_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+          const Operand magnitude = _mm512_and_si512(load(rows[j] + k), _mm512_set1_epi16(0x7fff));
+          const Operand below =
+              _mm512_sub_epi16(magnitude, _mm512_set1_epi16(1));  // zero becomes the largest
+          least[j] = _mm512_min_epu16(least[j], below);
+        }
+      };
+      size_t k = 0;
+      for (; k + kStep <= count; k += kStep) {
+        look([](const Bfloat16* from) { return load_operand(from); }, k);
+      }
+      if (const size_t rest = count - k) {
+        look([rest](const Bfloat16* from) { return load_operand_partial(from, rest); }, k);
+      }
+      const Operand all =
+          _mm512_min_epu16(_mm512_min_epu16(least[0], least[1]), _mm512_min_epu16(least[2], least[3]));
+      return !_mm512_cmplt_epu16_mask(all, _mm512_set1_epi16(((127 - 56) << 7) - 1));
+    }
+
+    // The same of `count` elements in a row.
+    static bool has_no_denormal_sums(const Bfloat16* elements, size_t count) {
+      const size_t part = count / 4;
+      const Bfloat16* parts[4];
+      const Bfloat16* rest[4];
+      for (size_t j = 0; j < 4; ++j) {
+        parts[j] = elements + j * part;
+        rest[j] = elements + 4 * part;
+      }
+      return has_no_denormal_sums(parts, part) && has_no_denormal_sums(rest, count - 4 * part);
+    }
+  };
 };
 
 }  // namespace

@@ -39,6 +39,8 @@ struct GemmParams {
   void* y;
   // Whether w lies in a cache more likely than in memory: a hint for prefetching, which changes no bit of y.
   bool is_near = false;
+  // Whether the kernel's can_dot is true of w, which saves looking: another hint that changes no bit of y.
+  bool w_can_dot = false;
 };
 
 // One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.
@@ -54,6 +56,9 @@ struct GemmKernel {
   size_t (*num_tiles)(const GemmParams& params);
   // Computes the tiles in [first, last).
   void (*run)(const GemmParams& params, size_t first, size_t last);
+  // Whether an instruction for dot products may multiply these `count` weights without any other result than
+  // FMAs would give. Null for a kernel that has no such instruction.
+  bool (*can_dot)(const void* w, size_t count);
 };
 
 // One instruction set that this binary was compiled for.
@@ -63,10 +68,11 @@ struct Isa {
   const GemmKernel* kernels;  // kNumElementTypes of them, by ElementType
 };
 
-// The ISAs of this binary, fastest first; the last one, "baseline", is usable everywhere.
+// The ISAs of this binary, in the order in which they are preferred; the last one, "baseline", is usable
+// everywhere.
 const Isa* compiled_isas(size_t* count);
 
-// The ISA called `name`, or the fastest usable one if `name` is null or empty. Null if there is none such.
+// The ISA called `name`, or the first usable one if `name` is null or empty. Null if there is none such.
 const Isa* find_isa(const char* name);
 
 }  // namespace mylinear::kernels

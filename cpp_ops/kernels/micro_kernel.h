@@ -371,10 +371,20 @@ struct Gemm {
   // With fewer rows than this, looking for small weights would cost more than their products.
   static constexpr size_t kMinDotRows = 4;
 
-  // Whether Simd::dot can multiply the rows of X.
-  static bool may_dot(const Strip& s, size_t rows) {
+  static bool can_dot(const void* w, size_t count) {
+    return Simd::has_no_denormal_sums(static_cast<const S*>(w), count);
+  }
+
+  // Whether Simd::dot can multiply the rows of X, and it is worth asking.
+  static bool may_dot(const Strip& s, size_t rows, bool w_can_dot) {
     if constexpr (Simd::kHasDot) {
-      if (rows < kMinDotRows) return false;
+      if (rows < kMinDotRows) {
+        if (!w_can_dot) return false;
+        for (size_t i = 0; i < rows; ++i) {
+          if (!Simd::has_no_denormal_sums(s.x + i * s.x_stride, s.length)) return false;
+        }
+        return true;
+      }
       for (size_t i = 0; i < rows; i += kNr) {
         const S* row[kNr];
         for (size_t j = 0; j < kNr; ++j) row[j] = s.x + (i + j < rows ? i + j : rows - 1) * s.x_stride;
@@ -484,8 +494,8 @@ struct Gemm {
         strip.sums = y;
         strip.sums_stride = p.N;
       }
-      dot_panels = 0;
-      const bool is_dot = may_dot(strip, rows);
+      const bool is_dot = may_dot(strip, rows, p.w_can_dot);
+      dot_panels = is_dot && p.w_can_dot ? ~uint64_t{0} : 0;
       const bool is_called = strip.w == *called;
       const S* ahead = strip.k + strip.length < p.K ? strip.w + strip.length : next;
       const bool is_same = ahead == strip.w;
@@ -500,7 +510,7 @@ struct Gemm {
           prefetch = prefetch_of(pass - !is_called, passes - !is_called, &row);
         }
         strip.ahead = ahead ? ahead + row * p.K : strip.w;
-        strip.looks = is_dot && pass == 0;
+        strip.looks = is_dot && !p.w_can_dot && pass == 0;
         strip_of<kMr>(pass_rows, prefetch, strip);
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
@@ -550,7 +560,9 @@ struct Gemm {
   }
 
   static constexpr GemmKernel row(const char* isa, ElementType type) {
-    return {isa, type, kMr, static_cast<int>(kLanes), num_tiles, run};
+    GemmKernel kernel{isa, type, kMr, static_cast<int>(kLanes), num_tiles, run, nullptr};
+    if constexpr (Simd::kHasDot) kernel.can_dot = can_dot;
+    return kernel;
   }
 };
 
