@@ -223,7 +223,8 @@ MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSe
 
 // Writes JSON into `buffer`, cut off at `size` bytes with the final 0, and returns the length that it has
 // whole, without the 0; 0 if there is not enough memory. Keys: version, compiler, isa (null and an `error`
-// where MYLINEAR_ISA asks for what this machine lacks), compiled and usable ISAs, fastest first.
+// where MYLINEAR_ISA asks for what this machine lacks), compiled and usable ISAs in the order
+// in which they are preferred.
 MYLINEAR_EXPORT size_t mylinear_describe(char* buffer, size_t size) {
   return mylinear::write_text(buffer, size, [] { return mylinear::describe(); });
 }

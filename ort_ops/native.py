@@ -45,7 +45,7 @@ class NativeStatus:
         version: the version that it was built as, or None if it does not load.
         compiler: what it was built with, or None if it does not load.
         isa: the instruction set that a registration now would use, or None if none can be used.
-        compiled_isas: the instruction sets that it was compiled for, fastest first.
+        compiled_isas: the instruction sets that it was compiled for, the preferred one first.
         usable_isas: those of them that this CPU has.
     """
 

@@ -3,6 +3,12 @@
 
 #include "kernels/kernel_list.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace mylinear::kernels {
 namespace {
 
@@ -18,6 +24,19 @@ namespace {
 [[maybe_unused]] bool avx512_bf16_is_usable() {
 #if defined(__x86_64__)
   return avx512_is_usable() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+// The registers of AMX are large enough for Linux, since 5.16, to want to be asked for them, once a process.
+[[maybe_unused]] bool amx_bf16_is_usable() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of EDX, CPUID leaf 7
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;   // ARCH_REQ_XCOMP_PERM, a state component
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return avx512_is_usable() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kAmxBf16) &&
+         (edx & kAmxTile) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif

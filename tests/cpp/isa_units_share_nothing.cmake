@@ -1,7 +1,7 @@
 # Fails if the object of an ISA's unit defines a symbol, weak ones included, beyond `<isa>_kernels`: the linker might
 # choose an AVX-512 copy of an inline function for everybody.
 foreach(object ${OBJECTS})
-  if(NOT object MATCHES "/(avx2|avx512|avx512_bf16|neon|baseline)\\.cc")
+  if(NOT object MATCHES "/(avx2|avx512|avx512_bf16|amx_bf16|neon|baseline)\\.cc")
     continue()
   endif()
   set(isa ${CMAKE_MATCH_1})

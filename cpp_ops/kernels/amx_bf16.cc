@@ -1,0 +1,60 @@
+// Layer: kernels. AMX: tiles of bfloat16, multiplied by one instruction. Sapphire Rapids and newer.
+#include "kernels/kernel_list.h"
+#include "kernels/tile_gemm.h"
+
+namespace mylinear::kernels {
+namespace {
+
+// The CPU's own tiles. By assembler, since the intrinsics of GCC take the number of a tile as a literal only.
+class AmxTiles {
+ public:
+  AmxTiles() {
+    Configuration all_whole{};
+    all_whole.palette = 1;
+    for (int i = 0; i < kNumTiles; ++i) {
+      all_whole.bytes[i] = kTileBytes;
+      all_whole.rows[i] = kTileRows;
+    }
+    asm volatile("ldtilecfg %0" : : "m"(all_whole));
+  }
+  AmxTiles(const AmxTiles&) = delete;
+  ~AmxTiles() { asm volatile("tilerelease"); }
+
+  template <int kTile>
+  void zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+  }
+  template <int kTile>
+  void load(const void* from, size_t stride) {
+    asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(kTile), "r"(from), "r"(stride) : "memory");
+  }
+  template <int kTile>
+  void store(void* to, size_t stride) const {
+    asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(kTile), "r"(to), "r"(stride) : "memory");
+  }
+  template <int kC, int kA, int kB>
+  void dot() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  }
+
+ private:
+  struct Configuration {
+    uint8_t palette;
+    uint8_t start_row;
+    uint8_t reserved[14];
+    uint16_t bytes[16];  // of a row
+    uint8_t rows[16];
+  };
+  static_assert(sizeof(Configuration) == 64);
+};
+
+}  // namespace
+
+const GemmKernel amx_bf16_kernels[kNumElementTypes] = {
+    Gemm<Avx512, double, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat64),
+    Gemm<Avx512, float, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat32),
+    Gemm<Avx512, Float16, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat16),
+    TileGemm<AmxTiles>::row("amx_bf16"),
+};
+
+}  // namespace mylinear::kernels
