@@ -81,7 +81,7 @@ struct Gemm {
   static constexpr size_t kStep = Operands<Simd>::kStep;
   static constexpr size_t kNr = 4;
   // A block of K: a few rows of X and four of W, this long, lie in an L1 of 32 KiB.
-  static constexpr size_t kMaxBlock = 3072 / sizeof(T);
+  static constexpr size_t kMaxBlock = 3072 / sizeof(Held);
   // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass, and
   // those of the next tile come in: 768 KiB in all, where 512-bit vectors say that the CPU has 1 MiB or more.
   // Few rows take narrower tiles, so that there is one for each thread.
@@ -97,8 +97,7 @@ struct Gemm {
   // 72 KiB, which fits an L2 and, with the sums of types that are converted, the 128 KiB of the smallest
   // usual stack of a thread.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
-  static constexpr size_t kMaxWhole = 16384 / sizeof(Held);  // elements of X: half of an L1 of 32 KiB
-  static_assert(kMc % kMr == 0 && kNc % kNr == 0 && kMaxWhole <= kMaxHeld);
+  static_assert(kMc % kMr == 0 && kNc % kNr == 0);
 
   static size_t min(size_t a, size_t b) { return a < b ? a : b; }
   static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -113,7 +112,7 @@ struct Gemm {
   // ---- the micro-kernel
   // ---------------------------------------------------------------------------------------
 
-  // R rows of X by `columns` rows of W, along `length` elements of K from `k` on, in blocks of `block`.
+  // R rows of X by `columns` rows of W, along a block of K: `length` elements from `k` on.
   struct Strip {
     const Held* x;  // rows `x_stride` apart
     size_t x_stride;
@@ -122,7 +121,6 @@ struct Gemm {
     size_t columns;
     size_t k;
     size_t length;
-    size_t block;
     T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
     const T* bias;         // added when the sums have come to the end of K, or null
@@ -187,14 +185,14 @@ struct Gemm {
     __builtin_memcpy(d.to + i * d.stride, &sum, sizeof sum);
   }
 
-  // R rows of X by four rows of W, along `kc` elements. `length` elements of these rows of W are wanted, and
-  // then as many of the next four, `next_rows` elements behind. Finishes the rows of the call before, if sums
-  // are deferred, and leaves its own lanes in their place.
+  // R rows of X by four rows of W, along `length` elements. What is wanted of W next lies `next` elements
+  // behind. Finishes the rows of the call before, if sums are deferred, and leaves its own lanes in their
+  // place.
   template <int R, Prefetch kPrefetch, bool kDot>
   static inline __attribute__((always_inline)) void micro_kernel(const Held* x, size_t x_stride,
-                                                                 const S* const* w, size_t next_rows,
+                                                                 const S* const* w, ptrdiff_t next,
                                                                  const S* ahead, size_t K, size_t length,
-                                                                 size_t kc, Vec (*lanes)[kNr],
+                                                                 Vec (*lanes)[kNr],
                                                                  const Destination& pending) {
     Vec acc[R][kNr];
 #pragma GCC unroll 16
@@ -221,12 +219,15 @@ struct Gemm {
     [[maybe_unused]] const size_t near = min(kNear, length);
     const auto whole_step = [&](size_t k) __attribute__((always_inline)) {
       if constexpr (kPrefetch == Prefetch::kNear) {
-        const size_t later = k + near < length ? k + near : next_rows + k + near - length;
+        const size_t later = k + near;
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + later, 0, 3);
+        for (size_t j = 0; j < kNr; ++j) {
+          __builtin_prefetch(w[j] + (later < length ? later : later - length + static_cast<size_t>(next)), 0,
+                             3);
+        }
       } else if constexpr (kPrefetch == Prefetch::kPanel) {
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + next_rows + k, 0, 2);
+        for (size_t j = 0; j < kNr; ++j) __builtin_prefetch(w[j] + next + k, 0, 2);
       } else if constexpr (kPrefetch != Prefetch::kNone) {
         constexpr size_t kRows = kPrefetch == Prefetch::kTile1 ? 1 : kPrefetch == Prefetch::kTile2 ? 2 : 4;
 #pragma GCC unroll 4
@@ -238,15 +239,15 @@ struct Gemm {
     if constexpr (Tag::kDefersSums) {
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        if (k + kStep <= kc) {
+        if (k + kStep <= length) {
           whole_step(k);
           k += kStep;
         }
         finish_row(lanes, pending, i);
       }
     }
-    for (; k + kStep <= kc; k += kStep) whole_step(k);
-    if (const size_t rest = kc - k) {
+    for (; k + kStep <= length; k += kStep) whole_step(k);
+    if (const size_t rest = length - k) {
       step([rest](const Held* from) { return load_partial(from, rest); },
            [rest](const S* from) { return load_partial(from, rest); }, k);
     }
@@ -283,38 +284,32 @@ struct Gemm {
       const S* w[kNr];  // the last row again where there are fewer than four
 #pragma GCC unroll 4
       for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.K;
-      for (size_t from = 0;;) {
-        const size_t kc = min(s.block, s.length - from);
-        const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
-          micro_kernel<R, kPrefetch, decltype(can_dot)::value>(s.x + from, s.x_stride, w, kNr * s.K - from,
-                                                               s.ahead + j * s.K + from, s.K, s.length - from,
-                                                               kc, lanes, pending);
-        };
-        if constexpr (Simd::kHasDot) {
-          const uint64_t bit = uint64_t{1} << (j / kNr);
-          if (s.looks) {
-            *s.dot_panels = Simd::has_no_denormal_sums(w, kc) ? *s.dot_panels | bit : *s.dot_panels & ~bit;
-          }
-          if (*s.dot_panels & bit) {
-            multiply(Bool<true>{});
-          } else {
-            multiply(Bool<false>{});
-          }
+      // Then come the next four rows, or behind the last ones the next block of the first.
+      const bool is_last = j + count == s.columns;
+      const bool is_end = s.k + s.length == s.K;
+      const ptrdiff_t next = static_cast<ptrdiff_t>(is_last && !is_end ? s.length - j * s.K : kNr * s.K);
+      const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
+        micro_kernel<R, kPrefetch, decltype(can_dot)::value>(s.x, s.x_stride, w, next, s.ahead + j * s.K, s.K,
+                                                             s.length, lanes, pending);
+      };
+      if constexpr (Simd::kHasDot) {
+        const uint64_t bit = uint64_t{1} << (j / kNr);
+        if (s.looks) {
+          *s.dot_panels =
+              Simd::has_no_denormal_sums(w, s.length) ? *s.dot_panels | bit : *s.dot_panels & ~bit;
+        }
+        if (*s.dot_panels & bit) {
+          multiply(Bool<true>{});
         } else {
           multiply(Bool<false>{});
         }
-        const bool is_first = s.k + from == 0;
-        from += kc;
-        pending = {to, to_stride, is_first ? kAbsent : to, is_first ? 0 : to_stride,
-                   s.k + from == s.K ? bias : kAbsent};
-        const bool is_last = j + count == s.columns && from >= s.length;
-        if (!Tag::kDefersSums || is_last) {
+      } else {
+        multiply(Bool<false>{});
+      }
+      pending = {to, to_stride, s.k ? to : kAbsent, s.k ? to_stride : 0, is_end ? bias : kAbsent};
+      if (!Tag::kDefersSums || is_last) {
 #pragma GCC unroll 16
-          for (int i = 0; i < R; ++i) finish_row(lanes, pending, i);
-        }
-        if (from >= s.length) break;
-#pragma GCC unroll 4
-        for (size_t c = 0; c < kNr; ++c) w[c] += kc;
+        for (int i = 0; i < R; ++i) finish_row(lanes, pending, i);
       }
       if (count < kNr) copy_rows(to, kNr, s.sums + j, s.sums_stride, R, count);
     }
@@ -466,16 +461,13 @@ struct Gemm {
     Strip strip{};
     strip.K = p.K;
     strip.columns = columns;
-    strip.block = block_length(p.K);
+    const size_t block = block_length(p.K);
     strip.bias = p.bias ? bias : nullptr;
     uint64_t dot_panels;
     strip.dot_panels = &dot_panels;
     static_assert(kNc / kNr <= 64);
-    // Each row of W is read to its end before the next, if all of X stays in L1 meanwhile: that is how memory
-    // likes to be read. Else a block of the rows of W stays in the cache for the next rows of X.
-    const bool is_whole = passes == 1 && rows * round_up(p.K) <= kMaxWhole;
     do {
-      strip.length = is_whole ? p.K : min(strip.block, p.K - strip.k);
+      strip.length = min(block, p.K - strip.k);
       strip.w = w + strip.k;
       if (is_held(p)) {
         strip.x = held;
