@@ -135,6 +135,16 @@ struct Avx512 {
       return !_mm512_cmplt_epu16_mask(all, _mm512_set1_epi16(((127 - 56) << 7) - 1));
     }
 
+    // The same of `count` rows, `stride` elements apart.
+    static bool has_no_denormal_sums(const Bfloat16* rows, size_t stride, size_t count, size_t length) {
+      for (size_t i = 0; i < count; i += 4) {
+        const Bfloat16* four[4];
+        for (size_t j = 0; j < 4; ++j) four[j] = rows + min(i + j, count - 1) * stride;
+        if (!has_no_denormal_sums(four, length)) return false;
+      }
+      return true;
+    }
+
     // The same of `count` elements in a row.
     static bool has_no_denormal_sums(const Bfloat16* elements, size_t count) {
       const size_t part = count / 4;

@@ -41,6 +41,9 @@ struct Operands {
 template <class Simd>
 struct Operands<Simd, true> : Simd {};
 
+static inline size_t min(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
+
 template <bool kValue>
 struct Bool {
   static constexpr bool value = kValue;
@@ -99,8 +102,6 @@ struct Gemm {
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
   static_assert(kMc % kMr == 0 && kNc % kNr == 0);
 
-  static size_t min(size_t a, size_t b) { return a < b ? a : b; }
-  static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
   static size_t round_up(size_t a) { return divide_up(a, kStep) * kStep; }
 
   // The length of a block of K: as few blocks as can be, and all but the last alike.
@@ -380,12 +381,7 @@ struct Gemm {
         }
         return true;
       }
-      for (size_t i = 0; i < rows; i += kNr) {
-        const S* row[kNr];
-        for (size_t j = 0; j < kNr; ++j) row[j] = s.x + (i + j < rows ? i + j : rows - 1) * s.x_stride;
-        if (!Simd::has_no_denormal_sums(row, s.length)) return false;
-      }
-      return true;
+      return Simd::has_no_denormal_sums(s.x, s.x_stride, rows, s.length);
     } else {
       return false;
     }

@@ -95,9 +95,6 @@ struct TileGemm {
     }
   }
 
-  static size_t min(size_t a, size_t b) { return a < b ? a : b; }
-  static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
-
   static void transpose(__m512i (&v)[16]) {
     __m512i t[16];
 #pragma GCC unroll 8
@@ -146,15 +143,6 @@ struct TileGemm {
       transpose(v);
       for (size_t i = 0; i < kTileRows; ++i) _mm512_store_si512(to + i * kTileRows, v[i]);
     }
-  }
-
-  static bool has_no_denormal_sums(const S* rows, size_t K, size_t count, size_t length) {
-    for (size_t i = 0; i < count; i += 4) {
-      const S* four[4];
-      for (size_t j = 0; j < 4; ++j) four[j] = rows + min(i + j, count - 1) * K;
-      if (!Pairs::has_no_denormal_sums(four, length)) return false;
-    }
-    return true;
   }
 
   // ---- the micro-kernel
@@ -314,8 +302,8 @@ struct TileGemm {
         pack(x + first * p.K + k, p.K, min(kTileRows, rows - first), panel.length,
              packed + i * kTileRows * kTileRows, num_x * kTileRows * kTileRows);
       }
-      can_dot = can_dot && has_no_denormal_sums(x + k, p.K, rows, panel.length) &&
-                (p.w_can_dot || has_no_denormal_sums(panel.w, p.K, columns, panel.length));
+      can_dot = can_dot && Pairs::has_no_denormal_sums(x + k, p.K, rows, panel.length) &&
+                (p.w_can_dot || Pairs::has_no_denormal_sums(panel.w, p.K, columns, panel.length));
       if (can_dot) {
         multiply_block(tiles, panel, rows, columns, p.is_near);
       } else {
