@@ -12,6 +12,37 @@ namespace {
 struct Avx512 {
   static constexpr bool kDefersSums = true;
 
+  // 16 x 16 words.
+  static void transpose(__m512i (&v)[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+      t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+      v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+      v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+      v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+      v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    // v[4 g + c] has column c of each quarter, for the rows 4 g to 4 g + 3.
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const __m512i even_low = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x88);
+      const __m512i odd_low = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xdd);
+      const __m512i even_high = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0x88);
+      const __m512i odd_high = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0xdd);
+      t[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+      t[8 + c] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
+      t[4 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+      t[12 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) v[i] = t[i];
+  }
+
   struct Double : NoDot {
     using Scalar = double;
     using Vec = __m512d;
@@ -40,6 +71,8 @@ struct Avx512 {
     using Scalar = float;
     using Vec = __m512;
     static constexpr size_t kLanes = 16;
+    static constexpr bool kHasPanels = true;
+    static constexpr size_t kSumOrder[kLanes] = {0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15};
 
     static Vec zero() { return _mm512_setzero_ps(); }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -67,6 +100,19 @@ struct Avx512 {
     static Vec load_partial(const Bfloat16* from, size_t count) {
       const __m256i bits = _mm256_maskz_loadu_epi16(first_lanes(count), from);
       return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    static Vec broadcast(const float* from) {
+      float value;
+      __builtin_memcpy(&value, from, sizeof value);
+      return _mm512_set1_ps(value);
+    }
+    static void transpose(Vec (&v)[16]) {
+      __m512i words[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) words[i] = _mm512_castps_si512(v[i]);
+      Avx512::transpose(words);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) v[i] = _mm512_castsi512_ps(words[i]);
     }
     static void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
     static void store(Float16* to, Vec value) {
@@ -103,6 +149,12 @@ struct Avx512 {
     static Operand load_operand_partial(const Bfloat16* from, size_t count) {
       return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << count) - 1), from);
     }
+    static Operand broadcast(const Bfloat16* from) {
+      int pair;
+      __builtin_memcpy(&pair, from, sizeof pair);
+      return _mm512_set1_epi32(pair);
+    }
+    static void transpose(Operand (&v)[16]) { Avx512::transpose(v); }
     static __m512 upper(Operand pairs) {
       return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
     }

@@ -17,6 +17,8 @@ struct Avx512Bf16 : Avx512 {
 
     using Float::fma;
     using Float::keep;
+    using Pairs::broadcast;
+    using Pairs::transpose;
 
     static void keep(Operand* value) { asm("" : "+v"(*value)); }
     static Vec fma(Operand a, Operand b, Vec c) {

@@ -31,6 +31,7 @@ namespace mylinear::kernels {
 // vector.
 struct NoDot {
   static constexpr bool kHasDot = false;
+  static constexpr bool kHasPanels = false;
 };
 template <class Simd, bool kHasDot = Simd::kHasDot>
 struct Operands {
@@ -398,6 +399,120 @@ struct Gemm {
     }
   }
 
+  // ---- short rows
+  // ---------------------------------------------------------------------------------------------
+
+  // Where K is short, adding up the lanes costs as much as the products. If there are many rows of X, W is
+  // turned round once for all of them, and the lanes run along N: then each of the kLanes sums of an element
+  // of Y is a vector of its own, of kLanes columns, and they are added in the order of sum4. The bits are the
+  // same.
+  static constexpr size_t kPerWord = kStep / kLanes;  // elements of K that a lane multiplies at once
+  static constexpr size_t kMaxShort = kPerWord > 1 ? 256 : 64;  // of K
+  static constexpr size_t kMinShortRows = sizeof(S) < sizeof(T) ? 16 : 32;
+
+  static bool is_short(const GemmParams& p, size_t rows, size_t columns) {
+    return Simd::kHasPanels && p.K > 0 && p.K <= kMaxShort && rows >= kMinShortRows && columns >= kLanes;
+  }
+
+  // kLanes columns at most, from rows of W K apart; where there are fewer, the last one again.
+  static void turn_panel(const S* w, size_t K, size_t columns, Operand* panel) {
+    for (size_t k = 0; k < K; k += kStep) {
+      const size_t rest = K - k;
+      Operand v[kLanes];
+#pragma GCC unroll 16
+      for (size_t i = 0; i < kLanes; ++i) {
+        const S* row = w + min(i, columns - 1) * K + k;
+        v[i] = rest >= kStep ? load(row) : load_partial(row, rest);
+      }
+      Simd::transpose(v);
+#pragma GCC unroll 16
+      for (size_t i = 0; i < kLanes; ++i) panel[k / kPerWord + i] = v[i];
+    }
+  }
+
+  // R rows of X by a panel of `words` words of K.
+  template <int R, bool kDot>
+  static inline __attribute__((always_inline)) void multiply_panel(const Held* x, size_t x_stride,
+                                                                   const Operand* panel, size_t words,
+                                                                   Vec (&sums)[R]) {
+    Vec pending[5][R];  // sums of 1, 2, 4, 8 and 16 lanes
+    static_assert(kLanes == 16);
+#pragma GCC unroll 16
+    for (size_t n = 0; n < kLanes; ++n) {
+      Vec sum[R];
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) sum[i] = Simd::zero();
+      for (size_t k = Simd::kSumOrder[n]; k < words; k += kLanes) {
+        Operand value = panel[k];
+        Simd::keep(&value);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+          sum[i] = multiply_add<kDot>(Simd::broadcast(x + i * x_stride + k * kPerWord), value, sum[i]);
+        }
+      }
+      size_t level = 0;
+#pragma GCC unroll 5
+      for (; n >> level & 1; ++level) {
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) sum[i] = Simd::add(pending[level][i], sum[i]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) pending[level][i] = sum[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) sums[i] = pending[4][i];
+  }
+
+  template <int R, bool kDot>
+  static __attribute__((noinline)) void short_rows(const Held* x, size_t x_stride, const Operand* panel,
+                                                   size_t words, const Vec& bias, size_t columns, S* y,
+                                                   size_t N) {
+    Vec sums[R];
+    multiply_panel<R, kDot>(x, x_stride, panel, words, sums);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const Vec sum = Simd::add(sums[i], bias);
+      if (columns >= kLanes) {
+        Simd::store(y + i * N, sum);
+      } else {
+        S row[kLanes];
+        Simd::store(row, sum);
+        __builtin_memcpy(y + i * N, row, columns * sizeof(S));
+      }
+    }
+  }
+
+  // A tile of Y.
+  static void short_tile(const GemmParams& p, const Held* x, size_t x_stride, size_t rows, const S* w,
+                         size_t columns, const T* bias, S* y, bool is_dot) {
+    alignas(64) Operand panel[kMaxShort / kPerWord];
+    for (size_t j = 0; j < columns; j += kLanes) {
+      const size_t width = min(kLanes, columns - j);
+      turn_panel(w + j * p.K, p.K, width, panel);
+      T padded[kLanes];
+      for (size_t i = 0; i < kLanes; ++i) padded[i] = bias && i < width ? bias[j + i] : -T{0};
+      const Vec added = Simd::load(padded);
+      const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
+        constexpr bool kDot = decltype(can_dot)::value;
+        const size_t words = divide_up(p.K, kPerWord);
+        size_t i = 0;
+        for (; i + kMr <= rows; i += kMr) {
+          short_rows<kMr, kDot>(x + i * x_stride, x_stride, panel, words, added, width, y + i * p.N + j, p.N);
+        }
+        for (; i < rows; ++i) {
+          short_rows<1, kDot>(x + i * x_stride, x_stride, panel, words, added, width, y + i * p.N + j, p.N);
+        }
+      };
+      if constexpr (Simd::kHasDot) {
+        if (is_dot && (p.w_can_dot || Simd::has_no_denormal_sums(w + j * p.K, p.K, width, p.K))) {
+          multiply(Bool<true>{});
+          continue;
+        }
+      }
+      multiply(Bool<false>{});
+    }
+  }
+
   // The bias of `columns` columns, as what sums are held in.
   static void widen(const S* bias, size_t columns, bool is_one, T* to) {
     S padded[kNc] = {};
@@ -465,7 +580,7 @@ struct Gemm {
     do {
       strip.length = min(block, p.K - strip.k);
       strip.w = w + strip.k;
-      if (is_held(p)) {
+      if (is_held(p) || p.K % kPerWord > 0) {
         strip.x = held;
         strip.x_stride = round_up(strip.length);
         for (size_t i = 0; i < rows; ++i) {
@@ -483,6 +598,11 @@ struct Gemm {
         strip.sums_stride = p.N;
       }
       const bool is_dot = may_dot(strip, rows, p.w_can_dot);
+      if constexpr (Simd::kHasPanels) {
+        if (is_short(p, rows, columns)) {
+          return short_tile(p, strip.x, strip.x_stride, rows, w, columns, strip.bias, y, is_dot);
+        }
+      }
       dot_panels = is_dot && p.w_can_dot ? ~uint64_t{0} : 0;
       const bool is_called = strip.w == *called;
       const S* ahead = strip.k + strip.length < p.K ? strip.w + strip.length : next;

@@ -95,36 +95,6 @@ struct TileGemm {
     }
   }
 
-  static void transpose(__m512i (&v)[16]) {
-    __m512i t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-      t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-      t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {
-      v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-      v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-      v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-      v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    // v[4 g + c] has column c of each quarter, for the rows 4 g to 4 g + 3.
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      const __m512i even_low = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x88);
-      const __m512i odd_low = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xdd);
-      const __m512i even_high = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0x88);
-      const __m512i odd_high = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0xdd);
-      t[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
-      t[8 + c] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
-      t[4 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
-      t[12 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) v[i] = t[i];
-  }
-
   static __m512i load_pairs(const S* from, size_t count) {
     return count >= kStep ? Pairs::load_operand(from) : Pairs::load_operand_partial(from, count);
   }
@@ -140,7 +110,7 @@ struct TileGemm {
       for (size_t i = 0; i < kTileRows; ++i) {
         v[i] = i < rows ? load_pairs(x + i * K + k, length - k) : _mm512_setzero_si512();
       }
-      transpose(v);
+      Avx512::transpose(v);
       for (size_t i = 0; i < kTileRows; ++i) _mm512_store_si512(to + i * kTileRows, v[i]);
     }
   }
@@ -263,7 +233,7 @@ struct TileGemm {
       for (size_t m = 0; m < rows; m += kTileRows) {
         __m512i v[kTileRows];
         for (size_t i = 0; i < kTileRows; ++i) v[i] = _mm512_loadu_si512(sums + (n + i) * kMc + m);
-        transpose(v);
+        Avx512::transpose(v);
         for (size_t i = 0; i < kTileRows && m + i < rows; ++i) {
           S row[kTileRows];
           Float::store(row, Float::add(_mm512_castsi512_ps(v[i]), added));

@@ -226,6 +226,11 @@ void test_kernel(const GemmKernel& kernel) {
                          {4 * mr + 1, 257, 1024},
                          {mr + 2, 193, 2 * block},
                          {33, 131, block + lanes},
+                         {64, 64, 64},
+                         {50, 35, 37},
+                         {40, 17, 1},
+                         {35, 16, 63},
+                         {17, 20, 255},
                          {5, 40, 0},
                          {1, 3, 0},
                          {0, 5, 3},
@@ -242,15 +247,15 @@ void test_kernel(const GemmKernel& kernel) {
 
 // One denormal among zeros, times one, comes out as it is, wherever it lies in x or w. What takes denormals
 // for zero loses it; an error bound would not tell.
-void test_denormals_are_kept(const GemmKernel& kernel) {
-  const size_t M = 35, N = 70, K = 1100, size = size_of(kernel.type);
+void test_denormals_are_kept(const GemmKernel& kernel, size_t K) {
+  const size_t M = 35, N = 70, size = size_of(kernel.type);
   const double denormal = kPrecisions[static_cast<int>(kernel.type)].smallest;
   Buffer ones(N * K * size), y(M * N * size);
   for (size_t i = 0; i < N * K; ++i) store_element(kernel.type, ones.data(), i, 1);
   for (const bool is_in_x : {true, false}) {
     const size_t rows = is_in_x ? M : N;
     for (const size_t row : {size_t{0}, size_t{5}, size_t{16}, size_t{31}, rows - 1}) {
-      for (const size_t k : {size_t{0}, size_t{33}, size_t{600}, K - 1}) {
+      for (const size_t k : {size_t{0}, size_t{33}, K / 2, K - 1}) {
         Buffer zeros(rows * K * size);
         std::memset(zeros.data(), 0, zeros.nbytes());
         store_element(kernel.type, zeros.data(), row * K + k, denormal);
@@ -295,7 +300,7 @@ void test_all_kernels() {
   for (int t = 0; t < kNumElementTypes; ++t) {
     for (const GemmKernel* kernel : kernels_of(static_cast<ElementType>(t))) {
       test_kernel(*kernel);
-      test_denormals_are_kept(*kernel);
+      for (const size_t K : {size_t{61}, size_t{1100}}) test_denormals_are_kept(*kernel, K);
     }
   }
 }
