@@ -6,7 +6,7 @@
 // wants them: nothing is packed or transposed, and W is read where it lies, whoever owns it. The micro-kernel
 // takes R rows of X by four rows of W, with an accumulator for each pair, whose lanes run along K: R + 4
 // loads for 4 R FMAs. What the lanes hold is added up four accumulators at a time, between the FMAs of the
-// next call where the ISA has registers for both.
+// next call where the ISA has registers for both. One exception, with the same bits: "short rows" below.
 //
 // The order of each sum depends on K and the ISA alone: K is cut into blocks (`block_length`); within a block
 // lane l of the accumulator sums the elements k = l (mod lanes) in order, then the lanes are added in the
@@ -17,8 +17,9 @@
 // Scalar, Vec, kLanes, zero(), load(const S*) and load_partial(const S*, count) for every storage type S that
 // it sums (what is missing is zero), store(S*, Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b),
 // sum4(const Vec[4], Scalar[4]), and keep(Vec*), which keeps the compiler from loading a value anew for each
-// use. Loads and stores need no alignment. A third one, Bfloat, is Float again where there is no instruction
-// for dot products of bfloat16; see avx512_bf16.cc.
+// use. Loads and stores need no alignment. Where kHasPanels is true there are also kSumOrder, the lanes in
+// the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). A third one,
+// Bfloat, is Float again where there is no instruction for dot products of bfloat16; see avx512_bf16.cc.
 #ifndef MYLINEAR_KERNELS_MICRO_KERNEL_H_
 #define MYLINEAR_KERNELS_MICRO_KERNEL_H_
 
