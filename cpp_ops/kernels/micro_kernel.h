@@ -451,11 +451,12 @@ struct Gemm {
           sum[i] = multiply_add<kDot>(Simd::broadcast(x + i * x_stride + k * kPerWord), value, sum[i]);
         }
       }
-      size_t level = 0;
-#pragma GCC unroll 5
-      for (; n >> level & 1; ++level) {
+      const size_t level = static_cast<size_t>(__builtin_ctzl(~n));
+#pragma GCC unroll 4
+      for (size_t complete = 0; complete < 4; ++complete) {
+        if (complete >= level) break;
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) sum[i] = Simd::add(pending[level][i], sum[i]);
+        for (int i = 0; i < R; ++i) sum[i] = Simd::add(pending[complete][i], sum[i]);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) pending[level][i] = sum[i];
