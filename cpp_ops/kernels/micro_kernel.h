@@ -411,6 +411,9 @@ struct Gemm {
   static constexpr size_t kMaxShort = kPerWord > 1 ? 256 : 64;  // of K
   static constexpr size_t kMinShortRows = sizeof(S) < sizeof(T) ? 16 : 32;
 
+  static_assert(kPerWord == 1 || kConverts,
+                "pairs of X are read whole, so rows must be held, with zeros behind");
+
   static bool is_short(const GemmParams& p, size_t rows, size_t columns) {
     return Simd::kHasPanels && p.K > 0 && p.K <= kMaxShort && rows >= kMinShortRows && columns >= kLanes;
   }
@@ -582,7 +585,7 @@ struct Gemm {
     do {
       strip.length = min(block, p.K - strip.k);
       strip.w = w + strip.k;
-      if (is_held(p) || p.K % kPerWord > 0) {
+      if (is_held(p)) {
         strip.x = held;
         strip.x_stride = round_up(strip.length);
         for (size_t i = 0; i < rows; ++i) {
