@@ -115,6 +115,7 @@ def test_float16_in_and_out(plain: bool) -> None:
 
 def test_ctrl_c_while_a_kernel_runs_is_a_keyboard_interrupt() -> None:
     out = in_child("""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
         started = threading.Event()
         def f(x: Element) -> Element:
             started.set()
