@@ -72,6 +72,14 @@ static typename Vector::Vec load_copied(const S* from, size_t count) {
   return Vector::load(full);
 }
 
+// The first `count` lanes, with the one rounding of each.
+template <class Simd, class S>
+static inline void store_partial(S* to, const typename Simd::Vec& value, size_t count) {
+  S full[Simd::kLanes];
+  Simd::store(full, value);
+  __builtin_memcpy(to, full, count * sizeof(S));
+}
+
 template <class Tag, class S, int kMr>
 struct Gemm {
   using Simd = typename SimdOf<Tag, S>::type;
@@ -393,11 +401,7 @@ struct Gemm {
   static void round_row(const T* sums, size_t columns, S* y) {
     size_t j = 0;
     for (; j + kLanes <= columns; j += kLanes) Simd::store(y + j, Simd::load(sums + j));
-    if (j < columns) {
-      S full[kLanes];
-      Simd::store(full, Simd::load_partial(sums + j, columns - j));
-      __builtin_memcpy(y + j, full, (columns - j) * sizeof(S));
-    }
+    if (j < columns) store_partial<Simd>(y + j, Simd::load_partial(sums + j, columns - j), columns - j);
   }
 
   // ---- short rows
@@ -480,9 +484,7 @@ struct Gemm {
       if (columns >= kLanes) {
         Simd::store(y + i * N, sum);
       } else {
-        S row[kLanes];
-        Simd::store(row, sum);
-        __builtin_memcpy(y + i * N, row, columns * sizeof(S));
+        store_partial<Simd>(y + i * N, sum, columns);
       }
     }
   }
@@ -491,12 +493,12 @@ struct Gemm {
   static void short_tile(const GemmParams& p, const Held* x, size_t x_stride, size_t rows, const S* w,
                          size_t columns, const T* bias, S* y, bool is_dot) {
     alignas(64) Operand panel[kMaxShort / kPerWord];
+    T absent[kLanes];
+    for (T& value : absent) value = kAbsent[0];
     for (size_t j = 0; j < columns; j += kLanes) {
       const size_t width = min(kLanes, columns - j);
       turn_panel(w + j * p.K, p.K, width, panel);
-      T padded[kLanes];
-      for (size_t i = 0; i < kLanes; ++i) padded[i] = bias && i < width ? bias[j + i] : -T{0};
-      const Vec added = Simd::load(padded);
+      const Vec added = Simd::load(bias ? bias + j : absent);  // `widen` has filled whole vectors
       const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
         constexpr bool kDot = decltype(can_dot)::value;
         const size_t words = divide_up(p.K, kPerWord);

@@ -235,9 +235,7 @@ struct TileGemm {
         for (size_t i = 0; i < kTileRows; ++i) v[i] = _mm512_loadu_si512(sums + (n + i) * kMc + m);
         Avx512::transpose(v);
         for (size_t i = 0; i < kTileRows && m + i < rows; ++i) {
-          S row[kTileRows];
-          Float::store(row, Float::add(_mm512_castsi512_ps(v[i]), added));
-          __builtin_memcpy(y + (m + i) * N + n, row, width * sizeof(S));
+          store_partial<Float>(y + (m + i) * N + n, Float::add(_mm512_castsi512_ps(v[i]), added), width);
         }
       }
     }
