@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ort_ops import schemas
 from ort_ops.errors import MylinearError
 
 if TYPE_CHECKING:
@@ -164,10 +165,8 @@ class Operator:
 
     def register_schema(self) -> None:
         """Make the operator known to ``onnx.checker`` and ``onnx.shape_inference``; again does nothing."""
-        from onnx import defs
-
-        if not defs.has(self.name, self.since_version, self.domain):
-            defs.register_schema(self.schema())
+        if not schemas.is_registered(self.name, self.since_version, self.domain):
+            schemas.register(self.schema())
 
     def function(self, opset_version: int, element_types: Collection[str]) -> onnx.FunctionProto:
         """Make the model-local function that defines the operator in standard ONNX operators.

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from ort_ops import schemas
 from ort_ops.contract import DOMAIN, format_shape
 from ort_ops.errors import MylinearError
 from ort_ops.operator import Shape
@@ -71,14 +72,12 @@ class PythonKernel(Generic[P, R]):
 
     def remove(self) -> None:
         """Remove the operator's kernel and schema; sessions that have the operator fail at their next run."""
-        from onnx import defs
-
         with _lock:
             slot = slots.get(self.key)
             if slot is None or slot.kernel is None:
                 return
             slot.kernel = None
-        defs.deregister_schema(self.name, self.since_version, self.domain)
+        schemas.deregister(self.name, self.since_version, self.domain)
 
     def make_node(self, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any) -> Any:
         """Make an ONNX node of the operator. Raises: PythonKernelError for an unknown or missing attribute."""
@@ -257,15 +256,9 @@ def python_kernel(
 
 def _register_schema(kernel: PythonKernel[..., Any]) -> None:
     """Tell onnx's checker and shape inference of the operator, in place of an earlier definition."""
-    from onnx import defs
-
-    if defs.has(kernel.name, kernel.since_version, kernel.domain):
-        known = defs.get_schema(kernel.name, kernel.since_version, kernel.domain)
-        if known.since_version == kernel.since_version:
-            defs.deregister_schema(kernel.name, kernel.since_version, kernel.domain)
     doc = inspect.cleandoc(kernel.__doc__ or "")
     signature = kernel.signature
-    defs.register_schema(signature.schema(kernel.domain, kernel.name, kernel.since_version, doc, kernel.infer_schema))
+    schemas.register(signature.schema(kernel.domain, kernel.name, kernel.since_version, doc, kernel.infer_schema))
 
 
 def defined_kernels() -> list[PythonKernel[..., Any]]:
