@@ -242,14 +242,14 @@ def test_an_output_may_have_the_name_of_an_inner_value_where_the_engine_renames_
 
 
 def test_an_opset_that_was_not_reached_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = export_module._export_torchscript
+    real = export_module.export_torchscript
 
     def stop_at_17(*arguments: object) -> onnx.ModelProto:
         proto = real(*arguments)  # type: ignore[arg-type]
         next(entry for entry in proto.opset_import if entry.domain == "").version = 17
         return proto
 
-    monkeypatch.setattr(export_module, "_export_torchscript", stop_at_17)
+    monkeypatch.setattr(export_module, "export_torchscript", stop_at_17)
     with pytest.raises(ExportError, match="opset 20 was not reached, the exporter stopped at 17"):
         export(Mlp(), torch.rand(2, 3), tmp_path / "model.onnx", engine="torchscript")
     assert list(tmp_path.iterdir()) == []
@@ -261,7 +261,7 @@ def test_failed_parity_keeps_the_file_that_was_there(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("the old file")
-    real = export_module._export_dynamo if engine == "dynamo" else export_module._export_torchscript
+    real = export_module.export_dynamo if engine == "dynamo" else export_module.export_torchscript
 
     def spoil(*arguments: object) -> onnx.ModelProto:
         proto = real(*arguments)  # type: ignore[arg-type]

@@ -1,0 +1,81 @@
+"""Export by torch's older exporter, ``torch.onnx.export(dynamo=False)``."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import helper
+from torch.onnx import TrainingMode
+
+from exporter.example import PREFIX, output_dims
+from exporter.export_job import Job, check_count
+from exporter.parity import ExportError, root_cause
+from ort_ops.contract import MYLINEAR
+from ort_ops.model import all_nodes, linear_nodes, load_model
+from ort_ops.model_checks import known_shapes
+
+
+def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
+    """Return the model, in ``file`` if one is given. Raises: ExportError."""
+    buffer = io.BytesIO()
+    mode = {"training": TrainingMode.TRAINING, "do_constant_folding": False} if job.training else {}
+    try:
+        torch.onnx.export(
+            job.example.model,
+            job.example.tensors,
+            str(file) if file else buffer,  # type: ignore[arg-type]  # documented to take a file object too
+            dynamo=False,
+            opset_version=job.opset,
+            input_names=job.inputs,
+            output_names=job.outputs,
+            dynamic_axes={name: dict(dims) for name, dims in job.axes.items() if dims},
+            **mode,  # type: ignore[arg-type]
+        )
+    except Exception as error:
+        raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}") from error
+    proto = load_model(file, external_data=False) if file else onnx.load_model_from_string(buffer.getvalue())
+    check_count(len(linear_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
+    if job.example.is_wrapped:
+        _remove_prefix(proto)
+    return _infer_shapes_anew(proto, job)
+
+
+def _remove_prefix(proto: onnx.ModelProto) -> None:
+    """Give the parameters the names that they have in the caller's model."""
+    renamed = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith(PREFIX):
+            renamed[tensor.name] = tensor.name.removeprefix(PREFIX)
+            tensor.name = renamed[tensor.name]
+    for node in all_nodes(proto):
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+
+
+def _has_inner_graphs(proto: onnx.ModelProto) -> bool:
+    return len(list(all_nodes(proto))) > len(proto.graph.node)
+
+
+def _infer_shapes_anew(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+    """Replace the TorchScript exporter's shapes, whose dimensions have made-up names, by onnx's own inference.
+
+    Where that does not reach an output, its dimensions are found by running the model on other sizes.
+    """
+    MYLINEAR.register_schema()
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except Exception:  # not every operator that torch writes can be inferred
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    shapes = [known_shapes(inferred.graph).get(output.name) for output in inferred.graph.output]
+    if not all(shape is not None and None not in shape for shape in shapes):
+        shapes = list(output_dims(job.example, job.inputs, job.axes))
+    for output, shape in zip(inferred.graph.output, shapes, strict=True):
+        assert shape is not None
+        output.CopyFrom(helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, shape))
+    return inferred
