@@ -1,7 +1,8 @@
 """onnx's reference evaluator, with operators of ours where its own are wrong, or too slow for whole models. No torch.
 
 Of onnx 1.23: Erf and Gelu round to float32 whatever comes in, and take a Python call for each number;
-GatherElements fails along an axis of more than 64 elements.
+GatherElements fails along an axis of more than 64 elements. Some operators ignore attributes that they had in older
+opsets, such as ``broadcast`` of Add, and give another result without a word; a model with one is refused.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from onnx.reference.op_run import OpFunction, OpRun
 
 Array = NDArray[Any]
 _STEPS = 256  # of the table, for each unit of x
@@ -93,8 +95,15 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[kept], indices, axis=axis),)
 
 
+class IgnoredAttributeError(NotImplementedError):
+    """A model that the evaluator would compute wrongly: its implementation of an operator ignores an attribute."""
+
+
 def make_evaluator(model: onnx.ModelProto, operators: Sequence[type[OpRun]] = ()) -> ReferenceEvaluator:
-    """Return an evaluator with these operators, everywhere in the model: in bodies and in model-local functions too."""
+    """Return an evaluator with these operators, everywhere in the model: in bodies and in model-local functions too.
+
+    Raises: IgnoredAttributeError; and what onnx raises for an operator that it does not know.
+    """
     own: list[type[OpRun]] = [*operators, Erf, Gelu, GatherElements]
 
     class Evaluator(ReferenceEvaluator):
@@ -102,5 +111,33 @@ def make_evaluator(model: onnx.ModelProto, operators: Sequence[type[OpRun]] = ()
 
         def __init__(self, proto: Any, *, new_ops: Any = None, **options: Any) -> None:
             super().__init__(proto, new_ops=own, **options)
+            for node in self.rt_nodes_ or ():
+                _check_attributes(node)
 
     return Evaluator(model)
+
+
+def _check_attributes(node: OpRun) -> None:
+    """Check that the implementation of a node reads all its attributes. Raises: IgnoredAttributeError."""
+    if isinstance(node, OpFunction) or node.op_type == "Constant":  # they read whatever there is
+        return
+    known = _names_read(type(node))
+    for attribute in node.onnx_node.attribute:
+        if attribute.name not in known:
+            raise IgnoredAttributeError(
+                f"it ignores the attribute '{attribute.name}' of {node.op_type} '{node.onnx_node.name}'"
+            )
+
+
+@cache
+def _names_read(implementation: type[OpRun]) -> frozenset[str]:
+    """Return every name that the methods of an implementation use; an attribute is a parameter, or is read of self."""
+    names: set[str] = set()
+    for cls in implementation.__mro__[: implementation.__mro__.index(OpRun)]:
+        pending = [getattr(member, "__func__", member) for member in vars(cls).values()]
+        codes = [member.__code__ for member in pending if isinstance(member, FunctionType)]
+        while codes:
+            code = codes.pop()
+            names.update(code.co_varnames, code.co_names, code.co_freevars)
+            codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return frozenset(names)

@@ -67,6 +67,7 @@ def _rewrite(source: str | Path, target: str | Path, change: Callable[[ir.Model]
 
 def adopt_model(model: ir.Model) -> Rewrite:
     """Do what `adopt` does, in place, to a model in memory; each layer is compared, the whole model is not."""
+    check_opsets(model)
     result = Rewrite(num_nodes_before=count_nodes(model))
     worker = _Worker(model)
     for where, graph in graphs_of(model):
@@ -92,6 +93,7 @@ def adopt_model(model: ir.Model) -> Rewrite:
 
 def lower_model(model: ir.Model) -> Rewrite:
     """Do what `lower` does, in place, to a model in memory."""
+    check_opsets(model)
     result = Rewrite(num_nodes_before=count_nodes(model))
     worker, num_checked = _Worker(model), 0
     for where, graph in graphs_of(model):
@@ -129,6 +131,19 @@ def graphs_of(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
         for graph in function.subgraphs():
             if graph is not function.graph:
                 yield f"subgraph '{graph.name}' of function '{function.name}'", graph
+
+
+def check_opsets(model: ir.Model) -> None:
+    """Check the version of ONNX's own domain of the model and of its functions. Raises: ContractError."""
+    owners: list[ir.Model | ir.Function] = [model, *model.functions.values()]
+    for owner in owners:
+        MYLINEAR.check_opset(opset_of(owner) or 0)
+
+
+def opset_of(owner: ir.Model | ir.Function) -> int | None:
+    """Return the version of ONNX's own domain that a model or function imports; None for none."""
+    version: int | None = owner.opset_imports.get("", owner.opset_imports.get("ai.onnx"))
+    return version
 
 
 def count_nodes(model: ir.Model) -> int:
@@ -371,7 +386,7 @@ def _values_of(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _opset(model: ir.Model) -> int:
-    version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
+    version = opset_of(model)
     if version is None:
         raise RewriteError("the model imports no version of ONNX's own operators")
     return version

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ort_ops.errors import MylinearError
 from ort_ops.files import open_atomically, output_error
-from ort_ops.model import ModelError, check_linear_nodes, load_model
+from ort_ops.model import ModelError, check_linear_nodes, check_opsets, load_model
 from ort_ops.model_checks import check_linear_shapes, check_names, function_difference
 from ort_ops.operator import ContractError
 
@@ -53,6 +53,7 @@ def read_model(source: str | Path) -> ModelFile:
     """Read a model and check what onnx_ir takes for granted. Raises: ModelError, ContractError."""
     proto = load_model(source, external_data=False)
     check_names(proto, source)
+    check_opsets(proto)
     if check_linear_nodes(proto):
         check_linear_shapes(proto)
         difference = function_difference(proto)

@@ -221,14 +221,15 @@ def linear_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[Li
 
 
 def check_linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
-    """Return `linear_nodes` after checking version, number of inputs and attributes of each.
+    """Return `linear_nodes` after checking versions, number of inputs and attributes of each.
 
-    Raises: ContractError for a version, attribute or number of inputs that the contract does not have.
+    Raises: ContractError for a version, opset, attribute or number of inputs that the contract does not have.
     """
     nodes = linear_nodes(model)
     if not nodes:
         return nodes
     MYLINEAR.check_version(domain_version(model))
+    check_opsets(model)
     for linear in nodes:
         MYLINEAR.check_attributes([attribute.name for attribute in linear.node.attribute])
         count = len(linear.node.input)
@@ -249,10 +250,16 @@ def require_linear_nodes(model: onnx.ModelProto, source: object) -> list[LinearN
     return nodes
 
 
-def domain_version(model: onnx.ModelProto, domain: str = MYLINEAR.domain) -> int:
-    """Return the opset version that the model imports of ``domain``; 0 where it imports none."""
+def domain_version(model: onnx.ModelProto | onnx.FunctionProto, domain: str = MYLINEAR.domain) -> int:
+    """Return the opset version that the model, or function, imports of ``domain``; 0 where it imports none."""
     wanted = {"", "ai.onnx"} if domain == "" else {domain}
     return max((entry.version for entry in model.opset_import if entry.domain in wanted), default=0)
+
+
+def check_opsets(model: onnx.ModelProto) -> None:
+    """Check the version of ONNX's own domain of the model and of its functions. Raises: ContractError."""
+    for owner in (model, *model.functions):
+        MYLINEAR.check_opset(domain_version(owner, ""))
 
 
 def element_types(model: onnx.ModelProto) -> set[str]:

@@ -74,6 +74,7 @@ class Operator:
         make_body: (opset version, accumulator or None, output type or None) -> nodes of the function body,
             over the parameters' names. ``accumulator`` is the element type to cast every input to first, None
             for no cast; ``output_type`` the one to cast the result to, None for "like the first input".
+        min_opset: the oldest version of ONNX's own domain that the body is written for.
     """
 
     domain: str
@@ -85,6 +86,7 @@ class Operator:
     doc: str
     infer_shape: Callable[[Sequence[Shape | None]], Shape | None]
     make_body: Callable[[int, ElementType | None, ElementType | None], list[onnx.NodeProto]]
+    min_opset: int = 7
 
     @property
     def num_required(self) -> int:
@@ -134,6 +136,16 @@ class Operator:
         if version != self.since_version:
             argument = f"the version of domain '{self.domain}'"
             raise ContractError(self.message(argument, str(self.since_version), str(version), "update ort-mylinear"))
+
+    def check_opset(self, version: int) -> None:
+        """Check that ONNX's own domain is new enough for the operator; 0 stands for a model that imports none.
+
+        Below opset 7 the same names mean other operators: Add and Gemm broadcast only where ``broadcast`` says so, and
+        along ``axis``. Raises: ContractError.
+        """
+        if 0 < version < self.min_opset:
+            hint = "convert the model with onnx.version_converter"
+            raise ContractError(self.message("the opset version", f"{self.min_opset} or newer", str(version), hint))
 
     def check_attributes(self, names: Collection[str]) -> None:
         """Check that a node carries no attribute: version 1 has none. Raises: ContractError naming them."""
@@ -185,6 +197,7 @@ class Operator:
         """
         from onnx import helper
 
+        self.check_opset(opset_version)
         types = sorted({self.element_type(name) for name in element_types}, key=lambda t: t.unit_roundoff)
         accumulators = [self.element_type(t.accumulator) for t in types]
         accumulator: ElementType | None = min(accumulators, key=lambda t: t.unit_roundoff)
