@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from exporter.trained import export_checkpoint
 from exporter.training import LOSS_PLOT_NAME, TrainingResult, train
 from exporter.verification import Verification, verify
 from ort_ops.contract import ELEMENT_TYPES
+from ort_ops.files import temporary_folder
 from ort_ops.session import InferenceSession, available_kernels
 
 MODEL_NAME = "linear.onnx"
@@ -88,8 +88,8 @@ def _verify(training: TrainingResult, model: Path, dtype: str) -> Verification:
     if dtype == training.options.dtype:
         return verify(model, checkpoint=training.checkpoint)
     assert training.checkpoint is not None
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / MODEL_NAME
+    with temporary_folder() as folder:
+        path = folder / MODEL_NAME
         export_checkpoint(training.checkpoint, path, engine="torchscript", dtype=dtype)
         return verify(path)
 

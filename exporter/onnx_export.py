@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from exporter.rewrite_files import MAX_NBYTES_INSIDE, read_model, write_model
 from exporter.tensors import to_numpy
 from ort_ops.contract import MYLINEAR
 from ort_ops.error_bound import Comparison
-from ort_ops.files import make_folder, open_atomically
+from ort_ops.files import check_output, open_atomically, temporary_folder
 from ort_ops.model import attach_function, complete_biases, domain_version, linear_nodes
 from ort_ops.runtimes import TargetError, run_elsewhere
 from ort_ops.session import InferenceSession
@@ -82,7 +81,8 @@ def export(
         model: a module, left in the mode that it was in, or an exported program.
         args: example input, or the sequence of them; tensors may stand in tuples, lists and dicts. An exported program
             has an example of its own.
-        path: where to write; an existing file is replaced, and only by a whole one.
+        path: where to write; an existing file is replaced, and only by a whole one. Devices, FIFOs and ``-``, which is
+            standard output, are written to.
         kwargs: further arguments by name. What is no tensor, in either, becomes a constant of the file.
         engine: ``dynamo`` (opset 18 to 25) or ``torchscript`` (opset 9 to 20).
         opset: version of ONNX's own operators; 20 by default.
@@ -97,8 +97,10 @@ def export(
         training: whether to export as in training, with dropout and batch statistics; else in eval mode. What is
             random then cannot be compared, and is not.
 
-    Raises: ExportError, TargetError, and ContractError for shapes, dtypes and opsets that the operator does not have.
+    Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that the operator
+        does not have.
     """
+    check_output(path)
     opset = choose_opset(engine, opset, target)
     program: torch.export.ExportedProgram | None = None
     module: nn.Module
@@ -134,7 +136,7 @@ def export(
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
         with _quiet():
             write = _export_large if is_large else _export_small
-            proto, comparisons = write(job, engine, Path(path), metadata or {}, target, target_python)
+            proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
     finally:
         for part, mode in was_training.items():
             part.training = mode
@@ -144,7 +146,7 @@ def export(
 def _export_small(
     job: Job,
     engine: str,
-    path: Path,
+    path: str | Path,
     metadata: Mapping[str, str],
     target: str | None,
     target_python: str | Path | None,
@@ -163,15 +165,14 @@ def _export_small(
 def _export_large(
     job: Job,
     engine: str,
-    path: Path,
+    path: str | Path,
     metadata: Mapping[str, str],
     target: str | None,
     target_python: str | Path | None,
 ) -> tuple[onnx.ModelProto, dict[str, Comparison]]:
     """Export by way of files, so that the weights are never in one message of protobuf."""
-    path.parent.exists() or make_folder(path.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        file = Path(folder) / "model.onnx"
+    with temporary_folder(beside=path) as folder:
+        file = folder / "model.onnx"
         proto = export_dynamo(job, file) if engine == "dynamo" else export_torchscript(job, file)
         check_value_names(proto, job.inputs, job.outputs)
         _finish(proto, job, metadata, file)

@@ -17,6 +17,7 @@ from exporter.rewrite_files import read_model, write_model
 from exporter.rewrite_match import Array, Computed, Constant, LinearLayer, NoMatch, is_standard, match, resolve, scale
 from exporter.rewrite_report import Entry, Rewrite
 from ort_ops.contract import ABSENT_BIAS, MYLINEAR
+from ort_ops.files import check_output
 
 __all__ = ["Rewrite", "RewriteError", "adopt", "adopt_model", "lower", "lower_model"]
 
@@ -36,10 +37,10 @@ def adopt(source: str | Path, target: str | Path) -> Rewrite:
     Args:
         source: the model; its external data is read where it lies.
         target: the file to write; may be ``source``. Weights lie beside it (``<target>.data``) if they did before or
-            if the model is too large for one file.
+            if the model is too large for one file. Devices, FIFOs and ``-``, which is standard output, are written to.
 
     Raises: ModelError for a file that is no model or is damaged; RewriteError if the rewritten model would differ,
-        naming the first tensor that does.
+        naming the first tensor that does; OutputError.
     """
     return _rewrite(source, target, adopt_model)
 
@@ -57,6 +58,7 @@ def lower(source: str | Path, target: str | Path) -> Rewrite:
 
 
 def _rewrite(source: str | Path, target: str | Path, change: Callable[[ir.Model], Rewrite]) -> Rewrite:
+    check_output(target)
     file = read_model(source)
     model = file.load()
     result = change(model)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from ort_ops.errors import MylinearError
-from ort_ops.files import open_atomically, output_error
+from ort_ops.files import (
+    OutputError,
+    check_output,
+    is_stream,
+    open_atomically,
+    output_error,
+    replace_atomically,
+    temporary_folder,
+)
 from ort_ops.model import ModelError, check_linear_nodes, check_opsets, load_model
 from ort_ops.model_checks import check_linear_shapes, check_names, function_difference
 from ort_ops.operator import ContractError
@@ -75,37 +79,35 @@ def write_model(model: ir.Model, target: str | Path, *, external: bool = False) 
     Returns: the number of bytes of its weights.
     Raises: OutputError.
     """
-    target = Path(target)
     nbytes = weights_nbytes(model)
     if not external and nbytes <= MAX_NBYTES_INSIDE:
         bring_inside(model)
         with open_atomically(target) as temporary:
             temporary.write_bytes(ir.to_proto(model).SerializeToString())
         return nbytes
-    data = target.with_name(f"{target.name}.data")
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(21, os.strerror(21))
-        folder.mkdir()
+    check_output(target)
+    if is_stream(target) or Path(target).is_symlink():
+        raise OutputError(
+            f"'{target}' must be a regular file, and no symbolic link: {nbytes / 2**20:.0f} MiB of weights lie in a "
+            "file beside it"
+        )
+    path = Path(target)
+    data = path.with_name(f"{path.name}.data")
+    with temporary_folder(beside=path) as folder:
         try:
             ir.save(
                 model,
-                folder / target.name,
+                folder / path.name,
                 format="protobuf",
                 external_data=data.name,
                 size_threshold_bytes=_MIN_NBYTES_OUTSIDE,
                 alignment=4096,  # so that a runtime can map the weights into memory
             )
-            if (folder / data.name).exists():
-                os.replace(folder / data.name, data)
-            os.replace(folder / target.name, target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        if isinstance(error, MylinearError):
-            raise
-        raise output_error(target, error) from error
+        except OSError as error:
+            raise output_error(target, error) from error
+        if (folder / data.name).exists():
+            replace_atomically(folder / data.name, data)
+        replace_atomically(folder / path.name, path)
     return nbytes
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.errors import MylinearError
+from ort_ops.files import temporary_folder
 
 _NEWEST: dict[tuple[int, int], tuple[int, int]] = {
     (1, 17): (20, 9),
@@ -81,8 +81,8 @@ def run_elsewhere(
 
     Raises: TargetError if it is another version, or does not load or run the model.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        inputs, outputs = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+    with temporary_folder() as folder:
+        inputs, outputs = folder / "inputs.npz", folder / "outputs.npz"
         np.savez(inputs, **feed)  # type: ignore[arg-type]
         command = [str(python), "-c", _RUN, str(Path(model).absolute()), str(inputs), str(outputs)]
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from exporter.bench.cells import OURS, Plan
 from exporter.bench.models import SIDES, chain_model, random_layers, save_model
 from exporter.bench.sides import first_words, numpy_dtype, session_options
 from exporter.bench.timing import settle, summarize
+from ort_ops.files import temporary_folder
 
 STORAGES = ("inline", "external")
 _SIZES = ((64, 1), (4096, 2))  # of square layers, and how many
@@ -63,9 +63,9 @@ def measure_memory(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict
 @contextmanager
 def _models(size: int, number: int, dtype: str, storage: str) -> Iterator[dict[str, Path]]:
     """Write the same layers as a model of each side, for as long as the block takes."""
-    with tempfile.TemporaryDirectory(prefix="mylinear-bench-") as folder:
+    with temporary_folder() as folder:
         layers = random_layers(size, number, numpy_dtype(dtype))
-        paths = {side: Path(folder) / f"{side}.onnx" for side in SIDES}
+        paths = {side: folder / f"{side}.onnx" for side in SIDES}
         for side, path in paths.items():
             save_model(chain_model(side, layers), path, is_external=storage == "external")
         yield paths

@@ -11,7 +11,7 @@ from exporter.rewrite_report import Rewrite
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear adopt`."""
     parser.add_argument("source", metavar="in.onnx", help="the model to read")
-    parser.add_argument("target", metavar="out.onnx", help="the model to write; may be the same")
+    parser.add_argument("target", metavar="out.onnx", help="the model to write; may be the same; - for standard output")
     parser.add_argument("--json", action="store_true", help="print JSON: every node, with the reason if left alone")
 
 
@@ -24,18 +24,21 @@ def run(args: argparse.Namespace) -> int:
 
 def show(result: Rewrite, args: argparse.Namespace) -> int:
     """Print what a rewrite did, as a table or as JSON."""
+    from ort_ops.files import summary_stream
     from ort_ops.table import format_table
 
+    stream = summary_stream(args.target)
     if args.json:
-        print(json.dumps(result.as_dict(), indent=2))
+        print(json.dumps(result.as_dict(), indent=2), file=stream)
         return 0
     if result.rewritten or result.left:
-        print(format_table(*result.table()))
-        print()
+        print(format_table(*result.table()), file=stream)
+        print(file=stream)
     print(
         f"{args.target}: {result.num_nodes_before} nodes became {result.num_nodes_after}, "
-        f"{len(result.rewritten)} rewritten, {len(result.left)} left alone; weights {result.nbytes / 2**20:.1f} MiB"
+        f"{len(result.rewritten)} rewritten, {len(result.left)} left alone; weights {result.nbytes / 2**20:.1f} MiB",
+        file=stream,
     )
     for check in result.checks:
-        print(f"compared: {check}")
+        print(f"compared: {check}", file=stream)
     return 0

@@ -10,7 +10,7 @@ from ort_ops.contract import ELEMENT_TYPES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear export`."""
     parser.add_argument("checkpoint", help="checkpoint written by `mylinear train`")
-    parser.add_argument("output", help="the .onnx file to write")
+    parser.add_argument("output", help="the .onnx file to write; - for standard output")
     parser.add_argument("--engine", choices=("dynamo", "torchscript"), default="dynamo", help="torch's exporter")
     parser.add_argument("--opset", type=int, help="version of ONNX's own operators (default: 20)")
     parser.add_argument("--target", help="an onnxruntime that must load it, such as 1.17; picks opset and IR version")
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and say what was written."""
     from exporter.trained import export_checkpoint
+    from ort_ops.files import is_stream, summary_stream
 
     result = export_checkpoint(
         args.checkpoint,
@@ -32,11 +33,15 @@ def run(args: argparse.Namespace) -> int:
         target=args.target,
         target_python=args.target_python,
     )
+    stream = summary_stream(args.output)
     worst = max(comparison.max_in_bounds for comparison in result.comparisons.values())
     print(
         f"{result.path}: {result.num_linear} MYLINEAR nodes, opset {result.opset}, IR version {result.ir_version}; "
-        f"onnxruntime agrees with torch (largest error {worst:.3f} of its bound)"
+        f"onnxruntime agrees with torch (largest error {worst:.3f} of its bound)",
+        file=stream,
     )
+    if is_stream(args.output):
+        return 0
     suffix = "" if args.dtype else f" --checkpoint {args.checkpoint}"
-    print(f"next: mylinear verify {result.path}{suffix}")
+    print(f"next: mylinear verify {result.path}{suffix}", file=stream)
     return 0

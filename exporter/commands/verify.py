@@ -41,9 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, print the table, and write what was asked for."""
+    from ort_ops.files import check_output, summary_stream, write_atomically
+
+    outputs = [path for path in (args.json, args.junit, args.html) if path is not None]
+    for path in outputs:
+        check_output(path)
     from exporter.verification import verify
     from exporter.verification_report import to_junit, write_html
-    from ort_ops.files import write_atomically
     from ort_ops.progress import progress
     from ort_ops.table import format_table
 
@@ -58,16 +62,15 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             on_progress=lambda done, total, road: line.update(done, f"of {total}: {road}"),
         )
-    if args.json == "-":
-        print(result.to_json())
-    else:
-        print(format_table(*result.table()))
-        print(f"outputs are bounded by {result.bound}")
-        print("parity holds" if result.is_ok else "parity is VIOLATED")
-        if args.json:
-            write_atomically(args.json, result.to_json().encode())
-    if args.junit:
+    if args.json != "-":
+        stream = summary_stream(*outputs)
+        print(format_table(*result.table()), file=stream)
+        print(f"outputs are bounded by {result.bound}", file=stream)
+        print("parity holds" if result.is_ok else "parity is VIOLATED", file=stream)
+    if args.json is not None:
+        write_atomically(args.json, result.to_json().encode() + b"\n")
+    if args.junit is not None:
         write_atomically(args.junit, to_junit(result).encode())
-    if args.html:
+    if args.html is not None:
         write_html(result, args.html)
     return 0 if result.is_ok else 1
