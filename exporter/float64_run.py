@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference.op_run import OpRun
 
 from exporter.evaluator import make_evaluator
-from exporter.rewrite_check import widen_to_float64
+from exporter.widen import widen_to_float64
 from ort_ops.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.error_bound import gamma
 from ort_ops.evaluate import Evaluation, LinearCall, Value

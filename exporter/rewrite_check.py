@@ -13,18 +13,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from exporter.evaluator import make_evaluator
 from exporter.rewrite_files import bring_inside, weights_nbytes
 from exporter.rewrite_match import Computed, Constant, LinearLayer, resolve
 from exporter.rewrite_report import Rewrite
-from ort_ops.contract import MYLINEAR
+from exporter.widen import FLOATS, widen_to_float64
 from ort_ops.error_bound import gamma
 from ort_ops.errors import MylinearError
 
 Array = NDArray[Any]
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _MAX_NBYTES_WHOLE = 2**28
 _CHUNK = 2**22  # weights that are widened to float64 at a time
 _TOLERANCE = 1e-9
@@ -172,55 +171,8 @@ def random_feed(model: onnx.ModelProto, size: int, seed: int = 0) -> dict[str, A
             continue
         tensor = value.type.tensor_type
         shape = [dim.dim_value if dim.HasField("dim_value") else size for dim in tensor.shape.dim]
-        if tensor.elem_type in _FLOATS:
+        if tensor.elem_type in FLOATS:
             feed[value.name] = rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         else:
             feed[value.name] = rng.integers(0, 2, shape).astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return feed
-
-
-def widen_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which every floating-point tensor is float64, for evaluators that do not check types."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    _widen_graph(wide.graph)
-    for function in wide.functions:
-        _widen_nodes(function.node)
-    for index, function in enumerate(wide.functions):
-        if (function.domain, function.name) == (MYLINEAR.domain, MYLINEAR.name):
-            opset = next(entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx"))
-            wide.functions[index].CopyFrom(MYLINEAR.function(opset, ["float64"]))
-    return wide
-
-
-def _widen_graph(graph: onnx.GraphProto) -> None:
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type in _FLOATS:
-            value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    _widen_nodes(graph.node)
-
-
-def _widen_nodes(nodes: Any) -> None:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                _widen_tensor(attribute.t)
-            if attribute.HasField("g"):
-                _widen_graph(attribute.g)
-            if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
-                attribute.i = TensorProto.DOUBLE
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name in ("value_float", "value_floats"):
-            array = np.asarray(helper.get_attribute_value(node.attribute[0]), np.float64)
-            del node.attribute[:]
-            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(array)))
-        if node.op_type == "ConstantOfShape" and not node.attribute:
-            zero = numpy_helper.from_array(np.zeros(1))
-            node.attribute.append(helper.make_attribute("value", zero))
-
-
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in _FLOATS - {TensorProto.DOUBLE}:
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), name))

@@ -81,7 +81,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 def _essence(node: onnx.NodeProto) -> tuple[object, ...]:
     """What a node computes, without its name, its documentation and the order of its attributes."""
-    attributes = {a.name: str(helper.get_attribute_value(a)) for a in node.attribute}
+    attributes = {a.name: a.ref_attr_name or str(helper.get_attribute_value(a)) for a in node.attribute}
     return node.domain, node.op_type, tuple(node.input), tuple(node.output), tuple(sorted(attributes.items()))
 
 
