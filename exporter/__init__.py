@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from exporter.onnx_registration import install
+from ort_ops import requirements
 
 if TYPE_CHECKING:
     from exporter.functional import LinearF, linear
@@ -59,4 +60,5 @@ def __getattr__(name: str) -> Any:
     """Import the module that has ``name``, and take it from there."""
     if name not in _MODULES:
         raise AttributeError(f"module 'exporter' has no attribute '{name}'")
+    requirements.check()
     return getattr(import_module(f"exporter.{_MODULES[name]}"), name)

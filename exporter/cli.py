@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from ort_ops import requirements
 from ort_ops.errors import MylinearError
 
 COMMANDS = {
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
     try:
+        if options.command != "doctor":  # which says all that is wrong, not the first
+            requirements.check()
         status: int = options.run(options)
     except MylinearError as error:
         print(f"mylinear: {error}", file=sys.stderr)

@@ -1,28 +1,27 @@
-"""`diagnose`: what is installed, which kernels there are, and for each fault its remedy. Needs no torch."""
+"""`diagnose`: what is installed, which kernels there are, and for each fault its remedy. Needs no other package."""
 
 from __future__ import annotations
 
-import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ort_ops import cuda, native
-from ort_ops.session import available_kernels
+from ort_ops import native
+from ort_ops.requirements import (
+    DISTRIBUTION,
+    RUNTIMES,
+    Fault,
+    describe_python,
+    first_import_fault,
+    installed_version,
+    version_faults,
+)
 
-PACKAGES = ("ort-mylinear", "numpy", "onnx", "onnxruntime", "onnxruntime-extensions", "torch", "onnxscript")
-_OPTIONAL = {"torch", "onnxscript"}
-_OLDEST_RUNTIME = (1, 17)
-# Other distributions of the same module; pip does not see that they overwrite each other.
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
+if TYPE_CHECKING:
+    from ort_ops import cuda
 
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that is wrong or missing, and what to do about it."""
-
-    what: str
-    remedy: str
+EXTENSIONS = "onnxruntime-extensions"
+PACKAGES = (DISTRIBUTION, "numpy", "onnx", "onnxruntime", EXTENSIONS, "torch", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,17 @@ class Diagnosis:
     Attributes:
         platform: operating system, machine and Python.
         packages: version by distribution; None where it is not installed.
-        library: of the C++ kernels; cuda: their CUDA backend, which is a fault only where it was built and fails.
-        kernels: as `ort_ops.available_kernels` has them.
+        library: of the C++ kernels.
+        cuda: their CUDA backend, which is a fault only where it was built and fails; None where onnxruntime cannot be
+            asked.
+        kernels: as `ort_ops.available_kernels` has them; empty where onnxruntime cannot be asked.
         faults: empty on a healthy machine.
     """
 
     platform: str
     packages: dict[str, str | None]
     library: native.NativeStatus
-    cuda: cuda.CudaStatus
+    cuda: cuda.CudaStatus | None
     kernels: list[dict[str, Any]]
     faults: list[Fault] = field(default_factory=list)
 
@@ -50,41 +51,59 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this installation. Never raises."""
-    packages = {name: _version(name) for name in PACKAGES}
-    runtimes = {name: found for name in _RUNTIMES if (found := _version(name))}
-    packages |= runtimes
-    kernels = available_kernels()
-    backend = cuda.status()
+    """Look at this installation. Never raises, whatever is missing."""
+    runtimes = {name: found for name in RUNTIMES if (found := installed_version(name))}
+    packages = {name: installed_version(name) for name in PACKAGES} | runtimes
+    library = native.status()
+    faults = [*_package_faults(packages, list(runtimes), library), *_library_faults(library)]
+    broken = first_import_fault()
+    if broken is not None and broken.package not in {fault.package for fault in faults}:
+        faults.append(broken)
+    kernels, backend, kernel_faults = _kernels() if broken is None else ([], None, [])
+    said = {fault.what for fault in faults}
+    faults += [fault for fault in kernel_faults if fault.what not in said]
+    return Diagnosis(describe_python(), packages, library, backend, kernels, faults)
+
+
+def _package_faults(
+    packages: dict[str, str | None], runtimes: list[str], library: native.NativeStatus
+) -> Iterator[Fault]:
+    for fault in version_faults():
+        # It runs Python kernels only where the C++ library does not.
+        if fault.package != EXTENSIONS or not library.is_usable:
+            yield fault
+    if len(runtimes) > 1:
+        names = " and ".join(runtimes)
+        remedy = f"pip uninstall -y {' '.join(runtimes)} && pip install {runtimes[-1]}"
+        yield Fault(f"{names} overwrite each other", remedy)
+    if (packages["torch"] is None) != (packages["onnxscript"] is None):
+        present = "torch" if packages["torch"] else "onnxscript"
+        remedy = f"pip install '.[export]' in {DISTRIBUTION}'s source"
+        yield Fault(f"only {present} of torch and onnxscript is here", remedy)
+
+
+def _library_faults(library: native.NativeStatus) -> Iterator[Fault]:
+    if library.reason is not None:
+        yield Fault("the cpp kernel is not available", library.reason)
+    unused = native.unused_builds()
+    if unused:
+        remedy = f"remove {' and '.join(unused)}, or set {native.LIBRARY_VARIABLE} to the one that is meant"
+        yield Fault(f"other builds of the C++ library lie beside {library.path}, which is the newest", remedy)
+
+
+def _kernels() -> tuple[list[dict[str, Any]], cuda.CudaStatus | None, list[Fault]]:
+    """Return the kernels, the CUDA backend, and what is wrong with them."""
+    try:
+        from ort_ops import cuda
+        from ort_ops.session import available_kernels
+
+        kernels, backend = available_kernels(), cuda.status()
+    except Exception as error:  # whatever a broken installation raises
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return [], None, [Fault("the kernels cannot be looked at", f"mend this first: {first_line}")]
     faults = [
         Fault(f"the {kernel.name} kernel is not available", kernel.reason)
         for kernel in kernels
         if kernel.reason is not None and (kernel.name != "cuda" or backend.path is not None)
     ]
-    for name in PACKAGES:
-        if packages[name] is None and name not in _OPTIONAL and not (name == "onnxruntime" and runtimes):
-            faults.append(Fault(f"{name} is not installed", f"pip install {name}"))
-    if len(runtimes) > 1:
-        names = " and ".join(runtimes)
-        faults.append(Fault(f"{names} overwrite each other", f"pip uninstall {' '.join(runtimes)}, then install one"))
-    for name, version in runtimes.items():
-        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_RUNTIME:
-            faults.append(Fault(f"{name} {version} is older than 1.17", f"pip install -U {name}"))
-    if (packages["torch"] is None) != (packages["onnxscript"] is None):
-        present = "torch" if packages["torch"] else "onnxscript"
-        faults.append(Fault(f"only {present} of torch and onnxscript is here", "pip install 'ort-mylinear[export]'"))
-    return Diagnosis(
-        platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        packages=packages,
-        library=native.status(),
-        cuda=backend,
-        kernels=[{**asdict(kernel), "is_available": kernel.is_available} for kernel in kernels],
-        faults=faults,
-    )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return [{**asdict(kernel), "is_available": kernel.is_available} for kernel in kernels], backend, faults

@@ -8,6 +8,7 @@ Nobody else knows its name. A host in another language registers it by its path:
 from __future__ import annotations
 
 import ctypes
+import filecmp
 import json
 import os
 import sys
@@ -116,8 +117,24 @@ def _directories() -> list[Path]:
 def _find() -> Path | None:
     named = os.environ.get(LIBRARY_VARIABLE)
     # Absolute, because onnxruntime looks for a bare name in the loader's path.
-    candidates = [Path(named).absolute()] if named else [directory / _FILE_NAME for directory in _directories()]
-    return next((path for path in candidates if path.is_file()), None)
+    if named:
+        path = Path(named).absolute()
+        return path if path.is_file() else None
+    return next(iter(_builds()), None)
+
+
+def _builds() -> list[Path]:
+    """Every copy of the library in this package's places, the newest first: a build in place is used at once."""
+    found = [path for directory in _directories() if (path := directory / _FILE_NAME).is_file()]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def unused_builds() -> list[str]:
+    """Return the paths of other builds in this package's places than the one that is used; the same bytes are none."""
+    if LIBRARY_VARIABLE in os.environ:
+        return []
+    builds = _builds()
+    return [str(path) for path in builds[1:] if not filecmp.cmp(builds[0], path, shallow=False)]
 
 
 def _package_version() -> str | None:

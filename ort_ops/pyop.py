@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import platform
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ort_ops import requirements
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.numpy_kernel import compute
 
@@ -30,9 +32,12 @@ _failures = threading.local()
 
 def unavailable_reason() -> str | None:
     """Why the kernel cannot be had here, and the remedy; None if it can."""
-    if importlib.util.find_spec(_PACKAGE) is None:
-        return "onnxruntime-extensions is not installed; pip install onnxruntime-extensions"
-    return None
+    if importlib.util.find_spec(_PACKAGE) is not None:
+        return None
+    if not requirements.is_wanted("onnxruntime-extensions"):
+        version = platform.python_version()
+        return f"onnxruntime-extensions has no wheel for Python {version}; the C++ library would run the kernel"
+    return "onnxruntime-extensions is not installed; pip install onnxruntime-extensions"
 
 
 @functools.cache

@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"ISA in use    {library.isa or 'none'} (compiled: {', '.join(library.compiled_isas)}; ", end="")
         print(f"this CPU has: {', '.join(library.usable_isas)})")
     cuda = found.cuda
-    if cuda.reason is not None:
+    if cuda is None:
+        print("CUDA backend  not looked at")
+    elif cuda.reason is not None:
         print(f"CUDA backend  not available: {cuda.reason}")
     else:
         print(f"CUDA backend  {cuda.path}")

@@ -1,0 +1,149 @@
+"""Whether the packages that this one needs are here, new enough, and import.
+
+The lowest versions stand in the distribution's own metadata, that is in ``pyproject.toml``. This module imports nothing
+but the standard library until it is asked, so that it can speak where nothing else can.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from ort_ops.errors import MylinearError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "ort-mylinear"
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
+"""Distributions of the one module ``onnxruntime``; pip does not see that they overwrite each other."""
+OLDEST = {"numpy": (1, 26), "onnxruntime": (1, 17)}
+"""Modules without which nothing of this package runs, and the lowest versions of them."""
+
+
+class RequirementError(MylinearError, ImportError):
+    """A package that is missing, too old, or does not import; the message says which and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong or missing, and what to do about it; ``package`` is the distribution, if it is one's."""
+
+    what: str
+    remedy: str
+    package: str = ""
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def check() -> None:
+    """Check that numpy and onnxruntime can be used. Raises: RequirementError."""
+    fault = first_import_fault()
+    if fault is not None:
+        raise RequirementError(f"{fault.what}; {fault.remedy}")
+
+
+def import_fault(module: str) -> Fault | None:
+    """Say what is wrong with one of the modules in `OLDEST`; None for nothing."""
+    oldest = ".".join(map(str, OLDEST[module]))
+    install = f"pip install '{module}>={oldest}'"
+    reinstall = f"pip install --force-reinstall '{module}>={oldest}'"
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            return Fault(f"{module} is not installed", install, module)
+        return Fault(f"{module} does not import: {error}", reinstall, module)
+    except Exception as error:  # a binary for another NumPy or another machine fails in many ways
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return Fault(f"{module} does not import: {first_line}", reinstall, module)
+    version = getattr(imported, "__version__", None)
+    if version is None:
+        what = f"{module} is not whole: files of it are left, as after uninstalling one of two distributions of it"
+        return Fault(what, reinstall, module)
+    numbers = re.match(r"(\d+)\.(\d+)", str(version))
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST[module]:
+        return Fault(f"{module} {version} is older than {oldest}", install, module)
+    return None
+
+
+def first_import_fault() -> Fault | None:
+    """Say what is wrong with the first of `OLDEST` that cannot be used; those behind it need it."""
+    return next((fault for module in OLDEST if (fault := import_fault(module)) is not None), None)
+
+
+def is_wanted(distribution: str) -> bool:
+    """Whether this package wants the distribution on this Python, without extras; True where nothing states it."""
+    found = [requirement for requirement in _requirements() if requirement.name == distribution]
+    return not found or any(_applies(requirement) for requirement in found)
+
+
+def version_faults() -> Iterator[Fault]:
+    """Yield what is missing of the base install, and what is installed and too old, by the distribution's metadata."""
+    try:
+        import packaging  # noqa: F401
+    except ImportError:
+        yield Fault(
+            "packaging is not installed, so that no version can be checked", "pip install packaging", "packaging"
+        )
+        return
+    if installed_version(DISTRIBUTION) is None:
+        what = f"{DISTRIBUTION} itself is not installed, so that no version can be checked"
+        yield Fault(what, f"pip install . in {DISTRIBUTION}'s source", DISTRIBUTION)
+        return
+    faults = {fault: None for requirement in _requirements() if (fault := _version_fault(requirement)) is not None}
+    yield from faults
+
+
+def _requirements() -> list[Requirement]:
+    """Return what the distribution's metadata states; empty where it, or ``packaging``, is not installed."""
+    try:
+        from packaging.requirements import Requirement
+
+        return [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
+    except (ImportError, metadata.PackageNotFoundError):
+        return []
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def _version_fault(requirement: Requirement) -> Fault | None:
+    from packaging.version import InvalidVersion, Version
+
+    names = RUNTIMES if requirement.name == "onnxruntime" else (requirement.name,)
+    found = {name: version for name in names if (version := installed_version(name)) is not None}
+    wanted = f"{requirement.name}{requirement.specifier}"
+    if not found:
+        if not _applies(requirement):
+            return None
+        return Fault(f"{requirement.name} is not installed", f"pip install '{wanted}'", requirement.name)
+    for name, version in found.items():
+        try:
+            is_right = requirement.specifier.contains(Version(version), prereleases=True)
+        except InvalidVersion:  # a build of somebody's own
+            continue
+        if not is_right:
+            lowest = str(requirement.specifier).removeprefix(">=")
+            remedy = f"pip install -U '{name}{requirement.specifier}'"
+            return Fault(f"{name} {version} is older than {lowest}", remedy, requirement.name)
+    return None
+
+
+def describe_python() -> str:
+    """Name operating system, machine and Python."""
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
