@@ -26,7 +26,7 @@ FORM_KEY = "mylinear.adopted_from"
 _FUNCTION = (MYLINEAR.domain, MYLINEAR.name)
 
 
-def adopt(source: str | Path, target: str | Path) -> Rewrite:
+def adopt(source: str | Path, target: str | Path, *, inputs: str | Path | None = None) -> Rewrite:
     """Write the model with MYLINEAR nodes in place of its linear layers.
 
     MatMul, MatMul + Add and Gemm, of any rank, with weights that are constant, or computed as MYLINEAR takes them; in
@@ -38,11 +38,12 @@ def adopt(source: str | Path, target: str | Path) -> Rewrite:
         source: the model; its external data is read where it lies.
         target: the file to write; may be ``source``. Weights lie beside it (``<target>.data``) if they did before or
             if the model is too large for one file. Devices, FIFOs and ``-``, which is standard output, are written to.
+        inputs: an .npz file with an array for each input, to compare the whole model on; None for drawn numbers.
 
     Raises: ModelError for a file that is no model or is damaged; RewriteError if the rewritten model would differ,
         naming the first tensor that does; OutputError.
     """
-    return _rewrite(source, target, adopt_model)
+    return _rewrite(source, target, adopt_model, inputs)
 
 
 def lower(source: str | Path, target: str | Path) -> Rewrite:
@@ -57,12 +58,14 @@ def lower(source: str | Path, target: str | Path) -> Rewrite:
     return _rewrite(source, target, lower_model)
 
 
-def _rewrite(source: str | Path, target: str | Path, change: Callable[[ir.Model], Rewrite]) -> Rewrite:
+def _rewrite(
+    source: str | Path, target: str | Path, change: Callable[[ir.Model], Rewrite], inputs: str | Path | None = None
+) -> Rewrite:
     check_output(target)
     file = read_model(source)
     model = file.load()
     result = change(model)
-    result.checks.append(check_whole(file.load(), model, result))
+    result.checks.append(check_whole(file.load(), model, result, inputs))
     result.nbytes = write_model(model, target, external=file.is_external)
     return result
 

@@ -7,21 +7,24 @@ widened to float64: there, what is equal differs by about 1e-15 of its size, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper
 
 from exporter.evaluator import make_evaluator
 from exporter.rewrite_files import bring_inside, weights_nbytes
 from exporter.rewrite_match import Computed, Constant, LinearLayer, resolve
 from exporter.rewrite_report import Rewrite
-from exporter.widen import FLOATS, widen_to_float64
+from exporter.widen import widen_to_float64
 from ort_ops.error_bound import gamma
 from ort_ops.errors import MylinearError
+from ort_ops.model_inputs import InputDrawer, model_inputs, read_examples
+from ort_ops.skeleton import sort_nodes
 
 Array = NDArray[Any]
 _MAX_NBYTES_WHOLE = 2**28
@@ -101,10 +104,13 @@ def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, 
                 raise RewriteError(f"the output of '{name}' would change by {np.nanmax(np.abs(got - expected)):.3g}")
 
 
-def check_whole(before: ir.Model, after: ir.Model, result: Rewrite) -> str:
-    """Run both models in float64 on the same random inputs, compare every tensor that both have, and say what was done.
+def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> str:
+    """Run both models in float64 on the same inputs, compare every tensor that both have, and say what was done.
 
-    Raises: RewriteError naming the first tensor that differs.
+    Args:
+        examples: an .npz file to read the inputs from; None to draw such as the graph can take.
+
+    Raises: RewriteError naming the first tensor that differs, ExampleError for examples that are not the model's.
     """
     if not result.rewritten:
         return "nothing was rewritten"
@@ -112,11 +118,14 @@ def check_whole(before: ir.Model, after: ir.Model, result: Rewrite) -> str:
         return f"the whole model was not run, for its weights are more than {_MAX_NBYTES_WHOLE >> 20} MiB"
     for model in (before, after):
         bring_inside(model)
+    feeds = _feeds(ir.to_proto(before), examples)
     old, new = (widen_to_float64(ir.to_proto(model)) for model in (before, after))
+    for proto in (old, new):
+        sort_nodes(proto.graph)
     reasons = []
-    for size in (2, 1):
+    for make_feed in feeds:
         try:
-            feed = random_feed(old, size)
+            feed = make_feed()
             expected = evaluate_all(old, feed)
         except Exception as error:
             reasons.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
@@ -127,7 +136,8 @@ def check_whole(before: ir.Model, after: ir.Model, result: Rewrite) -> str:
             raise RewriteError(f"the rewritten model does not run: {error}") from error
         _compare(expected, got)
         return f"{len(expected.keys() & got.keys())} tensors of the whole model in float64"
-    return f"the whole model was not run: onnx's reference evaluator says: {reasons[0]}"
+    remedy = "" if examples else "; give real inputs by --inputs file.npz"
+    return f"the whole model was not run: {reasons[0]}{remedy}"
 
 
 def _compare(expected: dict[str, Any], got: dict[str, Any]) -> None:
@@ -161,18 +171,16 @@ def evaluate_all(model: onnx.ModelProto, feed: dict[str, Array]) -> dict[str, An
     return results
 
 
-def random_feed(model: onnx.ModelProto, size: int, seed: int = 0) -> dict[str, Array]:
-    """Draw every input: numbers for floating-point ones, 0 and 1 for integers, ``size`` for unknown dimensions."""
-    rng = np.random.default_rng(seed)
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    feed: dict[str, Array] = {}
-    for value in model.graph.input:
-        if value.name in initializers:
-            continue
-        tensor = value.type.tensor_type
-        shape = [dim.dim_value if dim.HasField("dim_value") else size for dim in tensor.shape.dim]
-        if tensor.elem_type in FLOATS:
-            feed[value.name] = rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        else:
-            feed[value.name] = rng.integers(0, 2, shape).astype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return feed
+def _feeds(model: onnx.ModelProto, examples: str | Path | None) -> list[Callable[[], dict[str, Array]]]:
+    """Return what makes each feed to try, floating-point numbers in float64; examples are read at once."""
+
+    def widened(feed: dict[str, Array]) -> dict[str, Array]:
+        floats = {value.name for value in model_inputs(model) if value.is_floating}
+        return {name: array.astype(np.float64) if name in floats else array for name, array in feed.items()}
+
+    if examples is not None:
+        feed = widened(read_examples(examples, model))
+        return [lambda: feed]
+    drawer = InputDrawer(model)
+    sizes: list[tuple[int, int | None]] = [(2, None), (1, None), (2, 64)]
+    return [lambda s=s: widened(drawer.draw(s[0], np.random.default_rng(0), others=s[1])) for s in sizes]  # type: ignore[misc]

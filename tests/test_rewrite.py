@@ -837,3 +837,29 @@ lower({str(tmp_path / "a.onnx")!r}, {str(tmp_path / "l.onnx")!r})
     for name in ("a", "l"):
         np.testing.assert_array_equal(run(tmp_path / f"{name}.onnx", x), 2 * x)
         assert (tmp_path / f"{name}.onnx").stat().st_size < 10_000_000
+
+
+def test_the_whole_model_is_compared_on_real_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What gives a shape cannot be drawn, and an index into one row must be 0."""
+    nodes = [node("Gather", "one i", "g"), node("Add", "x g", "s"), node("Reshape", "s shape", "r")]
+    model = model_of([*nodes, node("MatMul", "r w", "y")], {"w": W, "one": W[:1, :3]}, ("batch", 3), ("p", 4))
+    model.graph.input.append(helper.make_tensor_value_info("i", TensorProto.INT64, [1]))
+    model.graph.input.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [2]))
+    source, target, file = tmp_path / "in.onnx", tmp_path / "out.onnx", tmp_path / "i.npz"
+    onnx.save(model, source)
+    (check,) = [text for text in adopt(source, target).checks if "whole" in text]
+    assert check == (
+        "the whole model was not run: no numbers can be drawn for input 'shape': it gives the shape to Reshape "
+        "'node_r'; give real inputs by --inputs file.npz"
+    )
+    feed = {"x": np.ones((2, 3), np.float32), "i": np.zeros(1, np.int64)}
+    np.savez(file, **feed, shape=np.array([-1, 3]))
+    assert cli.main(["adopt", str(source), str(target), "--inputs", str(file)]) == 0
+    assert "compared: 9 tensors of the whole model in float64" in capsys.readouterr().out
+    np.savez(file, **feed)
+    assert cli.main(["adopt", str(source), str(target), "--inputs", str(file)]) == 2
+    assert capsys.readouterr().err == f"mylinear: '{file}': it has no 'shape'\n"
+    del model.graph.node[2], model.graph.input[2]
+    model.graph.node[2].input[0] = "s"
+    onnx.save(model, source)
+    assert "7 tensors of the whole model in float64" in adopt(source, target).checks

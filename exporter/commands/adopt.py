@@ -12,6 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear adopt`."""
     parser.add_argument("source", metavar="in.onnx", help="the model to read")
     parser.add_argument("target", metavar="out.onnx", help="the model to write; may be the same; - for standard output")
+    parser.add_argument(
+        "--inputs", metavar="FILE.npz", help="compare the whole model on these real inputs (default: drawn numbers)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON: every node, with the reason if left alone")
 
 
@@ -19,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Rewrite and print a summary."""
     from exporter.rewrite import adopt
 
-    return show(adopt(args.source, args.target), args)
+    return show(adopt(args.source, args.target, inputs=args.inputs), args)
 
 
 def show(result: Rewrite, args: argparse.Namespace) -> int:
