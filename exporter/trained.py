@@ -11,7 +11,7 @@ import torch
 from exporter.checkpoint import Checkpoint, load_checkpoint
 from exporter.network import Network
 from exporter.onnx_export import ExportResult, export
-from ort_ops.predict import FEATURES_KEY
+from ort_ops.model_metadata import CLASSES_KEY, FEATURES_KEY
 
 
 def export_checkpoint(
@@ -71,7 +71,7 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
         FEATURES_KEY: json.dumps(list(checkpoint.data.feature_names)),
     }
     if checkpoint.data.class_names is not None:
-        entries["mylinear.classes"] = json.dumps(list(checkpoint.data.class_names))
+        entries[CLASSES_KEY] = json.dumps(list(checkpoint.data.class_names))
     for part, values in checkpoint.metrics.items():
         entries |= {f"mylinear.{part}.{name}": f"{value:.6g}" for name, value in values.items()}
     return entries

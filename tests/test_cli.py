@@ -57,6 +57,8 @@ def test_digits_take_raw_rows_from_training_to_serving(tmp_path: Path) -> None:
     digits = load_digits()
     np.savetxt(rows, digits.data, delimiter=",")
     assert cli.main(["run", model, "--input", rows, "--output", output]) == 0
+    assert (np.load(output)["class"].astype(int) == digits.target).mean() > 0.9
+    assert cli.main(["run", model, "--input", rows, "--output", output, "--raw"]) == 0
     assert (np.load(output).argmax(1) == digits.target).mean() > 0.9
     assert cli.main(["verify", model, "--checkpoint", checkpoint]) == 0
 
@@ -101,7 +103,10 @@ def test_demo_leaves_what_the_readme_says(tmp_path: Path) -> None:
         (["run", "linear.onnx", "--input", "1,2,3"], "must have 2 numbers, got 3"),
         (["run", "linear.onnx", "--input", "rows.csv"], "there is no file 'rows.csv'"),
         (["run", "linear.onnx", "--input", "empty.csv"], "'empty.csv' has no rows"),
-        (["run", "linear.onnx", "--input", "words.csv"], "'words.csv' line 2, column 1 must be a number, got 'one'"),
+        (
+            ["run", "linear.onnx", "--input", "words.csv"],
+            "'words.csv' line 2, column 1 must be a finite number, got 'one'",
+        ),
         (["run", "linear.onnx", "--input", "1,2", "--kernels", "rust"], "kernels must be auto"),
         (["run", "linear.onnx", "--input", "1,2", "--output", "text.onnx/y.csv"], "part of the path is a file"),
         (["verify", "linear.onnx", "--checkpoint", "missing.pt"], "there is no checkpoint 'missing.pt'"),

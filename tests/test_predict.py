@@ -11,8 +11,10 @@ import onnx
 import pytest
 
 from ort_ops.files import OutputError
+from ort_ops.input_files import InputError
 from ort_ops.model import make_linear_model
-from ort_ops.predict import FEATURES_KEY, InputError, predict
+from ort_ops.model_metadata import FEATURES_KEY
+from ort_ops.predict import predict
 from ort_ops.session import InferenceSession
 
 
@@ -88,11 +90,11 @@ def test_nd_arrays_and_other_dtypes(tmp_path: Path) -> None:
     [
         ("", "has no rows"),
         ("a,b\n", "has no rows"),
-        ("1,2\n3,x\n", r"line 2, column 2 must be a number, got 'x'"),
-        ("a,b\n1,2\n3,\n", r"line 3, column 2 must be a number, got nothing; fill it in or leave the row out"),
+        ("1,2\n3,x\n", r"line 2, column 2 must be a finite number, got 'x'"),
+        ("a,b\n1,2\n3,\n", r"line 3, column 2: the value is missing; fill it in or leave the row out"),
         ("1,2,3\n", "must have 2 columns; it has 3"),
         ("1,2\n1,2,3\n", "line 2 must have 2 columns, got 3"),
-        ("1,2\n\x00,1\n", r"line 2, column 1|cannot be read as CSV"),
+        ("1,2\n\x00,1\n", r"is not a CSV file: it holds binary data \(line 2\)"),
     ],
 )
 def test_bad_csv(session: InferenceSession, content: str, message: str, tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_a_damaged_npy_and_a_binary_csv(session: InferenceSession, tmp_path: Pat
     with pytest.raises(InputError, match=r"is not a \.npy file of numbers"):
         predict(session, str(tmp_path / "rows.npy"), stream=io.StringIO())
     (tmp_path / "rows.csv").write_bytes(b"\xff\xfe\x00\x80,1\n")
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match="is not a CSV file: it is not UTF-8 text"):
         predict(session, str(tmp_path / "rows.csv"), stream=io.StringIO())
 
 
