@@ -211,7 +211,7 @@ def measure(subject: Subject, engine: str, folder: Path, rounds: int) -> list[st
             error = max(error, float(np.abs(session.run(None, feed)[0] - exact).max()))
     assert error <= 1e-4 * size, f"{subject.name}: {error} beside {size}"
     timed = ratios({name: sessions[name] for name in ("plain", "body", "cpp")}, feed, rounds)
-    reasons = sorted({entry.reason.split(" (")[0] for entry in result.left})
+    reasons = sorted({entry.reason.sentence for entry in result.left})
     if reasons:
         print(f"{subject.name}, {engine}: left alone: {'; '.join(reasons)}")
     return [

@@ -17,9 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporter.evaluator import make_evaluator
+from exporter.rewrite_constants import Computed, Constant, resolve
 from exporter.rewrite_files import bring_inside, weights_nbytes
-from exporter.rewrite_match import Computed, Constant, LinearLayer, resolve
-from exporter.rewrite_report import Rewrite
+from exporter.rewrite_match import LinearLayer
+from exporter.rewrite_report import Check, Extent, Rewrite
 from exporter.widen import widen_to_float64
 from ort_ops.error_bound import gamma
 from ort_ops.errors import MylinearError
@@ -104,7 +105,7 @@ def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, 
                 raise RewriteError(f"the output of '{name}' would change by {np.nanmax(np.abs(got - expected)):.3g}")
 
 
-def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> str:
+def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> Check:
     """Run both models in float64 on the same inputs, compare every tensor that both have, and say what was done.
 
     Args:
@@ -113,9 +114,9 @@ def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: st
     Raises: RewriteError naming the first tensor that differs, ExampleError for examples that are not the model's.
     """
     if not result.rewritten:
-        return "nothing was rewritten"
+        return Check(Extent.NOTHING)
     if weights_nbytes(before) > _MAX_NBYTES_WHOLE:
-        return f"the whole model was not run, for its weights are more than {_MAX_NBYTES_WHOLE >> 20} MiB"
+        return Check(Extent.TOO_LARGE, limit_mib=_MAX_NBYTES_WHOLE >> 20)
     for model in (before, after):
         bring_inside(model)
     feeds = _feeds(ir.to_proto(before), examples)
@@ -135,9 +136,9 @@ def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: st
         except Exception as error:
             raise RewriteError(f"the rewritten model does not run: {error}") from error
         _compare(expected, got)
-        return f"{len(expected.keys() & got.keys())} tensors of the whole model in float64"
+        return Check(Extent.WHOLE, len(expected.keys() & got.keys()))
     remedy = "" if examples else "; give real inputs by --inputs file.npz"
-    return f"the whole model was not run: {reasons[0]}{remedy}"
+    return Check(Extent.NOT_RUN, detail=f"{reasons[0]}{remedy}")
 
 
 def _compare(expected: dict[str, Any], got: dict[str, Any]) -> None:

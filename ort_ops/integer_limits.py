@@ -332,7 +332,7 @@ def _constants(container: onnx.GraphProto | onnx.FunctionProto) -> list[tuple[st
         for body in bodies(node):
             pending += body.node
             found += [(tensor.name, tensor) for tensor in body.initializer]
-        if node.op_type == "Constant" and len(node.attribute) == 1:
+        if node.op_type == "Constant" and len(node.attribute) == 1 and not node.attribute[0].ref_attr_name:
             value = helper.get_attribute_value(node.attribute[0])
             if isinstance(value, onnx.TensorProto):
                 found.append((node.output[0], value))

@@ -1,0 +1,117 @@
+"""Why a node was left alone, as data: a cause with its fields. Sentences are made where they are shown. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+Field = str | int | float
+
+
+class Cause(Enum):
+    """Why a node was left alone. The value is the sentence, over the fields of a `Reason`."""
+
+    WEIGHT_NOT_CONSTANT = "the weight is not a constant"
+    WEIGHT_QUANTIZED = "the weight is quantised"
+    WEIGHT_DTYPE_UNKNOWN = "the weight is computed, and its dtype is not known"
+    WEIGHT_WIDTH_UNKNOWN = "the weight is computed, and its out_features are not known"
+    WEIGHT_WIDTH_UNKNOWN_WITHOUT_BIAS = "the weight is computed, its out_features are not known, and there is no bias"
+    WEIGHT_RANK = "the weight has rank {rank}"
+    PRODUCT_OF_BATCHES = "the weight has rank {rank}: a product of batches"
+    RANK_BELOW_WEIGHT = "the weight has rank {rank}, and the rank of x is not known to be as large"
+    DTYPE = "the dtype is {dtype}"
+    DTYPES_OF_WEIGHT_AND_BIAS = "weight and bias are of different dtypes"
+    DTYPES_OF_X_AND_WEIGHT = "x and weight are of different dtypes"
+    SCALAR_X = "x is a scalar"
+    FEATURES = "x has {got} features and the weight takes {wanted}"
+    TRANSPOSED_INPUT = "transA=1: the input enters transposed, and would need a Transpose when the model runs"
+    ROUNDED_SCALE = "{name}={value:g} cannot go into the {what} without rounding it"
+    ATTRIBUTE_OF_FUNCTION = "an attribute of it is one of the function around it, and known only at a call"
+    ZERO_SCALE = "alpha=0: nothing of the product is left"
+    C_NOT_CONSTANT = "C is not a constant, nor known to be one number for each output feature"
+    C_NOT_A_BIAS = "C is not one number for each output feature"
+    C_NOT_FINITE = "beta=0 of a C that is not finite"
+    LEFT_RANK = "the constant is the left factor, and has rank {rank}"
+    LEFT_NOT_TRANSPOSED = "the constant is the left factor, and the right one is no Transpose of x"
+    LEFT_RANK_OF_X = "the constant is the left factor, and the rank of x is not known"
+    LEFT_OTHER_AXES = "the constant is the left factor, and the Transpose {where} the product has perm={perm}"
+    LEFT_SEEN_BY_OTHERS = (
+        "the constant is the left factor, and no single node takes the product, which a Transpose must"
+    )
+    LEFT_NOT_TRANSPOSED_BACK = "the constant is the left factor, and {op_type} comes behind the product, no Transpose"
+    LEFT_NOT_A_BIAS = "the constant is the left factor, and what is added is not one number for each output feature"
+    FUSED = "onnxruntime's optimizer made it, and other runtimes do not know it; adopt the model as it was before"
+    FUSED_ATTENTION = "its weight is that of a fused attention; adopt the model as it was before that fusion"
+    QUANTIZED = "it multiplies quantised numbers, which MYLINEAR does not"
+    POINTWISE_CONVOLUTION = (
+        "a convolution of kernel size 1 has its features in axis 1; MYLINEAR takes them last, and would need a "
+        "Transpose when the model runs"
+    )
+    EQUATION = "MYLINEAR computes X W^T only, not '{equation}'"
+    CLASSICAL = "it is of ONNX's domain for classical models, and has its weights as attributes"
+
+
+class OriginKind(Enum):
+    """Where a value comes from that is no constant. The value is the sentence, over the fields of an `Origin`."""
+
+    COMPUTED = "'{value}' is computed by {op_type}"
+    PARAMETER = "'{value}' is an input of the graph or function"
+    OVERRIDABLE = "'{value}' is also an input, which a caller may override"
+    ROUNDED = "'{value}' is a constant that a Cast rounds or makes of other than floating-point numbers"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value comes from that is no constant.
+
+    Attributes:
+        kind: what kind of place.
+        value: the value's name.
+        op_type: of the node that computes it; empty where none does.
+    """
+
+    kind: OriginKind
+    value: str
+    op_type: str = ""
+
+    def __str__(self) -> str:
+        return self.kind.value.format(value=self.value, op_type=self.op_type)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why one node was left alone.
+
+    Attributes:
+        cause: the kind of reason.
+        fields: what the cause's sentence names, such as a rank.
+        origin: where the value comes from that is in the way; None where no single one is.
+    """
+
+    cause: Cause
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What is true of all nodes with this cause and these fields."""
+        return self.cause.value.format(**self.fields)
+
+    def __str__(self) -> str:
+        return self.sentence if self.origin is None else f"{self.sentence} ({self.origin})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return dictionaries and strings, for JSON."""
+        origin = self.origin
+        where = None if origin is None else {"kind": origin.kind.name, "value": origin.value, "op_type": origin.op_type}
+        return {"cause": self.cause.name, "fields": dict(self.fields), "origin": where, "text": str(self)}
+
+
+class NoMatch(Exception):  # noqa: N818  # a verdict on one node, not an error of anybody's
+    """A node that is no linear layer that can be adopted."""
+
+    def __init__(self, cause: Cause, origin: Origin | None = None, **fields: Field) -> None:
+        self.reason = Reason(cause, fields, origin)
+        super().__init__(str(self.reason))
