@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporter.rewrite_check import RewriteError, check_layer, check_lowered, check_whole
+from exporter.rewrite_check import RewriteError, check_layer, check_lowered
 from exporter.rewrite_constants import is_standard, resolve
 from exporter.rewrite_edit import FUNCTION, Editor, constant_initializers, graphs_of, opset_of
 from exporter.rewrite_files import read_model, write_model
@@ -20,6 +20,7 @@ from exporter.rewrite_match import match
 from exporter.rewrite_reasons import NoMatch
 from exporter.rewrite_report import Check, Extent, Left, Place, Rewrite, Rewritten
 from exporter.rewrite_shapes import infer_shapes, known_shape
+from exporter.rewrite_whole import check_whole
 from ort_ops.contract import MYLINEAR
 from ort_ops.files import check_output
 
@@ -46,7 +47,7 @@ def adopt(source: str | Path, target: str | Path, *, inputs: str | Path | None =
     return _rewrite(source, target, adopt_model, inputs)
 
 
-def lower(source: str | Path, target: str | Path) -> Rewrite:
+def lower(source: str | Path, target: str | Path, *, inputs: str | Path | None = None) -> Rewrite:
     """Write the model with standard operators in place of its MYLINEAR nodes, for tools that know only those.
 
     A node that `adopt` made becomes what it was. Any other becomes one Gemm where x is a matrix, else MatMul and Add;
@@ -55,7 +56,7 @@ def lower(source: str | Path, target: str | Path) -> Rewrite:
 
     Args, Raises: as `adopt`; ContractError for MYLINEAR nodes of another version or with attributes.
     """
-    return _rewrite(source, target, lower_model)
+    return _rewrite(source, target, lower_model, inputs)
 
 
 def _rewrite(

@@ -1,37 +1,23 @@
-"""Does a rewritten model mean what it meant? Layer by layer, and as a whole, in float64. No torch.
+"""Does a rewritten layer mean what it meant? By what its operators are defined to do, in float64. No torch.
 
-A layer is compared by what its operators are defined to do with the stored numbers, so that nothing of a large model
-but one weight at a time is read. The whole model is run by onnx's reference evaluator with every floating-point tensor
-widened to float64: there, what is equal differs by about 1e-15 of its size, and what is not, by much more.
+Nothing of a large model but one weight at a time is read. `exporter.rewrite_whole` compares models as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from exporter.evaluator import make_evaluator
 from exporter.rewrite_constants import Computed, Constant, resolve
-from exporter.rewrite_files import bring_inside, weights_nbytes
 from exporter.rewrite_match import LinearLayer
-from exporter.rewrite_report import Check, Extent, Rewrite
-from exporter.widen import widen_to_float64
 from ort_ops.error_bound import gamma
 from ort_ops.errors import MylinearError
-from ort_ops.model_inputs import InputDrawer, model_inputs, read_examples
-from ort_ops.skeleton import sort_nodes
 
 Array = NDArray[Any]
-_MAX_NBYTES_WHOLE = 2**28
 _CHUNK = 2**22  # weights that are widened to float64 at a time
-_TOLERANCE = 1e-9
-"""Of the largest number of a tensor: far above float64's rounding, far below that of float32."""
 
 
 class RewriteError(MylinearError, RuntimeError):
@@ -103,85 +89,3 @@ def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, 
             same = (np.abs(got - expected) <= allowed) | (got == expected) | (np.isnan(got) & np.isnan(expected))
             if not same.all() and np.isfinite(magnitude).all():
                 raise RewriteError(f"the output of '{name}' would change by {np.nanmax(np.abs(got - expected)):.3g}")
-
-
-def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> Check:
-    """Run both models in float64 on the same inputs, compare every tensor that both have, and say what was done.
-
-    Args:
-        examples: an .npz file to read the inputs from; None to draw such as the graph can take.
-
-    Raises: RewriteError naming the first tensor that differs, ExampleError for examples that are not the model's.
-    """
-    if not result.rewritten:
-        return Check(Extent.NOTHING)
-    if weights_nbytes(before) > _MAX_NBYTES_WHOLE:
-        return Check(Extent.TOO_LARGE, limit_mib=_MAX_NBYTES_WHOLE >> 20)
-    for model in (before, after):
-        bring_inside(model)
-    feeds = _feeds(ir.to_proto(before), examples)
-    old, new = (widen_to_float64(ir.to_proto(model)) for model in (before, after))
-    for proto in (old, new):
-        sort_nodes(proto.graph)
-    reasons = []
-    for make_feed in feeds:
-        try:
-            feed = make_feed()
-            expected = evaluate_all(old, feed)
-        except Exception as error:
-            reasons.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
-            continue
-        try:
-            got = evaluate_all(new, feed)
-        except Exception as error:
-            raise RewriteError(f"the rewritten model does not run: {error}") from error
-        _compare(expected, got)
-        return Check(Extent.WHOLE, len(expected.keys() & got.keys()))
-    remedy = "" if examples else "; give real inputs by --inputs file.npz"
-    return Check(Extent.NOT_RUN, detail=f"{reasons[0]}{remedy}")
-
-
-def _compare(expected: dict[str, Any], got: dict[str, Any]) -> None:
-    for name, value in expected.items():
-        if name not in got or not isinstance(value, np.ndarray):
-            continue
-        other = np.asarray(got[name])
-        if value.shape != other.shape:
-            raise RewriteError(f"tensor '{name}' would be {list(other.shape)} instead of {list(value.shape)}")
-        if value.dtype != np.float64:
-            if not np.array_equal(value, other):
-                raise RewriteError(f"tensor '{name}' would change")
-            continue
-        with np.errstate(all="ignore"):
-            size = np.max(np.abs(value), initial=0.0, where=np.isfinite(value))
-            same = (np.abs(value - other) <= _TOLERANCE * size) | (value == other)
-        same |= np.isnan(value) & np.isnan(other)
-        if not same.all():
-            index = tuple(int(i) for i in np.unravel_index(int(np.argmin(same)), same.shape))
-            raise RewriteError(
-                f"tensor '{name}' would change, first at {list(index)}: "
-                f"{other[index]:.9g} instead of {value[index]:.9g}"
-            )
-
-
-def evaluate_all(model: onnx.ModelProto, feed: dict[str, Array]) -> dict[str, Any]:
-    """Return every tensor of the main graph by name, in the order in which they are computed."""
-    with np.errstate(all="ignore"):
-        results = make_evaluator(model).run(None, dict(feed), intermediate=True)
-    assert isinstance(results, dict)
-    return results
-
-
-def _feeds(model: onnx.ModelProto, examples: str | Path | None) -> list[Callable[[], dict[str, Array]]]:
-    """Return what makes each feed to try, floating-point numbers in float64; examples are read at once."""
-
-    def widened(feed: dict[str, Array]) -> dict[str, Array]:
-        floats = {value.name for value in model_inputs(model) if value.is_floating}
-        return {name: array.astype(np.float64) if name in floats else array for name, array in feed.items()}
-
-    if examples is not None:
-        feed = widened(read_examples(examples, model))
-        return [lambda: feed]
-    drawer = InputDrawer(model)
-    sizes: list[tuple[int, int | None]] = [(2, None), (1, None), (2, 64)]
-    return [lambda s=s: widened(drawer.draw(s[0], np.random.default_rng(0), others=s[1])) for s in sizes]  # type: ignore[misc]

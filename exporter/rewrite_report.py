@@ -104,6 +104,7 @@ class Extent(Enum):
     WHOLE = "{count} tensors of the whole model in float64"
     NOTHING = "nothing was rewritten"
     TOO_LARGE = "the whole model was not run, for its weights are more than {limit_mib} MiB"
+    NOT_DRAWN = "the whole model was not run: {detail}; give real inputs by --inputs file.npz"
     NOT_RUN = "the whole model was not run: {detail}"
 
 
@@ -113,17 +114,26 @@ class Check:
 
     Attributes:
         count: the layers or tensors that were compared.
+        num_blank: the tensors among them that had no finite number, so that little was compared.
+        by: what ran a whole model.
         limit_mib: above which weights a model is not run.
         detail: what the evaluators say of a model that they cannot run.
     """
 
     extent: Extent
     count: int = 0
+    num_blank: int = 0
+    by: tuple[str, ...] = ()
     limit_mib: int = 0
     detail: str = ""
 
     def __str__(self) -> str:
-        return self.extent.value.format(count=self.count, limit_mib=self.limit_mib, detail=self.detail)
+        text = self.extent.value.format(count=self.count, limit_mib=self.limit_mib, detail=self.detail)
+        if self.by:
+            text += f", by {' and by '.join(self.by)}"
+        if self.num_blank:
+            text += f"; {self.num_blank} of them had no finite number, give real inputs by --inputs file.npz"
+        return text
 
     @property
     def has_compared(self) -> bool:

@@ -13,8 +13,8 @@ from onnx import helper, version_converter
 from exporter import cli
 from exporter.evaluator import IgnoredAttributeError, make_evaluator
 from exporter.rewrite import adopt, adopt_model, lower
-from exporter.rewrite_check import check_whole
 from exporter.rewrite_report import Extent, Form, Place, Rewrite, Rewritten
+from exporter.rewrite_whole import check_whole
 from ort_ops import InferenceSession
 from ort_ops.contract import MYLINEAR
 from ort_ops.model import attach_function, make_linear_model

@@ -17,4 +17,4 @@ def run(args: argparse.Namespace) -> int:
     from exporter.commands.adopt import show
     from exporter.rewrite import lower
 
-    return show(lower(args.source, args.target), args)
+    return show(lower(args.source, args.target, inputs=args.inputs), args)
