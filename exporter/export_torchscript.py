@@ -14,8 +14,8 @@ from exporter.example import PREFIX, output_dims
 from exporter.export_job import Job, check_count
 from exporter.parity import ExportError, root_cause
 from ort_ops.contract import MYLINEAR
+from ort_ops.graphs import Scope
 from ort_ops.model import all_nodes, linear_nodes, load_model
-from ort_ops.model_checks import known_shapes
 
 
 def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
@@ -72,7 +72,8 @@ def _infer_shapes_anew(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except Exception:  # not every operator that torch writes can be inferred
         inferred = onnx.shape_inference.infer_shapes(proto)
-    shapes = [known_shapes(inferred.graph).get(output.name) for output in inferred.graph.output]
+    graph = Scope(inferred.graph)
+    shapes = [graph.shape_of(output.name) for output in inferred.graph.output]
     if not all(shape is not None and None not in shape for shape in shapes):
         shapes = list(output_dims(job.example, job.inputs, job.axes))
     for output, shape in zip(inferred.graph.output, shapes, strict=True):

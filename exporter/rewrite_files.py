@@ -18,7 +18,7 @@ from ort_ops.files import (
     temporary_folder,
 )
 from ort_ops.model import ModelError, check_linear_nodes, check_opsets, load_model
-from ort_ops.model_checks import check_linear_shapes, check_names, function_difference
+from ort_ops.model_checks import check_linear_shapes, function_difference
 from ort_ops.operator import ContractError
 
 MAX_NBYTES_INSIDE = 3 * 2**29
@@ -56,7 +56,6 @@ class ModelFile:
 def read_model(source: str | Path) -> ModelFile:
     """Read a model and check what onnx_ir takes for granted. Raises: ModelError, ContractError."""
     proto = load_model(source, external_data=False)
-    check_names(proto, source)
     check_opsets(proto)
     if check_linear_nodes(proto):
         check_linear_shapes(proto)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,22 @@ from onnx import helper
 
 from ort_ops.contract import MYLINEAR, format_shape
 from ort_ops.errors import MylinearError
+from ort_ops.graphs import declared_shape, scopes, tensors
 from ort_ops.model import (
-    NodeContainer,
+    LinearNode,
     check_linear_nodes,
     domain_version,
     element_types,
     has_function,
     linear_nodes,
-    load_model,
-    tensor_nbytes,
-    tensors,
+    stated_types,
 )
-from ort_ops.model_checks import check_linear_shapes, check_names, function_difference, known_shapes
+from ort_ops.model_checks import check_linear_shapes, function_difference
+from ort_ops.model_file import look_at_model
 from ort_ops.operator import Shape
 from ort_ops.runtimes import oldest_runtime
 from ort_ops.session import InferenceSession
+from ort_ops.tensor_checks import tensor_nbytes
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,7 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
 
     Raises: ModelError for a file that is no model, or whose external data is not whole.
     """
-    model = load_model(path, external_data=False)
-    check_names(model, path)
+    model = look_at_model(path)
     faults = []
     for check in (check_linear_nodes, check_linear_shapes):
         try:
@@ -116,19 +117,18 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
     if difference:
         faults.append(difference)
     body = "missing" if not has_function(model) else difference or "right"
-    counts: Counter[str] = Counter(
-        f"{node.domain or 'ai.onnx'}::{node.op_type}" for _, container in _containers(model) for node in container.node
-    )
+    stored = {tensor.name for tensor in model.graph.initializer}
+    counts: Counter[str] = Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in _nodes(model))
     return Inspection(
         path=str(path),
-        inputs={v.name: _describe(v) for v in model.graph.input if not _is_initializer(model, v.name)},
+        inputs={v.name: _describe(v) for v in model.graph.input if v.name not in stored},
         outputs={value.name: _describe(value) for value in model.graph.output},
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         ir_version=model.ir_version,
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         metadata={entry.key: entry.value for entry in model.metadata_props},
         operators=dict(sorted(counts.items())),
-        weights_nbytes=sum(tensor_nbytes(tensor) for tensor in tensors(model) if tensor.data_type),
+        weights_nbytes=sum(map(tensor_nbytes, tensors(model))),
         linear=[] if faults else _linear_infos(model),
         body=body,
         oldest_runtime=oldest_runtime(domain_version(model, ""), model.ir_version),
@@ -153,33 +153,24 @@ def _linear_infos(model: onnx.ModelProto) -> list[LinearInfo]:
     MYLINEAR.register_schema()
     element_types(model)
     inferred = onnx.shape_inference.infer_shapes(model)
-    infos = []
-    for where, container in _containers(inferred):
-        shapes = _visible_shapes(inferred, container)
-        stored = {t.name: t for t in (*_initializers(container), *model.graph.initializer)}
-        for linear in linear_nodes_of(container):
-            x, weight = linear.input[:2]
-            bias = linear.input[2] if len(linear.input) > 2 else ""
-            kept = [stored[name] for name in (weight, bias) if name in stored]
-            y = MYLINEAR.infer_shape([shapes.get(x), shapes.get(weight), shapes.get(bias)])
-            infos.append(
-                LinearInfo(
-                    name=linear.name or linear.output[0],
-                    where=where,
-                    x=_format(shapes.get(x)),
-                    weight=_format(shapes.get(weight)),
-                    y=_format(y),
-                    dtype=_dtype(inferred, container, linear),
-                    nbytes=sum(tensor_nbytes(tensor) for tensor in kept),
-                    weight_from=f"initializer '{weight}'" if weight in stored else f"computed '{weight}'",
-                )
-            )
-    return infos
+    return [_linear_info(linear) for linear in linear_nodes(inferred)]
 
 
-def linear_nodes_of(container: NodeContainer) -> list[onnx.NodeProto]:
-    """Return the MYLINEAR nodes of one graph or function, not of those within."""
-    return [node for node in container.node if (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name)]
+def _linear_info(linear: LinearNode) -> LinearInfo:
+    scope, names = linear.scope, linear.node.input
+    shapes = [scope.shape_of(name) if name else None for name in names]
+    kept = [tensor for name in names[1:] if name and (tensor := scope.tensor_of(name)) is not None]
+    (element_type,) = stated_types([linear])
+    return LinearInfo(
+        name=linear.label,
+        where=linear.where.removeprefix("in ") or "main graph",
+        x=_format(shapes[0]),
+        weight=_format(shapes[1]),
+        y=_format(MYLINEAR.infer_shape(shapes)),
+        dtype="?" if element_type is None else MYLINEAR.element_type(element_type).name,
+        nbytes=sum(map(tensor_nbytes, kept)),
+        weight_from=f"{'computed' if scope.tensor_of(names[1]) is None else 'initializer'} '{names[1]}'",
+    )
 
 
 def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | None) -> Running:
@@ -202,7 +193,7 @@ def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | No
     totals: Counter[str] = Counter()
     for nodes in assignment.values():
         totals.update({operator.split("::")[1]: count for operator, count in nodes.items()})
-    casts = sum(node.op_type == "Cast" for _, container in _containers(model) for node in container.node)
+    casts = sum(node.op_type == "Cast" for node in _nodes(model))
     return Running(
         kernel=session.kernel if linear_nodes(model) else "",
         providers=session.get_providers(),
@@ -212,64 +203,19 @@ def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | No
     )
 
 
-def _containers(model: onnx.ModelProto) -> list[tuple[str, NodeContainer]]:
-    found: list[tuple[str, NodeContainer]] = [("main graph", model.graph)]
-
-    def visit(container: NodeContainer) -> None:
-        for node in container.node:
-            for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    if graph.node:
-                        found.append((f"subgraph '{graph.name}'", graph))
-                        visit(graph)
-
-    visit(model.graph)
-    for function in model.functions:
-        if (function.domain, function.name) != (MYLINEAR.domain, MYLINEAR.name):
-            found.append((f"function '{function.name}'", function))
-            visit(function)
-    return found
-
-
-def _initializers(container: NodeContainer) -> list[onnx.TensorProto]:
-    """The stored tensors of a container; a function keeps its own in Constant nodes."""
-    if isinstance(container, onnx.GraphProto):
-        return list(container.initializer)
-    found = []
-    for node in container.node:
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(node.attribute[0].t)
-            tensor.name = node.output[0]
-            found.append(tensor)
-    return found
-
-
-def _visible_shapes(model: onnx.ModelProto, container: NodeContainer) -> dict[str, Shape]:
-    own = known_shapes(container) | {t.name: list(t.dims) for t in _initializers(container)}
-    return own if isinstance(container, onnx.FunctionProto) else known_shapes(model.graph) | own
-
-
-def _dtype(model: onnx.ModelProto, container: NodeContainer, node: onnx.NodeProto) -> str:
-    known = {t.name: t.data_type for t in (*model.graph.initializer, *_initializers(container))}
-    values = [*container.value_info]
-    if isinstance(container, onnx.GraphProto):
-        values += [*container.input, *container.output, *model.graph.input, *model.graph.value_info]
-    known |= {value.name: value.type.tensor_type.elem_type for value in values if value.type.tensor_type.elem_type}
-    found = next((known[name] for name in (*node.input, *node.output) if known.get(name)), None)
-    return "?" if found is None else MYLINEAR.element_type(found).name
-
-
-def _is_initializer(model: onnx.ModelProto, name: str) -> bool:
-    return any(tensor.name == name for tensor in model.graph.initializer)
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node but those that define MYLINEAR."""
+    for scope in scopes(model):
+        root = scope.root
+        if isinstance(root, onnx.GraphProto) or (root.domain, root.name) != (MYLINEAR.domain, MYLINEAR.name):
+            yield from scope.container.node
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     if not tensor.elem_type:
         return "?"
-    shape = known_shapes(onnx.GraphProto(input=[value])).get(value.name)
-    return f"{helper.tensor_dtype_to_np_dtype(tensor.elem_type).name} {_format(shape)}"
+    return f"{helper.tensor_dtype_to_np_dtype(tensor.elem_type).name} {_format(declared_shape(value))}"
 
 
 def _format(shape: Shape | None) -> str:

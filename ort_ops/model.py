@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,38 +12,40 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ort_ops.contract import ABSENT_BIAS, MYLINEAR
-from ort_ops.errors import MylinearError
+from ort_ops.errors import ModelError as ModelError
+from ort_ops.graphs import NodeContainer as NodeContainer
+from ort_ops.graphs import Scope, function_scopes, node_label, scopes, scopes_at
+from ort_ops.graphs import all_nodes as all_nodes
+from ort_ops.graphs import tensors as tensors
+from ort_ops.model_file import load_model as load_model
+from ort_ops.model_file import look_at_model as look_at_model
 from ort_ops.operator import ContractError, ElementType
+from ort_ops.tensor_checks import tensor_nbytes as tensor_nbytes
 
 # Of models made here: the newest that onnxruntime 1.17 loads.
 _OPSET, _IR_VERSION = 20, 9
 
-_SMALL_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
-
-NodeContainer = onnx.GraphProto | onnx.FunctionProto
-
-
-class ModelError(MylinearError, ValueError):
-    """A file that is no usable ONNX model, or a model that cannot do what is asked of it."""
-
 
 @dataclass(frozen=True)
 class LinearNode:
-    """One MYLINEAR node and the graph (or function) that it stands in.
+    """One MYLINEAR node and the scope that it stands in."""
 
-    Attributes:
-        where: the bodies and the function around it in words, such as ``in then_branch of If 'branch'``; empty in the
-            main graph.
-    """
-
-    container: NodeContainer
+    scope: Scope
     node: onnx.NodeProto
-    where: str = ""
+
+    @property
+    def container(self) -> NodeContainer:
+        return self.scope.container
+
+    @property
+    def where(self) -> str:
+        """The bodies and the function around it in words; empty in the main graph."""
+        return self.scope.where
 
     @property
     def label(self) -> str:
         """The node's name, or its output's where it has none."""
-        return self.node.name or self.node.output[0]
+        return node_label(self.node)
 
     @property
     def path(self) -> str:
@@ -54,112 +55,6 @@ class LinearNode:
     @property
     def has_bias(self) -> bool:
         return len(self.node.input) > 2 and bool(self.node.input[2])
-
-
-def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onnx.ModelProto:
-    """Read a model from a file or from its bytes.
-
-    Args:
-        source: path of the file, or the serialized model.
-        external_data: whether to read weights that lie in files beside the model too.
-
-    Raises: ModelError if there is no such file or it holds no ONNX model.
-    """
-    what = "the given bytes" if isinstance(source, bytes) else f"'{source}'"
-    try:
-        if isinstance(source, bytes):
-            model = onnx.load_model_from_string(source)
-        else:
-            model = onnx.load(str(source), load_external_data=False)
-    except FileNotFoundError as error:
-        raise ModelError(f"{what}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise ModelError(f"{what} is a folder; name an .onnx file") from error
-    except OSError as error:
-        raise ModelError(f"{what} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # protobuf's DecodeError
-        raise ModelError(f"{what} is not an ONNX model, or is damaged: {error}") from error
-    if not model.ir_version or not model.HasField("graph"):
-        raise ModelError(f"{what} is not an ONNX model; export one with `mylinear export`")
-    if not isinstance(source, bytes):
-        _check_external_data(model, Path(source))
-        if external_data:
-            try:
-                onnx.load_external_data_for_model(model, str(Path(source).parent))
-            except Exception as error:  # such as a link, which onnx does not follow
-                raise ModelError(f"{what}: its external data cannot be read: {error}") from error
-    return model
-
-
-def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every stored tensor: initializers and attributes, of all graphs and functions."""
-    yield from _tensors_in(model.graph)
-    for function in model.functions:
-        yield from _tensors_in(function)
-
-
-def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node: of the main graph, of If/Loop/Scan bodies, and of model-local functions."""
-    yield from _nodes_in(model.graph)
-    for function in model.functions:
-        yield from _nodes_in(function)
-
-
-def _nodes_in(container: NodeContainer) -> Iterator[onnx.NodeProto]:
-    for node in container.node:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes_in(graph)
-
-
-def _tensors_in(container: NodeContainer) -> Iterator[onnx.TensorProto]:
-    if isinstance(container, onnx.GraphProto):
-        yield from container.initializer
-    for node in container.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _tensors_in(graph)
-
-
-def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
-    """Check that the weights beside a model are within its folder, and whole. Raises: ModelError."""
-    folder = path.parent.resolve()
-    for tensor in tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        file = folder / location
-        if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
-            raise ModelError(
-                f"'{path}': tensor '{tensor.name}' lies in '{location}', which is outside the model's folder; "
-                "such a path is refused, keep the data beside the model"
-            )
-        if not file.is_file():
-            raise ModelError(f"'{path}': its external data '{location}' is missing; keep it beside the model")
-        try:
-            offset = int(entries.get("offset", 0))
-            length = int(entries.get("length", tensor_nbytes(tensor)))
-        except ValueError as error:
-            raise ModelError(f"'{path}' is damaged: external data of tensor '{tensor.name}': {error}") from error
-        if offset < 0 or length < 0 or length != tensor_nbytes(tensor):
-            raise ModelError(
-                f"'{path}' is damaged: tensor '{tensor.name}' takes {tensor_nbytes(tensor)} bytes, not {length}"
-            )
-        if offset + length > file.stat().st_size:
-            raise ModelError(
-                f"'{path}': its external data '{location}' is truncated: tensor '{tensor.name}' ends at byte "
-                f"{offset + length}, the file at {file.stat().st_size}; copy it again"
-            )
-
-
-def tensor_nbytes(tensor: onnx.TensorProto) -> int:
-    """Return the number of bytes that a tensor of this type and shape takes."""
-    count = int(np.prod(tensor.dims, dtype=np.int64))
-    bits = _SMALL_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
-    return (count * bits + 7) // 8 if bits else count * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def make_linear_model(
@@ -195,28 +90,25 @@ def make_linear_model(
 
 def linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
     """Return every MYLINEAR node: of the main graph, of If/Loop/Scan bodies, and of model-local functions."""
-    found = list(_linear_nodes_in(model.graph))
-    for function in model.functions:
-        found += _linear_nodes_in(function, _function_where(function))
-    return found
+    return [linear for scope in scopes(model) for linear in _linear_nodes_of(scope)]
 
 
 def linear_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[LinearNode]:
     """Return the MYLINEAR nodes that a node of the main graph is, has in its bodies, or calls as functions."""
-    found = list(_linear_nodes_at(model.graph, node))
+    graph = Scope(model.graph)
+    found = [LinearNode(graph, node)] if _is_linear(node) else []
     functions = {
         (f.domain, f.name): f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)
     }
-    pending = [node]
+    called = functions.pop((node.domain, node.op_type), None)
+    pending = [*scopes_at(node, graph), *(function_scopes(called) if called is not None else ())]
     while pending:
-        current = pending.pop()
-        for attribute in current.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                pending += graph.node
-        function = functions.pop((current.domain, current.op_type), None)
-        if function is not None:
-            found += _linear_nodes_in(function, _function_where(function))
-            pending += function.node
+        scope = pending.pop(0)
+        found += _linear_nodes_of(scope)
+        for inner in scope.container.node:
+            called = functions.pop((inner.domain, inner.op_type), None)
+            if called is not None:
+                pending += function_scopes(called)
     return found
 
 
@@ -273,15 +165,20 @@ def element_types(model: onnx.ModelProto) -> set[str]:
 def linear_element_types(model: onnx.ModelProto) -> list[ElementType]:
     """Return the element type of each of `linear_nodes`. Raises: as `element_types`."""
     nodes = linear_nodes(model)
-    types = [_type_of(linear, _known_types(linear.container)) for linear in nodes]
+    types = stated_types(nodes)
     if None in types:
         MYLINEAR.register_schema()
         nodes = linear_nodes(onnx.shape_inference.infer_shapes(model))
-        types = [_type_of(linear, _known_types(linear.container)) for linear in nodes]
+        types = stated_types(nodes)
     for linear, element_type in zip(nodes, types, strict=True):
         if element_type is None:
             raise ModelError(f"the element type of {MYLINEAR.name} node '{linear.label}' cannot be inferred")
     return [MYLINEAR.element_type(t) for t in types if t is not None]
+
+
+def stated_types(nodes: Sequence[LinearNode]) -> list[int | None]:
+    """Return the element type of each node as the model states it, without inference; None where it states none."""
+    return [_stated_type(linear) for linear in nodes]
 
 
 def complete_biases(model: onnx.ModelProto) -> int:
@@ -328,41 +225,20 @@ def has_function(model: onnx.ModelProto) -> bool:
     return any((f.domain, f.name) == (MYLINEAR.domain, MYLINEAR.name) for f in model.functions)
 
 
-def _linear_nodes_in(container: NodeContainer, where: str = "") -> Iterator[LinearNode]:
-    for node in container.node:
-        yield from _linear_nodes_at(container, node, where)
+def _linear_nodes_of(scope: Scope) -> Iterator[LinearNode]:
+    """Yield the MYLINEAR nodes of one graph or function, not of the bodies inside."""
+    for node in scope.container.node:
+        if _is_linear(node):
+            yield LinearNode(scope, node)
 
 
-def _linear_nodes_at(container: NodeContainer, node: onnx.NodeProto, where: str = "") -> Iterator[LinearNode]:
-    if (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
-        yield LinearNode(container, node, where)
-    for attribute in node.attribute:
-        body = f"in {attribute.name} of {node.op_type} '{node.name or node.output[0]}' {where}".rstrip()
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _linear_nodes_in(graph, body)
+def _is_linear(node: onnx.NodeProto) -> bool:
+    return node.op_type == MYLINEAR.name and node.domain == MYLINEAR.domain
 
 
-def _function_where(function: onnx.FunctionProto) -> str:
-    return f"in function '{function.name}'"
-
-
-def _known_types(container: NodeContainer) -> dict[str, int]:
-    """Element types by value name, as far as the container itself states them."""
-    types: dict[str, int] = {}
-    values = list(container.value_info)
-    if isinstance(container, onnx.GraphProto):
-        values += [*container.input, *container.output]
-        types.update((tensor.name, tensor.data_type) for tensor in container.initializer)
-    types.update((value.name, value.type.tensor_type.elem_type) for value in values)
-    for node in container.node:  # a function states no types, but it may hold its weights
-        if node.op_type == "Constant" and not node.domain and node.attribute[0].HasField("t"):
-            types[node.output[0]] = node.attribute[0].t.data_type
-    return types
-
-
-def _type_of(linear: LinearNode, known: dict[str, int]) -> int | None:
+def _stated_type(linear: LinearNode) -> int | None:
     names = (*linear.node.input, *linear.node.output)
-    return next((known[name] for name in names if known.get(name)), None)
+    return next((found for name in names if name and (found := linear.scope.element_type_of(name))), None)
 
 
 def _weight_is_computed(linear: LinearNode) -> bool:

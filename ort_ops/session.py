@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from ort_ops.operator import ContractError
 
 if TYPE_CHECKING:
     import onnx
+
+    from ort_ops.model import LinearNode
 
 ALL_ELEMENT_TYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 _BFLOAT16 = MYLINEAR.element_type("bfloat16").onnx_type
@@ -226,22 +228,24 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         kernels: str = "auto",
         **kwargs: Any,
     ) -> None:
-        from ort_ops.model import check_linear_nodes, element_types, load_model
+        from ort_ops.model import check_linear_nodes
+        from ort_ops.model_file import is_ort_format, look_at_model
 
         options = onnxruntime.SessionOptions() if sess_options is None else sess_options
-        proto = load_model(model, external_data=False)
-        nodes = check_linear_nodes(proto)
-        types = element_types(proto) if nodes else ()
+        proto = None if is_ort_format(model) else look_at_model(model)  # onnx cannot read onnxruntime's own format
+        nodes = [] if proto is None else check_linear_nodes(proto)
+        types = _element_types(proto, nodes)
         name = registered_kernel(options)
         if name is None:
-            versions = {entry.domain: entry.version for entry in proto.opset_import}
+            versions = {} if proto is None else {entry.domain: entry.version for entry in proto.opset_import}
             name = register(options, kernels, element_types=types, providers=providers, versions=versions).name
         else:
             select_kernel(name, types)
-        _check_python_nodes(proto, options)
+        if proto is not None:
+            _check_python_nodes(proto, options)
         self.kernel = name
         self._uses_pyop = _entry(options, _PYOP_KEY) is not None
-        source = _completed(model, proto, "pyop" if self._uses_pyop else name) if nodes else model
+        source = _completed(model, proto, nodes, "pyop" if self._uses_pyop else name)
         path_or_bytes = str(source) if isinstance(source, Path) else source
         if not providers:
             providers = [cuda.PROVIDER] * (name == "cuda") + ["CPUExecutionProvider"]
@@ -254,7 +258,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
                 self.kernel = "cpp"  # onnxruntime could not start CUDA, as its log says, and took the CPU
             return
         except Exception as error:
-            _explain(error, proto, model)
+            if proto is not None:
+                _explain(error, proto, model)
             failure = trampoline.take_failure(str(error))
             if failure is None:
                 raise
@@ -298,6 +303,8 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
 
     Raises: KernelError if the options lack the operator's domain, PythonKernelError for an unknown attribute.
     """
+    from ort_ops.graphs import nodes_in
+
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     kernels = {
         (kernel.domain, kernel.name): kernel
@@ -306,7 +313,7 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
     }
     registered = (_entry(options, _PYTHON_OPS_KEY) or "").split()
     functions = {(function.domain, function.name) for function in proto.functions}
-    for node in _nodes(proto.graph) if kernels else ():
+    for node in nodes_in(proto.graph) if kernels else ():
         kernel = kernels.get((node.domain, node.op_type))
         if kernel is None:
             continue
@@ -318,22 +325,28 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
             raise KernelError(f"node '{node.name}': the Python kernel of {kernel.op_type} {why}")
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph, and of the bodies of its If, Loop and Scan nodes."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from _nodes(body)
+def _element_types(proto: onnx.ModelProto | None, nodes: Sequence[LinearNode]) -> set[str]:
+    """Return the element types of the nodes: those that the model states, and where it matters those it implies."""
+    from ort_ops.model import element_types, stated_types
+
+    if proto is None:
+        return set()
+    stated = stated_types(nodes)
+    serve_all = all(kernel.element_types == ALL_ELEMENT_TYPES for kernel in _cpu_kernels() if kernel.is_available)
+    if None in stated and not serve_all:
+        return element_types(proto)  # shape inference, which takes time
+    return {MYLINEAR.element_type(element_type).name for element_type in stated if element_type is not None}
 
 
-def _completed(model: str | Path | bytes, proto: onnx.ModelProto, kernel: str) -> str | Path | bytes:
+def _completed(
+    model: str | Path | bytes, proto: onnx.ModelProto | None, nodes: Sequence[LinearNode], kernel: str
+) -> str | Path | bytes:
     """Return the model as it is, or the bytes of one that the chosen kernel can run."""
-    from ort_ops.model import attach_function, complete_biases, has_function, linear_nodes, load_model
+    from ort_ops.model import attach_function, complete_biases, has_function, load_model
 
-    if kernel not in ("pyop", "body"):
+    if proto is None or not nodes or kernel not in ("pyop", "body"):
         return model
-    lacks_bias = any(not linear.has_bias for linear in linear_nodes(proto))
+    lacks_bias = any(not linear.has_bias for linear in nodes)
     lacks_function = kernel == "body" and not has_function(proto)
     if not (lacks_bias or lacks_function):
         return model
@@ -377,17 +390,16 @@ def _warn_of_cpu() -> None:
 
 def _explain(error: Exception, proto: onnx.ModelProto, model: str | Path | bytes) -> None:
     """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing."""
-    from ort_ops.model_checks import check_linear_shapes, check_names, function_difference
+    from ort_ops.model_checks import check_linear_shapes, function_difference
+    from ort_ops.model_file import describe_source
 
-    source = "the given bytes" if isinstance(model, bytes) else model
     try:
-        check_names(proto, source)
         check_linear_shapes(proto)
     except MylinearError as cause:
         raise cause from error
     difference = function_difference(proto)
     if difference is not None:
-        raise ContractError(f"'{source}': {difference}; onnxruntime says: {error}") from error
+        raise ContractError(f"{describe_source(model)}: {difference}; onnxruntime says: {error}") from error
     text = str(error)
     if "Domain already set in registry" in text or "Conflicting with a registered kernel" in text:
         raise KernelError(

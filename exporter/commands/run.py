@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, and say on stderr how many rows went where."""
-    from ort_ops.model import load_model, require_linear_nodes
+    from ort_ops.model import look_at_model, require_linear_nodes
     from ort_ops.model_checks import function_difference
     from ort_ops.operator import ContractError
     from ort_ops.predict import predict
     from ort_ops.session import InferenceSession
 
-    model = load_model(args.model, external_data=False)
+    model = look_at_model(args.model)
     require_linear_nodes(model, args.model)
     difference = function_difference(model)
     if difference is not None:  # a kernel would compute something else than the model itself says

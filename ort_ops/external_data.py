@@ -1,0 +1,86 @@
+"""Weights in files beside a model: where each lies, checked without reading it."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import onnx
+
+from ort_ops.errors import ModelError
+
+
+class ExternalData:
+    """The files beside a model that hold its weights; each is looked at once.
+
+    Args:
+        model: path of the model.
+        may_be_linked: whether a file with several hard links may serve. onnxruntime reads it; onnx and onnx_ir, which
+            read the weights to convert them, refuse it as a way to smuggle another file in.
+    """
+
+    def __init__(self, model: str | Path, *, may_be_linked: bool = True) -> None:
+        self._folder = Path(model).parent.resolve()
+        self._may_be_linked = may_be_linked
+        self._nbytes: dict[str, int] = {}
+
+    @classmethod
+    def within(cls, location: str, nbytes: int) -> ExternalData:
+        """Return the data that lies within ``nbytes`` bytes in memory, which go by the name ``location``."""
+        data = cls(".")
+        data._nbytes[location] = nbytes
+        return data
+
+    def check(self, tensor: onnx.TensorProto, nbytes: int) -> None:
+        """Check that a tensor's data, of ``nbytes`` bytes, lies within the model's folder, and is whole.
+
+        Raises: ModelError; its message lacks the name of the model.
+        """
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location not in self._nbytes:
+            self._nbytes[location] = self._look_at(location, tensor.name)
+        offset = _number(entries.get("offset", "0"), tensor.name)
+        length = _number(entries.get("length", str(nbytes)), tensor.name)
+        if length != nbytes:
+            raise ModelError(f" is damaged: tensor '{tensor.name}' takes {nbytes} bytes, not {length}")
+        if offset + length > self._nbytes[location]:
+            raise ModelError(
+                f": its external data '{location}' is truncated: tensor '{tensor.name}' ends at byte "
+                f"{offset + length}, the file at {self._nbytes[location]}; copy it again"
+            )
+
+    def _look_at(self, location: str, name: str) -> int:
+        """Return the size of a file beside the model."""
+        if "\0" in location:
+            raise ModelError(f" is damaged: tensor '{name}' lies in a file whose name has a NUL byte")
+        file = self._folder / location
+        try:
+            is_inside = location and not Path(location).is_absolute() and file.resolve().is_relative_to(self._folder)
+            if not is_inside:
+                raise ModelError(
+                    f": tensor '{name}' lies in '{location}', which is outside the model's folder; "
+                    "such a path is refused, keep the data beside the model"
+                )
+            found = file.stat()
+        except FileNotFoundError as error:
+            raise ModelError(f": its external data '{location}' is missing; keep it beside the model") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
+            reason = getattr(error, "strerror", None) or "its links lead in a circle"
+            raise ModelError(f": its external data '{location[:200]}' cannot be read: {reason}") from error
+        if not stat.S_ISREG(found.st_mode):
+            raise ModelError(f": its external data '{location}' is no regular file; keep it beside the model")
+        if found.st_nlink > 1 and not self._may_be_linked:
+            raise ModelError(
+                f": its external data '{location}' has {found.st_nlink} hard links, which onnx refuses to read; "
+                "copy it to a file of its own"
+            )
+        return found.st_size
+
+
+def _number(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ModelError(
+            f" is damaged: offset and length of tensor '{name}' in its file must be numbers, got '{text[:40]}'"
+        )
+    return int(text)

@@ -1,0 +1,155 @@
+"""The one validation of a loaded model: what every command and session may take for granted afterwards.
+
+It takes time linear in the model and reads no weights. What it refuses, onnxruntime refuses too, or would take an
+unbounded time for; it says so in one line, where libraries end in tracebacks of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import onnx
+from onnx import defs
+
+from ort_ops.errors import ModelError
+from ort_ops.external_data import ExternalData
+from ort_ops.function_checks import check_functions
+from ort_ops.graphs import Scope, declared_values, node_label, scopes, tensors_of
+from ort_ops.name_checks import check_names
+from ort_ops.tensor_checks import check_tensor, is_element_type
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def validate_model(model: onnx.ModelProto, what: str, external: ExternalData | None) -> None:
+    """Check text, functions, names, nodes, types, and the size of all data.
+
+    Args:
+        what: the model in words, such as ``'model.onnx'`` in quotes.
+        external: the files that may hold its data; None to leave those alone.
+
+    Raises: ModelError that says what is wrong in one line.
+    """
+    try:
+        _check_header(model)
+        check_functions(model)
+        check_names(model.graph, "the graph")
+        for function in model.functions:
+            check_names(function, f"function '{function.name}'")
+        local = {(function.domain, function.name) for function in model.functions}
+        for scope in scopes(model):
+            _check_nodes(scope, model, local)
+            for tensor in tensors_of(scope.container):
+                check_tensor(tensor, external)
+            for value in declared_values(scope.container):
+                _check_type(value)
+    except ModelError as error:
+        raise ModelError(f"{what}{error}") from error
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What onnx knows of one version of an operator: how many inputs and outputs, which attributes of which types."""
+
+    inputs: range
+    outputs: range
+    required_inputs: tuple[int, ...]
+    attributes: dict[str, int]
+    required_attributes: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _rules(name: str, version: int) -> _Rules | None:
+    """Return the rules of an operator of ONNX's own domain, or None where onnx knows none for this version."""
+    if not 0 < version <= defs.onnx_opset_version():
+        return None
+    try:
+        schema = defs.get_schema(name, version, "")
+    except defs.SchemaError:
+        return None
+    single = defs.OpSchema.FormalParameterOption.Single
+    attributes: list[Any] = list(schema.attributes.values())
+    return _Rules(
+        inputs=range(schema.min_input, schema.max_input + 1),
+        outputs=range(schema.min_output, schema.max_output + 1),
+        required_inputs=tuple(i for i, parameter in enumerate(schema.inputs) if parameter.option == single),
+        attributes={attribute.name: attribute.type.value for attribute in attributes},
+        required_attributes=frozenset(attribute.name for attribute in attributes if attribute.required),
+    )
+
+
+def _check_header(model: onnx.ModelProto) -> None:
+    texts = [model.producer_name, model.producer_version, model.domain, model.graph.name]
+    texts += [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    for function in model.functions:
+        texts += [function.name, function.domain, *(entry.domain for entry in function.opset_import)]
+    texts += [entry.domain for entry in model.opset_import]
+    if any(isinstance(text, bytes) for text in texts):
+        raise ModelError(" is damaged: a name or a text of the model is not in UTF-8")
+
+
+def _check_nodes(scope: Scope, model: onnx.ModelProto, local: set[tuple[str, str]]) -> None:
+    """Check each node by itself, with what onnx knows of its operator."""
+    owner = scope.root if isinstance(scope.root, onnx.FunctionProto) else model
+    version = max((entry.version for entry in owner.opset_import if entry.domain in _DEFAULT_DOMAINS), default=0)
+    for node in scope.container.node:
+        op_type, domain = node.op_type, node.domain
+        if not op_type or isinstance(op_type, bytes) or isinstance(domain, bytes) or isinstance(node.name, bytes):
+            raise ModelError(f" is damaged: node '{node_label(node)}' has no operator, or a name that is no text")
+        if node.attribute:
+            _check_attributes(node)
+        if domain in _DEFAULT_DOMAINS and (domain, op_type) not in local:
+            rules = _rules(op_type, version)
+            if rules is not None:
+                _check_against(node, rules)
+
+
+def _check_attributes(node: onnx.NodeProto) -> None:
+    names: set[str] = set()
+    for attribute in node.attribute:
+        if not attribute.name or isinstance(attribute.name, bytes):
+            raise ModelError(f" is damaged: an attribute of node '{node_label(node)}' has no name")
+        if attribute.name in names:
+            raise ModelError(f" is damaged: node '{node_label(node)}' has two attributes '{attribute.name}'")
+        if attribute.type == onnx.AttributeProto.UNDEFINED:
+            raise ModelError(f" is damaged: attribute '{attribute.name}' of node '{node_label(node)}' has no type")
+        names.add(attribute.name)
+
+
+def _check_against(node: onnx.NodeProto, rules: _Rules) -> None:
+    """Check a node's inputs, outputs and attributes."""
+    label = f" is damaged: node '{node_label(node)}' ({node.op_type})"
+    for what, names, expected in (("inputs", node.input, rules.inputs), ("outputs", node.output, rules.outputs)):
+        if len(names) not in expected:
+            least, most = expected[0], expected[-1]
+            rule = f"{least}" if least == most else f"{least} to {most}" if most < 1000 else f"{least} or more"
+            raise ModelError(f"{label} must have {rule} {what}, got {len(names)}")
+    for i in rules.required_inputs:
+        if i < len(node.input) and not node.input[i]:
+            raise ModelError(f"{label} must have an input {i}, which has no name")
+    given = {attribute.name: attribute.type for attribute in node.attribute}
+    for name, found in given.items():
+        if rules.attributes.get(name, found) != found:
+            wanted = onnx.AttributeProto.AttributeType.Name(rules.attributes[name])
+            got = onnx.AttributeProto.AttributeType.Name(found)
+            raise ModelError(f"{label}: attribute '{name}' must be of type {wanted}, got {got}")
+    missing = rules.required_attributes - given.keys()
+    if missing:
+        raise ModelError(f"{label} lacks the attribute '{min(missing)}'")
+
+
+def _check_type(value: onnx.ValueInfoProto) -> None:
+    """Check that the element type of a value, if it states one, is one that onnx knows."""
+    stated = value.type
+    while (kind := stated.WhichOneof("value")) in ("sequence_type", "optional_type", "map_type"):
+        inner = getattr(stated, kind)
+        stated = inner.value_type if kind == "map_type" else inner.elem_type
+    if kind not in ("tensor_type", "sparse_tensor_type"):
+        return
+    tensor = getattr(stated, kind)
+    if tensor.elem_type and not is_element_type(tensor.elem_type):
+        raise ModelError(f" is damaged: value '{value.name}' has the unknown element type {tensor.elem_type}")
+    if any(isinstance(dim.dim_param, bytes) for dim in tensor.shape.dim):
+        raise ModelError(f" is damaged: a dimension of value '{value.name}' has a name that is not in UTF-8")
