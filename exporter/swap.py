@@ -10,10 +10,14 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from exporter.arguments import DTYPES
+from exporter.linear_calls import linear_calls
 from exporter.module import MyLinear
 
 # On the instance, so that a copy and a pickle of a swapped model can be restored too. No name of nn.Module's own.
 _MARK = "_swapped_by_mylinear"
+
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_REMEDY = "; `mylinear adopt` makes a node of it in the exported file"
 
 FilterFn = Callable[[str, nn.Linear], bool]
 
@@ -24,7 +28,7 @@ class SwapReport:
 
     Attributes:
         swapped: names of the modules that changed, as in ``named_modules``; the model itself is ``""``.
-        skipped: name and reason for each other linear map that there is.
+        skipped: name and reason for each other linear map that was found, those without a module of their own too.
         notes: name and remark for what was swapped, but which torch may go around.
     """
 
@@ -58,11 +62,19 @@ def swap_linear(model: nn.Module, filter_fn: FilterFn | None = None) -> SwapRepo
     """
     reasons: dict[nn.Module, str | None] = {}
     swapped, skipped, notes = [], {}, {}
+    calls: dict[type[nn.Module], tuple[str, ...]] = {}
     parents = _parents(model)
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            skipped[f"{name}.in_proj_weight".lstrip(".")] = "is a parameter of nn.MultiheadAttention, no module"
+        if isinstance(module, nn.MultiheadAttention):
+            for parameter in _ATTENTION_WEIGHTS:
+                if getattr(module, parameter) is not None:
+                    taken = "is a parameter of nn.MultiheadAttention, which gives it to torch.nn.functional.linear"
+                    skipped[f"{name}.{parameter}".lstrip(".")] = taken + _REMEDY
         if not isinstance(module, nn.Linear) and "Linear" not in type(module).__name__:
+            kind: type[nn.Module] = type(module)
+            called = calls[kind] = calls[kind] if kind in calls else linear_calls(kind)
+            if called:
+                skipped[name] = f"{kind.__module__}.{kind.__qualname__} calls {' and '.join(called)} itself{_REMEDY}"
             continue
         if module not in reasons:
             reason = _reason_to_skip(module, parents.get(module, []))

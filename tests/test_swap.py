@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
@@ -127,9 +128,64 @@ def test_what_is_not_swapped_is_reported_with_the_reason() -> None:
         "replaced": "its forward was replaced on the instance",
         "integers": "MYLINEAR has no int8",
         "other": "elsewhere.Linear is no nn.Linear",
-        "attention.in_proj_weight": "is a parameter of nn.MultiheadAttention, no module",
+        "attention.in_proj_weight": "is a parameter of nn.MultiheadAttention, which gives it to "
+        "torch.nn.functional.linear; `mylinear adopt` makes a node of it in the exported file",
         "attention.out_proj": "nn.MultiheadAttention reads its weight and never calls it",
     }
+
+
+class Conv1D(nn.Module):
+    """As in transformers: a linear layer whose weight is ``[in_features, out_features]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(3, 4)), nn.Parameter(torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], 4)
+
+
+class TiedHead(nn.Module):
+    """Calls F.linear in a method of its own, within a comprehension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.linear = nn.Identity()
+
+    def head(self, x: Tensor) -> Tensor:
+        return torch.stack([functional.linear(row, self.embedding.weight) for row in x])
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.head(functional.relu(self.linear(self.embedding(index))))
+
+
+class Named(nn.Module):
+    """Names a submodule as torch's function is named, which is no call of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.linear(x))
+
+
+def test_what_calls_the_function_itself_is_named() -> None:
+    model = nn.ModuleDict(
+        {
+            "conv1d": Conv1D(), "tied": TiedHead(), "named": Named(), "bilinear": nn.Bilinear(2, 2, 2),
+            "attention": nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+        }
+    )  # fmt: skip
+    report = swap_linear(model)
+    assert report.swapped == ("named.linear",)
+    calls = {name: reason.split("calls ")[-1].split(" itself")[0] for name, reason in report.skipped.items()}
+    assert calls["conv1d"] == "torch.addmm"
+    assert calls["tied"] == "torch.nn.functional.linear"
+    weights = {f"attention.{letter}_proj_weight" for letter in "qkv"}
+    assert set(report.skipped) == {"conv1d", "tied", *weights, "attention.out_proj"}
+    assert "Conv1D calls torch.addmm itself" in str(report)
 
 
 def test_a_lazy_linear_is_swapped_once_it_has_a_weight() -> None:
