@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import io
+import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from exporter.checkpoint_checks import (
+    check_data,
+    check_generator_state,
+    check_history,
+    check_metrics,
+    check_network_state,
+    check_optimizer_state,
+)
 from exporter.data import DataDescription
 from exporter.history import EpochRecord
 from exporter.network import Architecture, Network
 from exporter.options import TrainingOptions
+from exporter.typed_fields import convert, from_fields
 from ort_ops.errors import MylinearError
 from ort_ops.files import OutputError, write_atomically
+from ort_ops.input_files import InputError, first_line, open_input
 
 CHECKPOINT_NAME = "checkpoint.pt"
 FORMAT = "mylinear checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)  # 1 had no columns
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -40,7 +53,7 @@ class Checkpoint:
         data: what it was trained on.
         options: how.
         epoch: how many epochs are done.
-        optimizer_state: the optimizer's ``state_dict``.
+        optimizer_state: the optimizer's ``state_dict``; read back, what follows from the options is left out.
         generator_state: of the random stream, which initialization, order of rows and samples share.
         history: a record for each epoch done.
         metrics: of the finished training, ``{"train": {"accuracy": ...}, "validation": {...}}``; empty before.
@@ -99,27 +112,46 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' is not a checkpoint of `mylinear train`")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in _READABLE_VERSIONS:
+        readable = " and ".join(map(str, _READABLE_VERSIONS))
         raise CheckpointError(
-            f"checkpoint '{path}' has format version {version}, and this version of ort-mylinear reads "
-            f"{FORMAT_VERSION}; train again, or use the version that wrote it"
+            f"checkpoint '{path}' has format version {version!r:.40}, and this version of ort-mylinear reads "
+            f"{readable}; train again, or use the version that wrote it"
         )
     try:
-        checkpoint = Checkpoint(
-            architecture=Architecture(**content["architecture"]),
-            network_state=content["network_state"],
-            data=DataDescription(**content["data"]),
-            options=TrainingOptions(**content["options"]),
-            epoch=content["epoch"],
-            optimizer_state=content["optimizer_state"],
-            generator_state=content["generator_state"],
-            history=tuple(EpochRecord(*record) for record in content["history"]),
-            metrics=content["metrics"],
-        )
-        checkpoint.network()
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint '{path}' is damaged: {error}") from error
+        return _checked(content)
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint '{path}' is damaged: it lacks {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint '{path}' is damaged: {first_line(error)}") from error
+
+
+def _checked(content: dict[str, Any]) -> Checkpoint:
+    """Return the checkpoint that the content of a file is. Raises: KeyError, TypeError, ValueError, RuntimeError."""
+    architecture = from_fields(Architecture, content["architecture"])
+    options = from_fields(TrainingOptions, content["options"])
+    epoch = convert("epoch", content["epoch"], int)
+    checkpoint = Checkpoint(
+        architecture=architecture,
+        network_state=check_network_state(content["network_state"], architecture),
+        data=from_fields(DataDescription, _with_columns(content["data"])),
+        options=options,
+        epoch=epoch,
+        optimizer_state=check_optimizer_state(content["optimizer_state"], architecture, options),
+        generator_state=check_generator_state(content["generator_state"]),
+        history=check_history(content["history"], epoch),
+        metrics=check_metrics(content["metrics"]),
+    )
+    check_data(checkpoint.data, architecture, options)
     return checkpoint
+
+
+def _with_columns(data: Any) -> Any:
+    """Return a description of format version 1, which had plain columns only, as one of today."""
+    if not isinstance(data, dict) or "columns" in data:
+        return data
+    names = data.get("feature_names")
+    return {**data, "columns": [{"name": name} for name in names] if isinstance(names, list | tuple) else []}
 
 
 def load_network(path: str | Path) -> Network:
@@ -128,26 +160,38 @@ def load_network(path: str | Path) -> Network:
 
 
 def _load(path: Path) -> Any:
+    advice = f"the checkpoint in it, such as {CHECKPOINT_NAME}"
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise CheckpointError(f"'{path}' is not a checkpoint of `mylinear train`, or is damaged")
-            # torch does not check the sums that it writes.
-            damaged = zipfile.ZipFile(file).testzip()
-            if damaged is not None:
-                raise CheckpointError(f"checkpoint '{path}' is damaged: the checksum of '{damaged}' is wrong")
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with open_input(
+            path, what="checkpoint", folder_advice=advice, missing_advice="make one with `mylinear train`"
+        ) as file:
+            _check_archive(path, file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of archives that are something else
+                return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint '{path}'; make one with `mylinear train`") from error
-    except IsADirectoryError as error:
-        raise CheckpointError(f"'{path}' is a folder; name the checkpoint in it, such as {CHECKPOINT_NAME}") from error
-    except OSError as error:
-        raise CheckpointError(f"checkpoint '{path}' cannot be read: {error.strerror or error}") from error
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     except Exception as error:  # zipfile and torch report damage in a dozen ways
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"'{path}' is not a checkpoint of `mylinear train`, or is damaged: {first_line}"
+            f"'{path}' is not a checkpoint of `mylinear train`, or is damaged: {first_line(error)}"
         ) from error
+
+
+def _check_archive(path: Path, file: BinaryIO) -> None:
+    """Check that the archive holds no more than its file, and its sums, which torch does not check."""
+    if not zipfile.is_zipfile(file):
+        raise CheckpointError(f"'{path}' is not a checkpoint of `mylinear train`, or is damaged")
+    archive = zipfile.ZipFile(file)
+    members = archive.infolist()
+    is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    claimed = sum(member.file_size for member in members)
+    if not is_stored or claimed > os.fstat(file.fileno()).st_size:
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint of `mylinear train`, or is damaged: it claims {claimed} bytes"
+        )
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"checkpoint '{path}' is damaged: the checksum of '{damaged}' is wrong")
+    file.seek(0)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporter.module import MyLinear
-from ort_ops.contract import MYLINEAR, format_shape
+from ort_ops.contract import ELEMENT_TYPES, MYLINEAR, format_shape
 from ort_ops.operator import ContractError
+
+_DTYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Architecture:
     dtype: str = "float32"
     standardizes_inputs: bool = False
     restores_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if min(self.sizes) < 1:
+            raise ValueError(f"the sizes of layers must be 1 or more, got {list(self.sizes)}")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype must be {MYLINEAR.element_type_rule}, got {self.dtype}")
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from exporter.checkpoint import Checkpoint, CheckpointError
 from exporter.data import DataDescription
 from exporter.options import TrainingOptions
+from ort_ops.input_files import MAX_SHOWN_NAMES, shown_names
 
 _MAY_DIFFER = frozenset({"epochs", "device", "checkpoint_interval"})
 
@@ -25,6 +26,7 @@ def check_resume(checkpoint: Checkpoint, data: DataDescription, options: Trainin
         ("the number of rows", was.rows, data.rows),
         ("the columns", was.feature_names, data.feature_names),
         ("the classes", was.class_names, data.class_names),
+        ("the filling of missing values", was.fill, data.fill),
     ):
         if before != now:
             differences.append(f"{what} of the data was {_text(before)} and is {_text(now)}")
@@ -43,5 +45,6 @@ def check_resume(checkpoint: Checkpoint, data: DataDescription, options: Trainin
 
 def _text(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) or "none"
+        names = [str(item) for item in value]
+        return (",".join(names) if len(names) <= MAX_SHOWN_NAMES else shown_names(names)) or "none"
     return "none" if value is None else str(value)

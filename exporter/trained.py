@@ -11,7 +11,8 @@ import torch
 from exporter.checkpoint import Checkpoint, load_checkpoint
 from exporter.network import Network
 from exporter.onnx_export import ExportResult, export
-from ort_ops.model_metadata import CLASSES_KEY, FEATURES_KEY
+from ort_ops.columns import to_json
+from ort_ops.model_metadata import CLASSES_KEY, COLUMNS_KEY, FEATURES_KEY
 
 
 def export_checkpoint(
@@ -64,12 +65,14 @@ def example_rows(network: Network) -> torch.Tensor:
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the model's metadata: names of columns and classes, what it was trained on, and how good it is."""
+    """Return the model's metadata: columns and classes, what it was trained on, and how good it is."""
     entries = {
         "mylinear.data": checkpoint.data.name,
         "mylinear.task": checkpoint.data.task,
         FEATURES_KEY: json.dumps(list(checkpoint.data.feature_names)),
     }
+    if not all(column.is_plain for column in checkpoint.data.columns):
+        entries[COLUMNS_KEY] = to_json(checkpoint.data.columns)
     if checkpoint.data.class_names is not None:
         entries[CLASSES_KEY] = json.dumps(list(checkpoint.data.class_names))
     for part, values in checkpoint.metrics.items():

@@ -211,6 +211,8 @@ class _Run:
         self.train_rows = None if train_set is None else Rows.of(train_set, dtype, device)
         self.validation_rows = None if validation_set is None else Rows.of(validation_set, dtype, device)
         self.optimizer = _optimizer(self.network, options)
+        if train_set is not None:
+            self.data = replace(self.data, columns=train_set.table_columns)
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -257,7 +259,8 @@ class _Run:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         self.network.load_state_dict(dict(checkpoint.network_state))
-        self.optimizer.load_state_dict(dict(checkpoint.optimizer_state))
+        groups = self.optimizer.state_dict()["param_groups"]  # they follow from the options
+        self.optimizer.load_state_dict({**checkpoint.optimizer_state, "param_groups": groups})
         self.generator.set_state(checkpoint.generator_state)
         self.history = list(checkpoint.history)
         self.epoch = self.saved_epoch = checkpoint.epoch

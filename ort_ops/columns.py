@@ -89,7 +89,7 @@ def encode(columns: Sequence[Column], records: Sequence[Sequence[str]]) -> NDArr
     Raises: CellError for the first cell, by rows, that its column cannot take.
     """
     if all(column.is_plain for column in columns):
-        numbers = _plain_numbers([*chain.from_iterable(records)])
+        numbers = plain_numbers([*chain.from_iterable(records)])
         if numbers is not None:
             return numbers.reshape(len(records), len(columns))
     parts: list[NDArray[np.float64]] = []
@@ -108,7 +108,7 @@ def encode_column(column: Column, cells: Sequence[str]) -> NDArray[np.float64]:
     """Return the inputs ``[cells, features]`` of one column. Raises: CellError, whose column is 0."""
     if column.categories is not None:
         return _one_hot(column.categories, cells)
-    numbers = _plain_numbers(cells)
+    numbers = plain_numbers(cells)
     if numbers is None:
         numbers = np.array([_filled_number(column, row, cell) for row, cell in enumerate(cells)], np.float64)
     return numbers[:, None]
@@ -140,7 +140,7 @@ def is_number(text: str) -> bool:
 
 def numbers_or_missing(cells: Sequence[str]) -> NDArray[np.float64] | None:
     """Return the numbers of a column, NaN for missing ones; None where a cell is neither."""
-    numbers = _plain_numbers(cells)
+    numbers = plain_numbers(cells)
     if numbers is not None:
         return numbers
     try:
@@ -192,7 +192,7 @@ def _column(entry: Any) -> Column:
     return Column(name, None, tuple(categories))
 
 
-def _plain_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
+def plain_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
     """Return the numbers, or None unless all are finite numbers."""
     try:
         numbers = np.fromiter(map(float, cells), np.float64, len(cells))

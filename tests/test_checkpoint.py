@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import random
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +162,7 @@ def test_a_single_wrong_byte_in_a_weight_is_noticed(trained: Path, checkpoint: C
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format_version", 2, "has format version 2, and this version of ort-mylinear reads 1"),
+        ("format_version", 3, "has format version 3, and this version of ort-mylinear reads 1 and 2"),
         ("architecture", {"in_features": 2}, "is damaged"),
         ("network_state", {}, "is damaged"),
         ("options", {"lr": -1.0}, "is damaged: lr must be a number above 0"),
@@ -173,6 +177,101 @@ def test_versions_and_contents_are_checked(
     torch.save(content, tmp_path / "changed.pt")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "changed.pt")
+
+
+DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "epoch of another type": (lambda c: c.update(epoch="1"), "epoch must be int, got '1'"),
+    "no epoch": (lambda c: c.pop("epoch"), "it lacks 'epoch'"),
+    "epoch without history": (lambda c: c.update(epoch=7), "history must have a record for each epoch"),
+    "seed of another type": (lambda c: c["options"].update(seed=1.5), "seed must be int, got 1.5"),
+    "dtype of another type": (lambda c: c["options"].update(dtype=["float32"]), "dtype must be str"),
+    "unknown option": (lambda c: c["options"].update(rate=1), "TrainingOptions has no field 'rate'"),
+    "option missing": (lambda c: c["architecture"].pop("in_features"), "Architecture lacks in_features"),
+    "dtype that is a function of torch": (lambda c: c["architecture"].update(dtype="load"), "dtype must be float"),
+    "layer of no size": (lambda c: c["architecture"].update(hidden=(0,)), "sizes of layers must be 1 or more"),
+    "layer of a huge size": (lambda c: c["architecture"].update(hidden=(2**40,)), r"must be .*\[1099511627776, 10\]"),
+    "weight of another shape": (lambda c: put(c, "layers.0.weight", torch.zeros(4, 9)), r"float32 \[4, 10\], got"),
+    "weight of another dtype": (lambda c: put(c, "layers.0.weight", torch.zeros(4, 10).double()), "got torch.float64"),
+    "weight without memory": (lambda c: put(c, "layers.0.weight", torch.zeros(1).expand(4, 10)), "a plain tensor"),
+    "weight that is meta": (lambda c: put(c, "layers.0.weight", torch.zeros(4, 10, device="meta")), "a plain tensor"),
+    "weight that is sparse": (lambda c: put(c, "layers.0.weight", torch.zeros(4, 10).to_sparse()), "a plain tensor"),
+    "weight that is NaN": (lambda c: put(c, "layers.0.weight", torch.full((4, 10), torch.nan)), "must be finite"),
+    "weight that is a number": (lambda c: put(c, "layers.0.weight", 3), "must be a tensor, got int"),
+    "moment of another shape": (lambda c: moment(c, torch.zeros(3)), r"parameter 0, exp_avg must be .*\[4, 10\]"),
+    "moment missing": (lambda c: c["optimizer_state"]["state"][0].pop("exp_avg"), "parameter 0 must have exp_avg and"),
+    "optimizer without parameters": (lambda c: c["optimizer_state"].update(state={}), "does not have the network's"),
+    "optimizer that is a list": (lambda c: c.update(optimizer_state=[]), "must have the state of each parameter"),
+    "stream of another length": (lambda c: c.update(generator_state=torch.zeros(3, dtype=torch.uint8)), "generator_st"),
+    "stream of zeros": (lambda c: c["generator_state"].zero_(), "is damaged"),
+    "history of text": (lambda c: c.update(history=[(1, "a", None, None)]), "loss must be float, got 'a'"),
+    "metrics of text": (lambda c: c["metrics"]["train"].update(mse="good"), "mse must be float"),
+    "columns of another count": (lambda c: c["data"].update(columns=[{"name": "a"}]), "columns do not give the feat"),
+    "column of another type": (lambda c: c["data"].update(columns=[{"name": 1}]), "name must be str, got 1"),
+    "another task": (lambda c: c["data"].update(task="ranking"), "task must be"),
+    "classes of a regression": (lambda c: c["data"].update(class_names=("a",)), "task does not go with the classes"),
+    "another number of inputs": (
+        lambda c: c["data"].update(feature_names=("a",), columns=[{"name": "a"}]),
+        "features are not the network's inputs",
+    ),
+}
+
+
+def put(content: dict[str, Any], name: str, value: object) -> None:
+    content["network_state"][name] = value
+
+
+def moment(content: dict[str, Any], value: object) -> None:
+    content["optimizer_state"]["state"][0]["exp_avg"] = value
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_whatever_a_checkpoint_holds_is_checked_before_it_is_used(trained: Path, tmp_path: Path, case: str) -> None:
+    damage, message = DAMAGE[case]
+    content = torch.load(trained, weights_only=True)
+    damage(content)
+    torch.save(content, tmp_path / "damaged.pt")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(tmp_path / "damaged.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_that_claims_more_than_it_has_is_refused_before_it_is_read(trained: Path, tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(trained) as archive,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", compression=zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name) + bytes(2**24))
+    with pytest.raises(CheckpointError, match="is damaged: it claims"):
+        load_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_a_checkpoint_of_the_first_format_is_read_with_plain_columns(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained, weights_only=True)
+    content["format_version"] = 1
+    del content["data"]["columns"], content["data"]["fill"]
+    torch.save(content, tmp_path / "old.pt")
+    old, new = load_checkpoint(tmp_path / "old.pt"), load_checkpoint(trained)
+    assert old.data == new.data
+    more = replace(OPTIONS, epochs=2)
+    first, second = (train(load_diabetes(), more, resume=checkpoint) for checkpoint in (old, new))
+    assert first.history == second.history
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_damage_of_bytes_is_one_line_or_nothing(trained: Path, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    whole = trained.read_bytes()
+    path = tmp_path / "damaged.pt"
+    for _ in range(40):
+        content = bytearray(whole)
+        for _ in range(rng.choice((1, 4, 64))):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content[: rng.choice((len(content), len(content), rng.randrange(len(content))))])
+        try:
+            load_checkpoint(path).network()
+        except CheckpointError as error:
+            assert "\n" not in str(error)  # noqa: PT017
 
 
 # Writing

@@ -14,14 +14,17 @@ from ort_ops.progress import progress
 
 if TYPE_CHECKING:
     from exporter.checkpoint import Checkpoint
-    from exporter.data import ArticleProblem
+    from exporter.data import ArticleProblem, Dataset
     from exporter.training import Problem, TrainingInterrupted, TrainingResult
 
 DEFAULT_FOLDER = "mylinear-train"
 PROBLEMS = ("article", "digits", "diabetes")
 TASKS = ("regression", "classification")
+FILLS = ("mean",)
 
 _INTERRUPTED = 130
+_DATA_SUFFIXES = (".csv", ".npz", ".tsv", ".txt")
+_TABLE_OPTIONS = ("features", "ignore", "categorical")
 _METRIC_NAMES = {"mse": "mean squared error", "r2": "R2", "accuracy": "accuracy", "cross_entropy": "cross-entropy"}
 
 
@@ -31,10 +34,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Train on y = 2 x0 + 3 x1 + 4 (article), on an example of scikit-learn (digits, diabetes), or on a file."
     )
     parser.epilog = "In several processes: torchrun --nproc-per-node 2 --no-python mylinear train ..."
-    parser.add_argument("problem", nargs="?", choices=PROBLEMS, help="what to learn, if not --data")
+    parser.add_argument(
+        "problem",
+        nargs="?",
+        type=_problem,
+        metavar="problem",
+        help=f"{', '.join(PROBLEMS)}, or a file, as --data has it",
+    )
     parser.add_argument("--data", metavar="FILE", help="CSV with a header, or NPZ with arrays x and y")
     parser.add_argument("--target", metavar="COLUMN", help="the CSV column to predict")
     parser.add_argument("--task", choices=TASKS, help="what a file's target is (default: seen from the values)")
+    table = parser.add_argument_group("columns of a CSV file (names separated by commas; options may be repeated)")
+    table.add_argument(
+        "--features",
+        action="append",
+        metavar="COLUMNS",
+        help="those to learn from, in this order (default: all others)",
+    )
+    table.add_argument("--ignore", action="append", metavar="COLUMNS", help="those to leave out")
+    table.add_argument(
+        "--categorical", action="append", metavar="COLUMNS", help="those of text; each text becomes an input, 0 or 1"
+    )
+    table.add_argument(
+        "--fill",
+        choices=FILLS,
+        help="what stands for missing numbers: the mean of the rows to train on (default: refuse)",
+    )
     defaults = DEFAULTS["file"]
     shape = parser.add_argument_group("network")
     hidden = ",".join(map(str, defaults.hidden))
@@ -111,13 +136,15 @@ def _train_and_tell(
 
 
 def _check_combinations(args: argparse.Namespace) -> None:
-    """Raise OptionError for options that do not go together."""
+    """Take a file for --data, and raise OptionError for options that do not go together."""
+    if args.problem is not None and args.problem not in PROBLEMS and args.data is None:
+        args.problem, args.data = None, args.problem
     if args.problem is None and args.data is None:
         raise OptionError(f"say what to train on: {', '.join(PROBLEMS)}, or --data FILE --target COLUMN")
     if args.problem is not None and args.data is not None:
         raise OptionError(f"{args.problem} and --data {args.data} are two things to train on; leave one out")
     if args.data is None:
-        for name in ("target", "task"):
+        for name in ("target", "task", *_TABLE_OPTIONS, "fill"):
             if getattr(args, name) is not None:
                 raise OptionError(f"--{name} is about a file; it needs --data FILE")
     if args.problem == "article":
@@ -128,10 +155,17 @@ def _check_combinations(args: argparse.Namespace) -> None:
 
 def _load_problem(args: argparse.Namespace) -> Problem:
     from exporter import data
+    from exporter.column_choice import ColumnChoice
     from exporter.data_files import load_data
 
     if args.data is not None:
-        return load_data(args.data, args.target, args.task)
+        choice = ColumnChoice(
+            features=None if args.features is None else tuple(args.features),
+            ignore=tuple(args.ignore or ()),
+            categorical=tuple(args.categorical or ()),
+            fill=args.fill,
+        )
+        return load_data(args.data, args.target, args.task, choice)
     if args.problem == "article":
         return data.ArticleProblem()
     return data.load_digits() if args.problem == "digits" else data.load_diabetes()
@@ -152,6 +186,13 @@ def _options(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Trainin
     if "momentum" in given and options.optimizer != "sgd":
         raise OptionError(f"--momentum is for --optimizer sgd, and this is {options.optimizer}")
     return options
+
+
+def _problem(text: str) -> str:
+    """Take a problem's name, or a file."""
+    if text in PROBLEMS or Path(text).suffix.lower() in _DATA_SUFFIXES or Path(text).exists():
+        return text
+    raise argparse.ArgumentTypeError(f"invalid choice: '{text}' (choose from {', '.join(PROBLEMS)}, or name a file)")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -175,6 +216,7 @@ def _print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoi
         outputs = problem.out_features
         what = f"{outputs} classes" if problem.task == "classification" else "regression"
         print(f"data      {problem.name}: {problem.rows} rows, {len(problem.feature_names)} features, {what}")
+        _print_columns(problem)
     else:
         print(f"data      {problem.name}: {problem.describe().fingerprint}, a fresh sample each step")
     sizes = " -> ".join(map(str, (len(problem.feature_names), *options.hidden, outputs)))
@@ -182,6 +224,16 @@ def _print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoi
     if checkpoint is not None:
         print(f"resuming  after epoch {checkpoint.epoch} of {options.epochs}")
     sys.stdout.flush()
+
+
+def _print_columns(problem: Dataset) -> None:
+    """Print what becomes of columns that are not plain numbers."""
+    for column in problem.columns:
+        if column.categories is not None:
+            print(f"column    {column.name}: {len(column.categories)} categories, an input each")
+    if problem.fill is not None:
+        count = problem.count_missing()
+        print(f"missing   {count} numbers, in their place the {problem.fill} of the column in the rows to train on")
 
 
 def _print_result(problem: Problem, result: TrainingResult, folder: Path) -> None:
@@ -216,10 +268,11 @@ def _interrupt_message(args: argparse.Namespace, interrupt: TrainingInterrupted)
     if interrupt.saved_epoch is None:
         return message + "there is no checkpoint of this training yet"
     command = ["mylinear", "train"]
-    for name in ("problem", "data", "target", "task", "epochs", "device"):
-        value = getattr(args, name)
-        if value is not None:
-            command += [str(value)] if name == "problem" else [f"--{name}", str(value)]
+    for name in ("problem", "data", "target", "task", *_TABLE_OPTIONS, "fill", "epochs", "device"):
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None:
+                command += [str(value)] if name == "problem" else [f"--{name}", str(value)]
     if args.output != DEFAULT_FOLDER:
         command += ["--output", args.output]
     message += f"the checkpoint of epoch {interrupt.saved_epoch} is in '{interrupt.checkpoint}'\n"
