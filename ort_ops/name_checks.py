@@ -8,7 +8,7 @@ from ort_ops.errors import ModelError
 from ort_ops.graphs import NodeContainer, bodies, node_label
 
 Reads = dict[str, str]
-"""Names that are read, each with the label of a node that reads it."""
+"""Names that are read, each with the node or output that reads it."""
 
 
 def check_names(container: NodeContainer, where: str) -> None:
@@ -19,7 +19,7 @@ def check_names(container: NodeContainer, where: str) -> None:
     Raises: ModelError; its message lacks the name of the model.
     """
     for name, reader in _check_scope(container, where, ()).items():
-        raise ModelError(f" is damaged: '{reader}' of {where} reads '{name}', which nothing gives")
+        raise ModelError(f" is damaged: {reader} of {where} reads '{name}', which nothing gives")
 
 
 def _check_scope(container: NodeContainer, where: str, outer: tuple[set[str], ...]) -> Reads:
@@ -31,7 +31,7 @@ def _check_scope(container: NodeContainer, where: str, outer: tuple[set[str], ..
         needs: Reads = {}
         for name in node.input:
             if name and name not in own:
-                needs[name] = node_label(node)
+                needs[name] = f"node '{node_label(node)}'"
         if node.attribute:
             for _, body in bodies(node):
                 inner = _check_scope(body, f"subgraph '{body.name}'", (*outer, own))
