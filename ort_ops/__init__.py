@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         available_kernels,
         register,
     )
+    from ort_ops.session_options import SessionOptions
     from ort_ops.signature import (
         BFloat16,
         Bool,
@@ -71,6 +72,7 @@ __all__ = [
     "Out",
     "PythonKernel",
     "PythonKernelError",
+    "SessionOptions",
     "TensorType",
     "UInt8",
     "available_kernels",
@@ -103,6 +105,7 @@ _MODULES = {
     "Out": "signature",
     "PythonKernel": "python_op",
     "PythonKernelError": "python_op",
+    "SessionOptions": "session_options",
     "TensorType": "signature",
     "UInt8": "signature",
     "available_kernels": "session",

@@ -16,6 +16,7 @@ from ort_ops import cuda, native, numpy_kernel, pyop, python_node, python_op, tr
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
 from ort_ops.operator import ContractError
+from ort_ops.session_options import PicklingError, SessionOptions, num_recorded, record_registration
 
 if TYPE_CHECKING:
     import onnx
@@ -144,12 +145,14 @@ def register(
     Returns: the kernel registered for MYLINEAR.
     Raises: KernelError if these options have kernels already, or the kernel cannot be had.
     """
+    _check_request(session_options, kernels)
     before = registered_kernel(session_options)
     if before is not None:
         raise KernelError(
             f"these session options have the {before} kernel of domain '{MYLINEAR.domain}' registered already, and "
             "onnxruntime takes a domain once; make new SessionOptions"
         )
+    num_calls = num_recorded(session_options)
     kernel = select_kernel(kernels, element_types, providers)
     library = native.status()
     domains = _python_domains(python_domains, versions, library)
@@ -170,7 +173,19 @@ def register(
         _warn_once(element_types)
     session_options.add_session_config_entry(_CONFIG_KEY, kernel.name)
     session_options.add_session_config_entry(_PYTHON_OPS_KEY, " ".join(domain[0] for domain in domains))
+    request = {"kernels": kernels, "element_types": tuple(element_types), "providers": providers}
+    record_registration(session_options, num_calls, {**request, "python_domains": python_domains, "versions": versions})
     return kernel
+
+
+def _check_request(session_options: object, kernels: object) -> None:
+    """Tell what is no options, or no name of a kernel. Raises: TypeError."""
+    if isinstance(session_options, onnxruntime.InferenceSession):
+        raise TypeError("register takes SessionOptions, before a session is made of them, got a session")
+    if not isinstance(session_options, onnxruntime.SessionOptions):
+        raise TypeError(f"register takes onnxruntime.SessionOptions, got {type(session_options).__name__}")
+    if not isinstance(kernels, str):
+        raise TypeError(f"kernels must be one name, such as 'auto' or 'cpp', got {kernels!r}")
 
 
 def _python_domains(
@@ -206,11 +221,14 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
     """An ``onnxruntime.InferenceSession`` in which MYLINEAR runs, by the best kernel at hand.
 
     Args:
-        model: path of the model, or its bytes.
+        model: path of the model, or its bytes; also in onnxruntime's own format (``.ort``), which is not checked.
         sess_options: used as they are if kernels were registered with them, else changed by `register`.
         providers: execution providers, as onnxruntime takes them; the CPU by default, and CUDA before it for the
             ``cuda`` kernel.
         kernels: as in `register`.
+
+    A session can be pickled, unless it was given ``onnxruntime.SessionOptions``: those cannot be read back, and
+    `SessionOptions` of this package can. It is opened anew where it is loaded, by ``kernels`` as they were asked for.
 
     Beside what onnxruntime's own session does, it takes ``ml_dtypes.bfloat16`` arrays and returns them, checks
     the model's version of the operator and the attributes of operators with Python kernels, and raises what a
@@ -232,6 +250,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         from ort_ops.model_file import is_ort_format, look_at_model
 
         options = onnxruntime.SessionOptions() if sess_options is None else sess_options
+        _check_request(options, kernels)
+        anew = model if isinstance(model, bytes) else Path(model).absolute()
+        self._reopening = (anew, sess_options, providers, kernels, kwargs)
         proto = None if is_ort_format(model) else look_at_model(model)  # onnx cannot read onnxruntime's own format
         nodes = [] if proto is None else check_linear_nodes(proto)
         types = _element_types(proto, nodes)
@@ -265,6 +286,19 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
                 raise
         raise failure
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what opens the session anew: path (or bytes), options, providers and kernels.
+
+        Raises: PicklingError for options that cannot be read back.
+        """
+        options = self._reopening[1]
+        if options is not None and not isinstance(options, SessionOptions):
+            raise PicklingError(
+                "a session with onnxruntime.SessionOptions cannot be pickled, since what was added to those cannot be "
+                "read back; give it ort_ops.SessionOptions, or open it in each process"
+            )
+        return _reopened, (type(self), *self._reopening)
+
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
     ) -> list[Any]:
@@ -296,6 +330,17 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             if failure is None:
                 raise
         raise failure  # outside of the handler, so that onnxruntime's wording is not its context
+
+
+def _reopened(
+    session: type[InferenceSession],
+    model: Path | bytes,
+    options: SessionOptions | None,
+    providers: Sequence[Any] | None,
+    kernels: str,
+    others: dict[str, Any],
+) -> InferenceSession:
+    return session(model, options, providers, kernels=kernels, **others)
 
 
 def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> None:

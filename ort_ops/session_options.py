@@ -1,0 +1,86 @@
+"""Session options that can be pickled: onnxruntime's own can be read back in part only."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnxruntime
+
+from ort_ops.errors import MylinearError
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+"""Name of a method, and its arguments."""
+
+_RECORDED = ("add_", "set_", "clear_", "register_")
+
+
+class PicklingError(MylinearError, pickle.PicklingError):
+    """A session or options that cannot be pickled; the message says why and what to do."""
+
+
+class SessionOptions(onnxruntime.SessionOptions):  # type: ignore[misc]  # onnxruntime ships no types
+    """``onnxruntime.SessionOptions`` that remember what was added to them, and so can be pickled.
+
+    A session that was opened with them can be pickled too, for ``multiprocessing``, Spark or Dask.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[Call] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith(_RECORDED):
+            return found
+
+        def recorded(*arguments: Any, **named: Any) -> Any:
+            result = found(*arguments, **named)
+            self._calls.append((name, arguments, named))
+            return result
+
+        return recorded
+
+    def __reduce__(self) -> tuple[Callable[..., SessionOptions], tuple[dict[str, Any], list[Call]]]:
+        for name, arguments, named in self._calls:
+            try:
+                pickle.dumps((arguments, named))
+            except Exception as error:
+                raise PicklingError(
+                    f"session options cannot be pickled after {name} with what lies in this process alone ({error}); "
+                    "open the session in each process"
+                ) from error
+        return _restored, (_attributes(self), self._calls)
+
+
+def record_registration(options: onnxruntime.SessionOptions, num_calls: int, arguments: Mapping[str, Any]) -> None:
+    """Let one call of `ort_ops.register` stand for all calls after the first ``num_calls``."""
+    if isinstance(options, SessionOptions):
+        options._calls[num_calls:] = [("", (), dict(arguments))]
+
+
+def num_recorded(options: onnxruntime.SessionOptions) -> int:
+    """Return how many calls the options have recorded."""
+    return len(options._calls) if isinstance(options, SessionOptions) else 0
+
+
+def _attributes(options: onnxruntime.SessionOptions) -> dict[str, Any]:
+    """What was set, by name; what has its default is left to the version of onnxruntime that reads it."""
+    default = onnxruntime.SessionOptions()
+    names = [name for name in dir(default) if not name.startswith("_") and not callable(getattr(default, name))]
+    return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(default, name)}
+
+
+def _restored(attributes: Mapping[str, Any], calls: Sequence[Call]) -> SessionOptions:
+    from ort_ops.session import register
+
+    options = SessionOptions()
+    for name, value in attributes.items():
+        setattr(options, name, value)
+    for name, arguments, named in calls:
+        if name:
+            getattr(options, name)(*arguments, **named)
+        else:
+            register(options, **named)
+    return options
