@@ -5,13 +5,12 @@ After ``import exporter``, plain ``torch.onnx.export`` emits MYLINEAR nodes, wit
 Names are imported when they are first used, so that the command line can serve models where torch is not installed.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from exporter.onnx_registration import install
-from ort_ops import requirements
 
+TYPE_CHECKING = False  # as typing has it; the command line handles signals before it imports that
 if TYPE_CHECKING:
+    from typing import Any
+
     from exporter.functional import LinearF, linear
     from exporter.gradients import GradientError, check_gradients
     from exporter.module import MyLinear
@@ -56,9 +55,13 @@ _MODULES = {
 install()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import the module that has ``name``, and take it from there."""
     if name not in _MODULES:
         raise AttributeError(f"module 'exporter' has no attribute '{name}'")
+    from importlib import import_module
+
+    from ort_ops import requirements
+
     requirements.check()
     return getattr(import_module(f"exporter.{_MODULES[name]}"), name)

@@ -6,17 +6,17 @@ training needs no exporter. It waits for the module that holds each exporter's t
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
 
-from ort_ops.contract import DOMAIN, MYLINEAR, NAME
-
-_OP = f"{DOMAIN}::linear"
+TYPE_CHECKING = False  # as typing has it; the command line handles signals before it imports that
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.abc import Loader, MetaPathFinder
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+else:
+    Loader = MetaPathFinder = object
 
 
 def install() -> None:
@@ -33,6 +33,8 @@ def translate() -> Callable[..., Any]:
     """Return what torch's dynamo exporter calls for the library op: one node of our domain."""
     from onnxscript import values
 
+    from ort_ops.contract import DOMAIN, MYLINEAR, NAME
+
     operator = values.Op(values.Opset(DOMAIN, MYLINEAR.since_version), NAME, MYLINEAR.schema())
 
     def linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -48,7 +50,7 @@ def _register_dynamo(registration: ModuleType) -> None:
     def linear(x, weight, bias=None):  # type: ignore[no-untyped-def]
         return translate()(x, weight, bias)
 
-    registration.torch_op(_OP, trace_only=True)(linear)
+    registration.torch_op(_library_op(), trace_only=True)(linear)
 
 
 def _register_torchscript(utils: ModuleType) -> None:
@@ -60,7 +62,13 @@ def _register_torchscript(utils: ModuleType) -> None:
         is_absent = bias is None or bias.node().mustBeNone()
         return LinearF.symbolic(g, x, weight, None if is_absent else bias)
 
-    utils.register_custom_op_symbolic(_OP, linear, 9)
+    utils.register_custom_op_symbolic(_library_op(), linear, 9)
+
+
+def _library_op() -> str:
+    from ort_ops.contract import DOMAIN  # not before an exporter is there: `import exporter` costs next to nothing
+
+    return f"{DOMAIN}::linear"
 
 
 _REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
@@ -85,6 +93,8 @@ class _Waiting(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != self.name:
             return None
+        import importlib.util
+
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:

@@ -11,12 +11,10 @@ the C++ library for hosts in other languages; `python_kernel` makes a function t
 first used, onnx and onnxruntime-extensions only when a model or a kernel needs them.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from ort_ops import requirements
-
+TYPE_CHECKING = False  # as typing has it; the command line handles signals before it imports that
 if TYPE_CHECKING:
+    from typing import Any
+
     from ort_ops.contract import MYLINEAR
     from ort_ops.native import library_path
     from ort_ops.operator import ContractError
@@ -116,13 +114,17 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import the module that has ``name``, and take it from there.
 
     Raises: RequirementError if numpy or onnxruntime is missing, too old, or does not import.
     """
     if name not in _MODULES:
         raise AttributeError(f"module 'ort_ops' has no attribute '{name}'")
+    from importlib import import_module
+
+    from ort_ops import requirements
+
     requirements.check()
     value = globals()[name] = getattr(import_module(f"ort_ops.{_MODULES[name]}"), name)
     return value

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from ort_ops.terminal import printable
+
 _BAR_WIDTH = 24
 _TERMINAL_INTERVAL_S = 0.1
 _LOG_INTERVAL_S = 5.0
@@ -26,9 +28,10 @@ class Progress:
         self._done = 0
         self._note = ""
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
         """Say that ``done`` units of ``total`` are finished, with a word on how it goes."""
-        self._done, self._note = done, note
+        self._done, self._note = done, printable(note)
+        self._total = self._total if total is None else total
         now = time.monotonic()
         if now - self._last_shown >= (_TERMINAL_INTERVAL_S if self._is_terminal else _LOG_INTERVAL_S):
             self._last_shown = now
@@ -40,7 +43,11 @@ class Progress:
 
     def _show(self, end: str) -> None:
         line = f"{self._title} {self._bar()} {time.monotonic() - self._started:.1f} s  {self._note}".rstrip()
-        self._stream.write(f"\r\x1b[2K{line}{end}" if self._is_terminal else line + "\n")
+        if self._is_terminal:
+            write = getattr(self._stream, "write_control", self._stream.write)
+            write(f"\r\x1b[2K{line}{end}")
+        else:
+            self._stream.write(line + "\n")
         self._stream.flush()
 
     def _bar(self) -> str:

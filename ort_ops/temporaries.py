@@ -1,29 +1,28 @@
-"""The temporary files of this process, so that whoever ends it can remove them. Only the standard library."""
+"""The temporary files of this process, so that whoever ends it can remove them. Imports next to nothing."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _paths: dict[str, int] = {}
 """Absolute path of each file or folder, and the process that made it: a forked child must not remove it."""
 
 
-@contextmanager
-def removed_at_exit(path: str | os.PathLike[str]) -> Iterator[None]:
+class removed_at_exit:  # noqa: N801  # a context manager, read like a function
     """Remove the file or folder when the block ends, however it ends; `remove_all` does so if the block cannot.
 
     Enter the block before the path is made, so that no moment is left at which nobody would remove it.
     """
-    name = os.path.abspath(path)
-    _paths[name] = os.getpid()
-    try:
-        yield
-    finally:
-        _remove(name)
-        _paths.pop(name, None)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._name = os.path.abspath(path)
+
+    def __enter__(self) -> None:
+        _paths[self._name] = os.getpid()
+
+    def __exit__(self, *_: object) -> None:
+        _remove(self._name)
+        _paths.pop(self._name, None)
 
 
 def remove_all() -> None:
@@ -35,8 +34,14 @@ def remove_all() -> None:
 
 def _remove(name: str) -> None:
     try:
-        os.unlink(name)
-    except IsADirectoryError:
-        shutil.rmtree(name, ignore_errors=True)
+        if not os.path.isdir(name):
+            os.unlink(name)
+            return
+        for folder, folders, files in os.walk(name, topdown=False):
+            for file in files:
+                os.unlink(os.path.join(folder, file))
+            for inner in folders:
+                os.rmdir(os.path.join(folder, inner))
+        os.rmdir(name)
     except OSError:  # it has its final name by now, or was never made
         pass

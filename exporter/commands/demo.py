@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
         line.update(0, "loading torch")
         from exporter.demo import HEADER, REPORT_NAME, learned_parameters, run_demo
 
-        result = run_demo(args.output, lambda done, total, note: line.update(done, f"of {total}: {note}"))
+        result = run_demo(args.output, lambda done, total, note: line.update(done, note, total=total))
     from ort_ops.table import format_table
 
     learned = ", ".join(f"{value:.4f}" for value in learned_parameters(result.training.network))

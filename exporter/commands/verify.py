@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             dtypes=args.dtype or (),
             compile_backend=None if args.compile == "none" else args.compile,
             device=args.device,
-            on_progress=lambda done, total, road: line.update(done, f"of {total}: {road}"),
+            on_progress=lambda done, total, road: line.update(done, road, total=total),
         )
     if args.json != "-":
         stream = summary_stream(*outputs)

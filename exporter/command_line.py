@@ -1,0 +1,93 @@
+"""Read the command line, run the subcommand, and turn what goes wrong into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from exporter.cli import COMMANDS, INTERRUPTED
+from ort_ops.errors import MylinearError
+from ort_ops.interrupts import Terminated
+from ort_ops.terminal import guarded_streams, one_line
+
+BAD_INPUT = 2
+READER_GONE = 141
+"""As the shell reports a program that SIGPIPE ended."""
+
+_EXTRA = "export"  # of pyproject.toml: what the torch side needs
+_EXTRA_MODULES = ("torch", "onnxscript", "onnx_ir", "matplotlib", "sklearn")
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run the command line and return the exit status; see `exporter.cli.main`."""
+    try:
+        with guarded_streams():
+            return _run_guarded(arguments)
+    except MylinearError as error:  # stdout is closed
+        print(f"mylinear: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _run_guarded(arguments: Sequence[str]) -> int:
+    command = ""
+    try:
+        try:
+            options = _parser(arguments).parse_args(arguments)
+            command = options.command
+            if command != "doctor":  # which says all that is wrong, not the first
+                from ort_ops import requirements
+
+                requirements.check()
+            status: int = options.run(options)
+        finally:
+            sys.stdout.flush()
+    except MylinearError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in _EXTRA_MODULES:
+            raise
+        return _fail(f"`mylinear {command}` needs {error.name}; pip install 'ort-mylinear[{_EXTRA}]'")
+    except BrokenPipeError:  # such as `mylinear run ... | head`
+        return READER_GONE
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt as error:
+        by = f" by {error}" if isinstance(error, Terminated) else ""
+        print(f"mylinear: interrupted{by}", file=sys.stderr)
+        return INTERRUPTED
+    except MemoryError as error:
+        return _fail(f"there is too little memory{f': {error}' if str(error) else ''}")
+    return status
+
+
+def _fail(message: str) -> int:
+    print(f"mylinear: {one_line(message)}", file=sys.stderr)
+    return BAD_INPUT
+
+
+class _Version(argparse.Action):
+    """Print the version; it takes long to find, so not before it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"mylinear {version('ort-mylinear')}")
+        parser.exit()
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Make the parser; only the subcommand that is asked for is imported."""
+    parser = argparse.ArgumentParser(prog="mylinear", description="Train, export, run and prove the MYLINEAR operator.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name in arguments:
+            module = importlib.import_module(f"exporter.commands.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
