@@ -137,7 +137,7 @@ def require_linear_nodes(model: onnx.ModelProto, source: object) -> list[LinearN
     if not nodes:
         raise ModelError(
             f"'{source}' has no {MYLINEAR.name} node of domain '{MYLINEAR.domain}'; "
-            "export it from a torch model made of exporter.MyLinear layers"
+            "`mylinear adopt` makes them of its linear layers, and exporter.swap_linear of those of a torch model"
         )
     return nodes
 

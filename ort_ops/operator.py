@@ -101,7 +101,8 @@ class Operator:
         for element_type in self.element_types:
             if key in (element_type.name, element_type.onnx_type):
                 return element_type
-        raise ContractError(self.message(self.inputs[0].argument, self.element_type_rule, str(key)))
+        got = key if isinstance(key, str) else _element_type_name(key)
+        raise ContractError(self.message(self.inputs[0].argument, self.element_type_rule, got))
 
     @property
     def element_type_rule(self) -> str:
@@ -244,6 +245,17 @@ class Operator:
                     proto.dim_value = dim
             result.tensor_type.shape.SetInParent()
         context.set_output_type(0, result)
+
+
+def _element_type_name(onnx_type: int) -> str:
+    """The name of any of ONNX's element types: NumPy's where it has the type."""
+    from onnx import TensorProto, helper
+
+    if onnx_type not in TensorProto.DataType.values():
+        return f"the unknown element type {onnx_type}"
+    if onnx_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+        return str(TensorProto.DataType.Name(onnx_type).lower())
+    return str(helper.tensor_dtype_to_np_dtype(onnx_type).name)
 
 
 def _shape_of(type_proto: onnx.TypeProto | None) -> Shape | None:

@@ -180,10 +180,11 @@ def register(
 
 def _check_request(session_options: object, kernels: object) -> None:
     """Tell what is no options, or no name of a kernel. Raises: TypeError."""
-    if isinstance(session_options, onnxruntime.InferenceSession):
-        raise TypeError("register takes SessionOptions, before a session is made of them, got a session")
     if not isinstance(session_options, onnxruntime.SessionOptions):
-        raise TypeError(f"register takes onnxruntime.SessionOptions, got {type(session_options).__name__}")
+        rule = "onnxruntime.SessionOptions"
+        if isinstance(session_options, onnxruntime.InferenceSession):
+            rule += ", before a session is made of them"
+        raise TypeError(f"the session options must be {rule}, got {type(session_options).__name__}")
     if not isinstance(kernels, str):
         raise TypeError(f"kernels must be one name, such as 'auto' or 'cpp', got {kernels!r}")
 

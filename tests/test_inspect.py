@@ -103,10 +103,22 @@ def test_runtimes_that_cannot_tell_their_assignment_leave_it_out(path: Path, mon
     assert found.running.kernel
 
 
-def test_a_model_without_the_operator_fails_the_gate_only(tmp_path: Path) -> None:
+def test_a_model_without_the_operator_fails_the_gate_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_linear_model(["batch", 3], WEIGHT, None)
     model.graph.node[0].CopyFrom(onnx.helper.make_node("Identity", ["x"], ["y"]))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
     onnx.save(model, tmp_path / "m.onnx")
     assert cli.main(["inspect", str(tmp_path / "m.onnx")]) == 0
+    assert "here       by onnxruntime's own kernels (no MYLINEAR node), on CPU" in capsys.readouterr().out
     assert cli.main(["inspect", str(tmp_path / "m.onnx"), "--require-kernel", "cpp"]) == 1
+
+
+def test_element_types_are_named(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in ((7, "int64"), (9, "bool")):
+        model = onnx.load(path)
+        model.graph.input[0].type.tensor_type.elem_type = number
+        weight = model.graph.initializer[0]
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros([4, 3], name), weight.name))
+        onnx.save(model, tmp_path / "m.onnx")
+        assert cli.main(["inspect", str(tmp_path / "m.onnx")]) == 1
+        assert f"must be float64, float32, float16 or bfloat16, got {name}" in capsys.readouterr().out

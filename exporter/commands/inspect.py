@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ort_ops.inspection import Inspection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found; status 1 if the model breaks the contract, or does not run as required."""
-    from ort_ops.inspection import GateError, Inspection, inspect_model, require_kernel
-    from ort_ops.table import format_table
+    from ort_ops.inspection import GateError, inspect_model, require_kernel
 
     found = inspect_model(args.model, providers=args.provider)
     verdict = ""
@@ -32,36 +35,39 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**found.as_dict(), "gate": verdict or "passed"}, indent=2))
         return 1 if verdict or found.faults else 0
 
-    def show(found: Inspection) -> None:
-        rows = [["input", name, what] for name, what in found.inputs.items()]
-        rows += [["output", name, what] for name, what in found.outputs.items()]
-        print(format_table(["", "name", "type"], rows))
-        print()
-        opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
-        oldest = f"onnxruntime {found.oldest_runtime}" if found.oldest_runtime else "no known onnxruntime"
-        print(f"opsets     {opsets}; IR version {found.ir_version}; loads from {oldest} on")
-        print(f"weights    {found.weights_nbytes / 2**20:.2f} MiB;  nodes  {sum(found.operators.values())}")
-        print(f"body       {found.body}")
-        running = found.running
-        if running.error:
-            print(f"here       does not run: {running.error}")
-        else:
-            print(f"here       by the {running.kernel or 'own'} kernel, on {', '.join(running.providers)}")
-            for provider, nodes in running.assignment.items():
-                print(f"           {provider}: {', '.join(f'{count} {name}' for name, count in nodes.items())}")
-            print(f"inserted   {running.copies} copies between devices, {running.casts} casts")
-        print()
-        if found.linear:
-            header = ["MYLINEAR", "where", "x", "weight", "y", "dtype", "bytes"]
-            print(
-                format_table(
-                    header, [[i.name, i.where, i.x, i.weight, i.y, i.dtype, str(i.nbytes)] for i in found.linear]
-                )
-            )
-
-    show(found)
+    _show(found)
     for fault in found.faults:
         print(f"fault      {fault}")
     if verdict:
         print(f"gate       {verdict}")
     return 1 if verdict or found.faults else 0
+
+
+def _show(found: Inspection) -> None:
+    """Print all but the faults."""
+    from ort_ops.table import format_table
+
+    rows = [["input", name, what] for name, what in found.inputs.items()]
+    rows += [["output", name, what] for name, what in found.outputs.items()]
+    print(format_table(["", "name", "type"], rows))
+    print()
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
+    oldest = f"onnxruntime {found.oldest_runtime}" if found.oldest_runtime else "no known onnxruntime"
+    print(f"opsets     {opsets}; IR version {found.ir_version}; loads from {oldest} on")
+    print(f"weights    {found.weights_nbytes / 2**20:.2f} MiB;  nodes  {sum(found.operators.values())}")
+    print(f"body       {found.body}")
+    running = found.running
+    if running.error:
+        print(f"here       does not run: {running.error}")
+    else:
+        kernel = f"the {running.kernel} kernel" if running.kernel else "onnxruntime's own kernels (no MYLINEAR node)"
+        print(f"here       by {kernel}, on {', '.join(running.providers)}")
+        for provider, nodes in running.assignment.items():
+            print(f"           {provider}: {', '.join(f'{count} {name}' for name, count in nodes.items())}")
+        print(f"inserted   {running.copies} copies between devices, {running.casts} casts")
+    print()
+    if found.linear:
+        header = ["MYLINEAR", "where", "x", "weight", "y", "dtype", "bytes"]
+        print(
+            format_table(header, [[i.name, i.where, i.x, i.weight, i.y, i.dtype, str(i.nbytes)] for i in found.linear])
+        )
