@@ -12,7 +12,8 @@ from exporter.options import default_options
 from exporter.plots import plot_parity
 from exporter.report import Section, write_report
 from exporter.trained import export_checkpoint
-from exporter.training import LOSS_PLOT_NAME, TrainingResult, train
+from exporter.training import TrainingResult, train
+from exporter.training_run import LOSS_PLOT_NAME
 from exporter.verification import Verification, verify
 from ort_ops.contract import ELEMENT_TYPES
 from ort_ops.files import temporary_folder

@@ -11,6 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ort_ops.errors import MylinearError
+from ort_ops.input_files import first_line
+
+
+class PeerLostError(MylinearError, RuntimeError):
+    """Another process of a training is not there or cannot be reached; the message says what to do."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -48,7 +55,13 @@ class Processes:
         # float16 and bfloat16 are summed in float32.
         dtype = torch.promote_types(parameters[0].dtype, torch.float32)
         message = torch.cat([loss.detach().to(dtype).reshape(1), *(g.to(dtype).flatten() for g in gradients)])
-        dist.all_reduce(message)
+        try:
+            dist.all_reduce(message)
+        except RuntimeError as error:  # of gloo or NCCL, with C++ files and lines
+            raise PeerLostError(
+                f"process {self.rank} of {self.count}: another process of this training has ended or cannot be "
+                f"reached; its own messages say why; then go on with --resume"
+            ) from error
         sizes = [gradient.numel() for gradient in gradients]
         for parameter, part in zip(parameters, message[1:].split(sizes), strict=True):
             parameter.grad = part.reshape(parameter.shape).to(parameter.dtype)
@@ -71,8 +84,16 @@ def joined(device_type: str) -> Iterator[Processes]:
     if not (dist.is_available() and dist.is_torchelastic_launched()) or dist.is_initialized():
         yield Processes.current()
         return
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise PeerLostError(f"cannot join the processes that torchrun started: {first_line(error)}") from error
     try:
         yield Processes.current()
     finally:
         dist.destroy_process_group()
+
+
+def may_write() -> bool:
+    """Whether this process will be the one that writes; known before it has joined the others."""
+    return not dist.is_torchelastic_launched() or int(os.environ.get("RANK", "0")) == 0

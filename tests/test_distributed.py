@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from exporter.checkpoint import load_checkpoint
 from exporter.data import ArticleProblem, Dataset, load_diabetes
-from exporter.distributed import Processes, joined
+from exporter.distributed import PeerLostError, Processes, joined
 from exporter.functional import count_calls
 from exporter.module import MyLinear
 from exporter.options import DEFAULTS, TrainingOptions
@@ -243,3 +243,40 @@ def test_a_bad_option_ends_all_processes(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "epochs must be 1 or more" in done.stderr
     assert not (tmp_path / "mylinear-train").exists()
+
+
+def test_a_lost_process_is_one_line_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(message: torch.Tensor) -> None:
+        raise RuntimeError("[pair.cc:537] Read error [127.0.0.1]:11668: Connection reset by peer.")
+
+    monkeypatch.setattr(dist, "all_reduce", reset)
+    with pytest.raises(PeerLostError, match="process 0 of 2: another process of this training has ended") as caught:
+        Processes(0, 2).sum_gradients([nn.Parameter(torch.zeros(2))], torch.zeros(()))
+    assert "pair.cc" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_others_without_a_traceback_of_ours(tmp_path: Path, rank: int) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from exporter import training_run\n"
+        "from exporter.cli import main\n"
+        "if __name__ == '__main__':\n"
+        f"    if os.environ['RANK'] == '{rank}':\n"
+        "        validate = training_run.Run._validate\n"
+        "        training_run.Run._validate = (\n"
+        "            lambda run: os.kill(os.getpid(), signal.SIGKILL) if run.epoch == 3 else validate(run)\n"
+        "        )\n"
+        "    sys.exit(main(['train', 'diabetes', '--device', 'cpu', '--epochs', '100000']))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", str(script)]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode != 0
+    assert "[rank" not in done.stderr  # how torch marks the traceback of a worker
+    assert (tmp_path / "mylinear-train" / "checkpoint.pt").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporter import table
+from exporter import table, training_run
 from exporter.checkpoint import CheckpointError, load_checkpoint
 from exporter.column_choice import ColumnChoice
 from exporter.column_values import MAX_CATEGORIES
@@ -237,12 +237,11 @@ def test_a_file_is_taken_without_data_and_its_options_come_back_in_the_message(
     line = f"people.csv --target price {table_options} --epochs 3 --resume"
     assert run_command(line) == 0
     with monkeypatch.context() as patch:
-        from exporter import training
 
-        def interrupt(self: training._Run) -> tuple[float | None, float | None]:
+        def interrupt(self: training_run.Run) -> tuple[float | None, float | None]:
             raise KeyboardInterrupt
 
-        patch.setattr(training._Run, "_validate", interrupt)
+        patch.setattr(training_run.Run, "_validate", interrupt)
         assert run_command(f"people.csv --target price {table_options} --epochs 4 --resume") == 130
     err = capsys.readouterr().err
     assert "--data people.csv --target price --ignore name --categorical colour,zip --fill mean --epochs 4" in err

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import training
+from exporter import training_run
 from exporter.checkpoint import CheckpointError, load_checkpoint
 from exporter.commands import train as command
 from exporter.data import DataError
@@ -117,14 +117,14 @@ def test_a_resume_is_refused_where_there_is_nothing_or_something_else(capsys: py
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    validate = training._Run._validate
+    validate = training_run.Run._validate
 
-    def interrupted(self: training._Run) -> tuple[float | None, float | None]:
+    def interrupted(self: training_run.Run) -> tuple[float | None, float | None]:
         if self.epoch == epochs:
             raise KeyboardInterrupt
         return validate(self)
 
-    monkeypatch.setattr(training._Run, "_validate", interrupted)
+    monkeypatch.setattr(training_run.Run, "_validate", interrupted)
 
 
 def test_an_interrupt_says_where_the_checkpoint_is_and_how_to_go_on(

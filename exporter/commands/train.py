@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from ort_ops.progress import progress
 if TYPE_CHECKING:
     from exporter.checkpoint import Checkpoint
     from exporter.data import ArticleProblem, Dataset
-    from exporter.training import Problem, TrainingInterrupted, TrainingResult
+    from exporter.training import TrainingInterrupted, TrainingResult
+    from exporter.training_run import Problem
 
 DEFAULT_FOLDER = "mylinear-train"
 PROBLEMS = ("article", "digits", "diabetes")
@@ -88,13 +90,26 @@ def run(args: argparse.Namespace) -> int:
     """
     _check_combinations(args)
     from exporter.checkpoint import CHECKPOINT_NAME, load_checkpoint
-    from exporter.distributed import joined
-    from exporter.resume import check_resume
-    from exporter.training import TrainingError, TrainingInterrupted, select_device, train
+    from exporter.distributed import may_write
+    from exporter.folder_lock import lock_folder
 
     problem = _load_problem(args)
-    checkpoint = load_checkpoint(Path(args.output) / CHECKPOINT_NAME) if args.resume else None
-    options = _options(args, checkpoint)
+    folder = Path(args.output)
+    with ExitStack() as stack:
+        if args.resume and folder.is_dir() and may_write():
+            stack.enter_context(lock_folder(folder))  # before the checkpoint is read, so that nobody writes a newer one
+        checkpoint = load_checkpoint(folder / CHECKPOINT_NAME) if args.resume else None
+        return _train_together(args, problem, _options(args, checkpoint), checkpoint)
+
+
+def _train_together(
+    args: argparse.Namespace, problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None
+) -> int:
+    from exporter.distributed import joined
+    from exporter.resume import check_resume
+    from exporter.training import TrainingInterrupted, select_device, train
+    from exporter.training_run import TrainingError
+
     if checkpoint is not None:
         check_resume(checkpoint, problem.describe(), options)
     with joined(select_device(options.device).type) as processes:
@@ -116,7 +131,8 @@ def _train_and_tell(
     checkpoint: Checkpoint | None,
     num_processes: int,
 ) -> int:
-    from exporter.training import TrainingInterrupted, count_steps, train
+    from exporter.training import TrainingInterrupted, train
+    from exporter.training_run import count_steps
 
     _print_plan(problem, options, checkpoint)
     if num_processes > 1:
@@ -238,7 +254,7 @@ def _print_columns(problem: Dataset) -> None:
 
 def _print_result(problem: Problem, result: TrainingResult, folder: Path) -> None:
     from exporter.data import ArticleProblem
-    from exporter.training import LOSS_CSV_NAME, LOSS_PLOT_NAME
+    from exporter.training_run import LOSS_CSV_NAME, LOSS_PLOT_NAME
 
     print("gradients checked against finite differences before training: right")
     if isinstance(problem, ArticleProblem):
