@@ -34,7 +34,8 @@ def one_line(text: str) -> str:
     >>> one_line("it is damaged:\n  two\x07 bytes")
     'it is damaged: two\\x07 bytes'
     """
-    return printable(" ".join(line.strip() for line in text.splitlines()))
+    lines = (line.strip(" \t\r") for line in text.split("\n"))
+    return printable(" ".join(line for line in lines if line))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -46,12 +47,14 @@ def _escaped(found: re.Match[str]) -> str:
 class GuardedStream:
     """A text stream for people: escapes what would steer a terminal, and what its encoding does not have.
 
-    What cannot be written is told to ``on_error``; from then on all goes to the null device.
+    What cannot be written is told to ``on_error``, and again at each flush, for there are callers who would not know;
+    all that is written goes to the null device from then on.
     """
 
     def __init__(self, stream: TextIO, on_error: Callable[[OSError], None]) -> None:
         self._stream = stream
         self._on_error = on_error
+        self._error: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write the text, lines and tabs as they are."""
@@ -73,6 +76,8 @@ class GuardedStream:
     def flush(self) -> None:
         """Send on what was written."""
         self._do(self._stream.flush)
+        if self._error is not None:
+            self._on_error(self._error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -81,6 +86,7 @@ class GuardedStream:
         try:
             act()
         except OSError as error:
+            self._error = error
             _send_to_null(self._stream)
             self._on_error(error)
 
@@ -114,9 +120,9 @@ def guarded_streams() -> Iterator[None]:
 def _stdout_error(error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
         raise error
-    from ort_ops.files import output_error
+    from ort_ops.files import OutputError
 
-    raise output_error("standard output", error) from error
+    raise OutputError(f"standard output cannot be written: {error.strerror or error}; send it elsewhere") from error
 
 
 def _send_to_null(stream: TextIO) -> None:
