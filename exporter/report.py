@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import importlib.metadata
 import platform
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ort_ops.files import write_atomically
+from ort_ops.report_text import markup
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
@@ -56,24 +56,24 @@ class Section:
 
     def render(self) -> str:
         """Return the section as HTML."""
-        parts = [f"<h2>{html.escape(self.title)}</h2>"]
+        parts = [f"<h2>{markup(self.title)}</h2>"]
         if self.text:
-            parts.append(f"<p>{html.escape(self.text)}</p>")
+            parts.append(f"<p>{markup(self.text)}</p>")
         if self.header:
             parts.append(render_table(self.header, self.rows))
         if self.picture is not None:
             data = base64.b64encode(self.picture.read_bytes()).decode()
-            parts.append(f'<img alt="{html.escape(self.picture_text)}" src="data:image/png;base64,{data}">')
+            parts.append(f'<img alt="{markup(self.picture_text)}" src="data:image/png;base64,{data}">')
         if self.markup:
             parts.append(self.markup)
         if self.code:
-            parts.append(f"<pre>{html.escape(self.code)}</pre>")
+            parts.append(f"<pre>{markup(self.code)}</pre>")
         return "\n".join(parts)
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as HTML; `Section` says which cells stand out."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    head = "".join(f"<th>{markup(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -83,13 +83,13 @@ def write_report(path: str | Path, title: str, summary: str, sections: Sequence[
     page = f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><style>{_STYLE}</style></head>
+<title>{markup(title)}</title><style>{_STYLE}</style></head>
 <body>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(summary)}</p>
+<h1>{markup(title)}</h1>
+<p>{markup(summary)}</p>
 {chr(10).join(section.render() for section in sections)}
 <h2>Made with</h2>
-<p class="muted">{html.escape(", ".join(versions()))}</p>
+<p class="muted">{markup(", ".join(versions()))}</p>
 </body>
 </html>
 """
@@ -113,4 +113,4 @@ def _cell(text: str) -> str:
         kind = ' class="bad"'
     elif text.startswith("not run"):
         kind = ' class="muted"'
-    return f"<td{kind}>{html.escape(text)}</td>"
+    return f"<td{kind}>{markup(text)}</td>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from ort_ops.model import ModelError, linear_nodes, linear_nodes_within, load_mo
 from ort_ops.model_checks import check_linear_shapes
 from ort_ops.operator import ElementType
 from ort_ops.reference import linear_float64
+from ort_ops.report_text import json_text
 
 Array = NDArray[Any]
 EDGES = "edge values"
@@ -117,7 +117,7 @@ class Verification:
 
     def to_json(self) -> str:
         """Return `as_dict` as JSON text."""
-        return json.dumps(self.as_dict(), indent=2, allow_nan=False)
+        return json_text(self.as_dict())
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and cells, for `ort_ops.table.format_table` and the report."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +9,8 @@ from exporter.error_statistics import EDGES
 from exporter.report import Section, write_report
 from exporter.verification import Verification
 from ort_ops.contract import NAME
+from ort_ops.report_text import markup
+from ort_ops.terminal import printable
 
 _BAR, _HEIGHT = 46, 90
 _MAX_DRAWN = 300
@@ -23,12 +24,14 @@ def to_junit(result: Verification) -> str:
     attributes = {"name": "mylinear verify", **{key: str(count) for key, count in counts.items()}}
     suite = ElementTree.Element("testsuite", attributes)
     for row in result.rows:
-        case = ElementTree.SubElement(suite, "testcase", classname=f"{result.path}.{row.road}", name=row.inputs)
+        names = {"classname": f"{result.path}.{row.road}", "name": row.inputs}
+        case = ElementTree.SubElement(suite, "testcase", {key: printable(name) for key, name in names.items()})
         if row.comparison is None:
-            ElementTree.SubElement(case, "skipped", message=row.reason)
+            ElementTree.SubElement(case, "skipped", message=printable(row.reason))
         elif not row.comparison.is_within_bound:
-            ElementTree.SubElement(case, "failure", message=row.verdict)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+            ElementTree.SubElement(case, "failure", message=printable(row.verdict))
+    text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return text.decode()
 
 
 def write_html(result: Verification, path: str | Path) -> None:
@@ -69,13 +72,13 @@ def _histogram(result: Verification, road: str) -> str:
         color = "#b3261e" if index == len(EDGES) else "#2f6f9f"
         bars.append(
             f'<rect x="{x}" y="{_HEIGHT - height + 16}" width="{_BAR - 6}" height="{height}" fill="{color}"/>'
-            f'<text x="{x}" y="{_HEIGHT + 30}" font-size="10">{html.escape(label)}</text>'
+            f'<text x="{x}" y="{_HEIGHT + 30}" font-size="10">{markup(label)}</text>'
             f'<text x="{x}" y="{_HEIGHT - height + 12}" font-size="9">{count or ""}</text>'
         )
     width = 8 + len(counts) * _BAR
-    title = html.escape(f"{road}: errors in units of the bound")
+    title = markup(f"{road}: errors in units of the bound")
     return (
-        f'<h3>{html.escape(road)}</h3><svg role="img" aria-label="{title}" width="{width}" height="{_HEIGHT + 36}" '
+        f'<h3>{markup(road)}</h3><svg role="img" aria-label="{title}" width="{width}" height="{_HEIGHT + 36}" '
         f'viewBox="0 0 {width} {_HEIGHT + 36}">{"".join(bars)}</svg>'
     )
 
@@ -100,10 +103,10 @@ def _graph(result: Verification) -> str:
         if f"'{label}'" in wrong:
             color = "#b3261e"
         boxes.append(
-            f'<g><title>{html.escape(label)}</title><rect x="{x}" y="{y}" width="170" height="34" rx="5" '
+            f'<g><title>{markup(label)}</title><rect x="{x}" y="{y}" width="170" height="34" rx="5" '
             f'fill="#fff" stroke="{color}" stroke-width="2"/><text x="{x + 8}" y="{y + 14}" font-size="11" '
-            f'fill="{color}">{html.escape(op_type)}</text><text x="{x + 8}" y="{y + 28}" font-size="9">'
-            f"{html.escape(label[-30:])}</text></g>"
+            f'fill="{color}">{markup(op_type)}</text><text x="{x + 8}" y="{y + 28}" font-size="9">'
+            f"{markup(label[-30:])}</text></g>"
         )
         for from_column, from_depth in sources:
             lines.append(

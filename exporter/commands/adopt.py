@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from exporter.rewrite_report import Rewrite
 
@@ -28,11 +27,12 @@ def run(args: argparse.Namespace) -> int:
 def show(result: Rewrite, args: argparse.Namespace) -> int:
     """Print what a rewrite did, as a table or as JSON."""
     from ort_ops.files import summary_stream
+    from ort_ops.report_text import json_text
     from ort_ops.table import format_table
 
     stream = summary_stream(args.target)
     if args.json:
-        print(json.dumps(result.as_dict(), indent=2), file=stream)
+        print(json_text(result.as_dict()), file=stream)
         return 0
     if result.rewritten or result.left:
         print(format_table(*result.table()), file=stream)

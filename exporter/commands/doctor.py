@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,11 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the diagnosis; the exit status is 1 if there is a fault."""
     from ort_ops.doctor import diagnose
+    from ort_ops.report_text import json_text
     from ort_ops.table import format_table
 
     found = diagnose()
     if args.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print(json_text(found.as_dict()))
         return 1 if found.faults else 0
     print(found.platform)
     print()

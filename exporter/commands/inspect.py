@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what was found; status 1 if the model breaks the contract, or does not run as required."""
     from ort_ops.inspection import GateError, inspect_model, require_kernel
+    from ort_ops.report_text import json_text
 
     found = inspect_model(args.model, providers=args.provider)
     verdict = ""
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         except GateError as error:
             verdict = str(error)
     if args.json:
-        print(json.dumps({**found.as_dict(), "gate": verdict or "passed"}, indent=2))
+        print(json_text({**found.as_dict(), "gate": verdict or "passed"}))
         return 1 if verdict or found.faults else 0
 
     _show(found)
