@@ -11,8 +11,9 @@ from torch import Tensor
 
 from exporter import functional
 from exporter.tensors import from_numpy, to_numpy
+from ort_ops.comparison import Comparison, compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import Comparison, compare, gamma, linear_error_bound
+from ort_ops.error_bound import gamma, linear_error_bound
 from ort_ops.evaluate import LinearCall
 from ort_ops.reference import linear_float64
 
@@ -22,9 +23,9 @@ _DIRECTIONS = 3
 
 def against_finite_differences(call: LinearCall, rng: np.random.Generator) -> Comparison:
     """Compare directional derivatives in float64; the function is linear in each argument, so a step of 1 is exact."""
-    x, weight = np.nan_to_num(call.x, posinf=1, neginf=-1), call.weight
+    x, weight, bias = np.nan_to_num(call.x, posinf=1, neginf=-1), call.weight.astype(np.float64), call.bias
     arguments = [from_numpy(np.clip(x, -1e3, 1e3)), from_numpy(weight)]
-    arguments += [] if call.bias is None else [from_numpy(call.bias)]
+    arguments += [] if bias is None else [from_numpy(bias.astype(np.float64))]
     leaves = [argument.requires_grad_() for argument in arguments]
     y = _linear(leaves)
     seed = torch.from_numpy(rng.standard_normal(tuple(y.shape)))

@@ -13,7 +13,7 @@ import torch
 from exporter.example import DynamicShapes, Example, flatten_outputs
 from exporter.functional import AUTOGRAD_NODE_NAMES
 from exporter.parity import ExportError, compare_with_torch
-from ort_ops.error_bound import Comparison
+from ort_ops.comparison import Comparison
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from exporter.functional import count_calls
 from exporter.parity import ExportError, root_cause
 from exporter.rewrite_files import MAX_NBYTES_INSIDE, read_model, write_model
 from exporter.tensors import to_numpy
+from ort_ops.comparison import Comparison
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import Comparison
 from ort_ops.files import check_output, open_atomically, temporary_folder
 from ort_ops.model import attach_function, complete_biases, domain_version, linear_nodes
 from ort_ops.runtimes import TargetError, run_elsewhere

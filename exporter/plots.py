@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ort_ops.error_bound import Comparison
+    from ort_ops.comparison import Comparison
 
 _SIZE_INCHES = (7.0, 4.2)
 _DPI = 120

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
 from exporter.evaluator import make_evaluator
-from exporter.float64_run import run_all, without_definition
+from exporter.run_all import run_all, without_definition
 from ort_ops import cuda, native
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.error_bound import ROUNDED, TENSOR_CORES, Arithmetic

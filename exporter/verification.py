@@ -15,6 +15,8 @@ from onnx import helper
 
 from exporter.error_statistics import EDGES as HISTOGRAM_EDGES
 from exporter.error_statistics import histogram, max_ulp
+from exporter.float64_run import BOUND_IN_WORDS, Float64Run
+from exporter.local_error import HAVE_AGREED_EDGES
 from exporter.roads import Road, WholeModelError, find_roads
 from exporter.verification_inputs import (
     MAX_ROWS_BACKWARD,
@@ -24,11 +26,12 @@ from exporter.verification_inputs import (
     random_inputs,
     thinned,
 )
+from ort_ops.comparison import Comparison, compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import Comparison, compare, linear_error_bound
+from ort_ops.error_bound import linear_bound
 from ort_ops.errors import MylinearError
-from ort_ops.evaluate import Evaluation, LinearCall, NoRuleError, Value, evaluate
-from ort_ops.model import ModelError, linear_nodes, linear_nodes_within, load_model, require_linear_nodes
+from ort_ops.evaluate import Evaluation, LinearCall, Value
+from ort_ops.model import ModelError, all_nodes, linear_nodes, linear_nodes_within, load_model, require_linear_nodes
 from ort_ops.model_checks import check_linear_shapes
 from ort_ops.operator import ElementType
 from ort_ops.reference import linear_float64
@@ -76,9 +79,7 @@ class Row:
     def verdict(self) -> str:
         if self.comparison is None:
             return f"not run: {self.reason}"
-        if self.comparison.complaint is None:
-            return "ok"
-        return self.comparison.complaint + (f"; {self.diverges_at}" if self.diverges_at else "")
+        return self.comparison.text + (f"; {self.diverges_at}" if self.diverges_at else "")
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,10 @@ def verify(
 
     In a test of yours: ``exporter.verify("model.onnx").check()``.
 
-    The bound is derived, not chosen: a running error analysis through the graph, from K, the unit roundoff and the
-    magnitudes of what is summed (`ort_ops.evaluate`, `ort_ops.error_bound`). Through many layers it grows wide, so
-    that each MYLINEAR node is also run alone on what it received, against the bound of its own sum. A graph with an
-    operator that has no rule there is held against float64 as a whole, with what its longest sums allow for numbers of
-    that size, and each node alone as ever. Where a road leaves its bound, the first node at which it does is named.
+    The bound is derived, not chosen. Each MYLINEAR node is run alone on what it received, against the bound of its own
+    sum (`ort_ops.error_bound`), which no right kernel can leave. The outputs of the whole model are bounded by the
+    rounding errors of every node as they arrive there (`exporter.float64_run`), at any depth and for any operator.
+    Where a road leaves its bound, the first node at which it does is named.
 
     Args:
         path: a model with MYLINEAR nodes.
@@ -316,7 +316,7 @@ def _run_alone(calls: Sequence[LinearCall], rows: Sequence[_NodeRow]) -> None:
             x, weight, bias = _arguments(call, own_type)
             exact = linear_float64(x, weight, bias)
             ways = {row.road.arithmetic for row in rows}
-            bounds = {way: linear_error_bound(x, weight, bias, own_type, arithmetic=way) for way in ways}
+            bounds = {way: linear_bound(x, weight, bias, own_type, arithmetic=way) for way in ways}
             for index, row in enumerate(rows):
                 if row.element_type is not element_type:
                     continue
@@ -327,7 +327,7 @@ def _run_alone(calls: Sequence[LinearCall], rows: Sequence[_NodeRow]) -> None:
                     known = runners[key] = call.weight, call.bias, row.road.open_node(weight, bias, x.ndim)
                 got, bound = known[2](x), bounds[row.road.arithmetic]
                 comparison = compare(got, exact, bound, own_type)
-                row.add(call.label, comparison, max_ulp(got, exact, own_type), histogram(got, exact, bound))
+                row.add(call.label, comparison, max_ulp(got, exact, own_type), histogram(got, exact, bound.error))
 
 
 def _is_same(a: Array | None, b: Array | None) -> bool:
@@ -359,20 +359,14 @@ def _evaluations(
         found = {}
         for label in labels:
             evaluation = run(inputs[label])
-            # The inner values of a whole transformer take gigabytes; they are had again where a road diverges.
-            found[label] = replace(evaluation, calls=[thinned(call) for call in evaluation.calls], values={})
+            found[label] = replace(evaluation, calls=[thinned(call) for call in evaluation.calls])
         return found
 
-    try:
-        run: Callable[[Mapping[str, Array]], Evaluation] = lambda feed: evaluate(model, feed)  # noqa: E731
-        return run, each(run, inputs), "a running error analysis through the graph"
-    except NoRuleError as error:
-        from exporter.float64_run import Float64Run
-
-        # Edge values are for the nodes alone: what another operator makes of infinity in float64 is its own matter.
-        run = Float64Run(model)
-        found = each(run, [label for label in inputs if label != EDGES])
-        return run, found, f"the longest sums of the graph, in float64 ({error})"
+    run = Float64Run(model)
+    # What other operators make of infinities and NaN is their own matter; then edge values are for the nodes alone.
+    has_edges = all(node.op_type in HAVE_AGREED_EDGES or node.domain == MYLINEAR.domain for node in all_nodes(model))
+    found = each(run, [label for label in inputs if label != EDGES or has_edges])
+    return lambda feed: run(feed, keep_values=True), found, BOUND_IN_WORDS
 
 
 def _first_divergence(model: onnx.ModelProto, road: Road, feed: Mapping[str, Array], evaluation: Evaluation) -> str:
@@ -384,11 +378,9 @@ def _first_divergence(model: onnx.ModelProto, road: Road, feed: Mapping[str, Arr
     for node in model.graph.node:
         for name in node.output:
             exact = evaluation.values.get(name)
-            if name in values and exact is not None and exact.element_type is not None:
-                comparison = compare(values[name], exact.exact, exact.error, exact.element_type)
-                if not comparison.is_within_bound:
-                    where = f"first at node '{node.name or name}' ({node.op_type})"
-                    return where + _divergence_within(model, road, node, evaluation)
+            if name in values and exact is not None and not exact.compare(values[name]).is_within_bound:
+                where = f"first at node '{node.name or name}' ({node.op_type})"
+                return where + _divergence_within(model, road, node, evaluation)
     return ""
 
 
@@ -419,7 +411,7 @@ def _compare_outputs(outputs: list[Array], exact: Mapping[str, Value]) -> tuple[
     for output, value in zip(outputs, exact.values(), strict=True):
         if value.element_type is None:
             continue
-        comparisons.append(compare(output, value.exact, value.error, value.element_type))
+        comparisons.append(value.compare(output))
         ulps.append(max_ulp(output, value.exact, value.element_type))
         counts.append(histogram(output, value.exact, value.error))
     if not comparisons:

@@ -6,6 +6,14 @@
 X has rank 1 or more; every dimension may be 0; NaN and infinities propagate as in IEEE arithmetic. The element
 type is float64, float32, float16 or bfloat16, the same for all; the two small ones sum in float32 and are
 rounded once, to nearest even.
+
+The order of a sum is the kernel's own, and so a partial sum may overflow where the whole sum does not. Let P be the sum
+of the positive terms of one element (products and bias), N that of the absolute values of the negative ones, and L the
+largest number of the type that sums are held in. Every partial sum lies between -N and P. The kernel returns
+    the sum within its error bound (or the infinity that it rounds to),
+    also +infinity where P >= L, and -infinity where N >= L,
+    also NaN where both hold, for +infinity and -infinity may have been added;
+an infinity among the terms counts for P or N as its sign says. Where neither holds, only the first is right.
 """
 
 from __future__ import annotations

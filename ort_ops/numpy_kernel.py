@@ -37,9 +37,9 @@ def compute(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = N
 def _fill(x: Float, weight: Float, bias: Float | None = None, *, out: Out) -> Float:
     """Write MYLINEAR of checked arguments into ``out``."""
     y: Float = out
-    if x.itemsize < 4:
-        x, weight = x.astype(np.float32), weight.astype(np.float32)
     with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
+        if x.itemsize < 4:
+            x, weight = x.astype(np.float32), weight.astype(np.float32)
         if x.ndim == 2:
             product = np.matmul(x, weight.T)
         else:  # one product, where matmul would loop over batches

@@ -27,8 +27,31 @@ def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | N
         [None if a is None else a.shape for a in arrays], [None if a is None else a.dtype.name for a in arrays]
     )
     with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        product: NDArray[np.float64] = np.matmul(x.astype(np.float64), weight.astype(np.float64).T)
-        return product if bias is None else product + bias.astype(np.float64)
+        wide = (x.astype(np.float64), weight.astype(np.float64), None if bias is None else bias.astype(np.float64))
+        product: NDArray[np.float64] = np.matmul(wide[0], wide[1].T)
+        result = product if wide[2] is None else product + wide[2]
+        if x.itemsize == 8 and not np.isfinite(result).all():
+            # A partial sum may have overflowed where the exact sum does not.
+            result = np.where(np.isfinite(result), result, np.ldexp(*linear_scaled(*wide)))
+        return result
+
+
+def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> tuple[NDArray[np.float64], int]:
+    """Return ``y`` and a shift, so that ``y * 2^shift`` is ``x @ weight.T + bias`` and no sum overflows float64.
+
+    All of float64; the shift is 0 where no sum comes near its largest number. What is lost to underflow by the shift
+    is less than 2^-1000 of the largest term.
+    """
+    terms = x.shape[-1] + 1
+    sizes = [float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a))) for a in (x, weight)]
+    exponents = [int(np.frexp(size)[1]) for size in sizes]
+    with np.errstate(all="ignore"):
+        if sum(exponents) + terms.bit_length() < 1000 and (bias is None or not (np.abs(bias) > 2.0**1000).any()):
+            product: NDArray[np.float64] = np.matmul(x, weight.T)
+            return (product if bias is None else product + bias), 0
+        half = 512 + terms.bit_length()
+        product = np.matmul(np.ldexp(x, -half), np.ldexp(weight, -half).T)
+        return (product if bias is None else product + np.ldexp(bias, -2 * half)), 2 * half
 
 
 def linear(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:

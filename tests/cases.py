@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
-from ort_ops.error_bound import linear_error_bound
+from ort_ops.error_bound import LinearBound, linear_bound
 from ort_ops.operator import ElementType
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ SHAPES: tuple[tuple[tuple[int, ...], int, int], ...] = (
     ((2, 0, 3), 5, 7),
     ((2, 3, 4, 5), 6, 2),
 )
-VALUES = ("normal", "edges", "denormal", "cancelling")
+VALUES = ("normal", "edges", "denormal", "cancelling", "overflowing", "bits")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,14 @@ class Case:
             x[..., half : 2 * half] = -x[..., :half]
             x *= scale
             weight[:, half : 2 * half] = weight[:, :half]
+        elif self.values == "overflowing":  # in partial sums; half of the whole sums are finite
+            x *= MYLINEAR.element_type(self.element_type.accumulator).largest / 8
+            x[..., 1::2] = -x[..., ::2]
+            x[: len(x) // 2] *= 1.5
         dtype = numpy_dtype(self.dtype)
+        if self.values == "bits":
+            arrays = [_random_bits(a, dtype, rng) for a in (x, weight, bias)]
+            return dict(zip(("x", "weight", "bias"), arrays, strict=True))
         with np.errstate(all="ignore"):
             return {
                 "x": x.astype(dtype),
@@ -82,12 +89,23 @@ class Case:
                 "bias": None if bias is None else bias.astype(dtype),
             }
 
-    def error_bound(self) -> Array:
-        """The largest allowed error of every element, derived."""
+    def bound(self) -> LinearBound:
+        """What a right kernel may return, derived."""
         sample = self.sample()
         assert sample["x"] is not None
         assert sample["weight"] is not None
-        return linear_error_bound(sample["x"], sample["weight"], sample["bias"], self.element_type)
+        return linear_bound(sample["x"], sample["weight"], sample["bias"], self.element_type)
+
+    def error_bound(self) -> Array:
+        """The largest allowed error of every element, derived."""
+        return self.bound().error
+
+
+def _random_bits(like: Array | None, dtype: np.dtype[Any], rng: np.random.Generator) -> Array | None:
+    """Every pattern of bits is as likely: all exponents, denormal numbers, infinities, NaN of all kinds."""
+    if like is None:
+        return None
+    return np.frombuffer(rng.bytes(like.size * dtype.itemsize), dtype).reshape(like.shape)
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -101,5 +119,8 @@ CASES = tuple(
     for element_type in ELEMENT_TYPES
     for has_bias in (True, False)
 ) + tuple(
-    Case((9,), 24, 17, element_type.name, True, values) for element_type in ELEMENT_TYPES for values in VALUES[1:]
+    Case(leading, in_features, 17, element_type.name, True, values)
+    for element_type in ELEMENT_TYPES
+    for values in VALUES[1:]
+    for leading, in_features in ((((9,), 24), ((40,), 3)) if values == "bits" else (((9,), 24),))
 )

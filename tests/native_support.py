@@ -16,8 +16,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from ort_ops import native
+from ort_ops.comparison import compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import compare, linear_error_bound
+from ort_ops.error_bound import linear_error_bound
 from ort_ops.reference import linear_float64
 
 DTYPES: dict[str, Any] = {

@@ -17,8 +17,9 @@ import pytest
 
 import ort_ops
 from ort_ops import cuda
+from ort_ops.comparison import compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import ROUNDED, TENSOR_CORES, TF32, Arithmetic, compare, linear_error_bound
+from ort_ops.error_bound import ROUNDED, TENSOR_CORES, TF32, Arithmetic, linear_error_bound
 from ort_ops.inspection import inspect_model
 from ort_ops.model import make_linear_model
 from ort_ops.reference import linear_float64

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ort_ops.comparison import compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import TENSOR_CORES, TF32, Arithmetic, compare, gamma, linear_error_bound
+from ort_ops.error_bound import TENSOR_CORES, TF32, Arithmetic, gamma, linear_error_bound
 from ort_ops.reference import linear, linear_float64
 from tests.cases import CASES, Case
 

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from ort_ops.comparison import compare
 from ort_ops.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
-from ort_ops.error_bound import compare
 from ort_ops.model import attach_function, make_linear_model
 from ort_ops.reference import linear_float64
 from tests.cases import CASES, Array, Case, numpy_dtype

@@ -13,8 +13,9 @@ from exporter.bench.cells import OURS, Plan, runs_on
 from exporter.bench.models import SIDES, Layer, chain_model
 from exporter.bench.sides import Array, aligned, first_words, numpy_dtype, session_side
 from exporter.bench.timing import measure
+from ort_ops.comparison import compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import compare, linear_error_bound
+from ort_ops.error_bound import linear_error_bound
 from ort_ops.reference import linear_float64
 
 LENGTH = 100

@@ -28,8 +28,9 @@ from exporter.bench.sides import (
     make_side,
 )
 from exporter.bench.timing import measure
+from ort_ops.comparison import compare
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import ROUNDED, Arithmetic, compare, linear_error_bound
+from ort_ops.error_bound import ROUNDED, Arithmetic, linear_error_bound
 from ort_ops.reference import linear_float64
 
 
