@@ -15,6 +15,7 @@ from typing import Any
 import onnxruntime
 
 from ort_ops import native
+from ort_ops.library_file import check_whole
 
 PROVIDER = "CUDAExecutionProvider"
 CONFIG_KEY = "mylinear.cuda"
@@ -74,6 +75,7 @@ def status() -> CudaStatus:
             str(path),
         )
     try:
+        check_whole(path)
         described = native.describe(library.path, "mylinear_cuda_describe")
     except (OSError, AttributeError, ValueError) as error:
         return CudaStatus(f"{library.path} cannot tell ({error}); install it again", str(path))

@@ -54,7 +54,7 @@ def diagnose() -> Diagnosis:
     """Look at this installation. Never raises, whatever is missing."""
     runtimes = {name: found for name in RUNTIMES if (found := installed_version(name))}
     packages = {name: installed_version(name) for name in PACKAGES} | runtimes
-    library = native.status()
+    library = native.status(in_child_first=True)
     faults = [*_package_faults(packages, list(runtimes), library), *_library_faults(library)]
     broken = first_import_fault()
     if broken is not None and broken.package not in {fault.package for fault in faults}:

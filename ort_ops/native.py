@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ort_ops.errors import MylinearError
+from ort_ops.library_file import check_whole, try_in_child
 
 LIBRARY_VARIABLE = "MYLINEAR_LIBRARY"
 """Environment variable that names another build of the library, such as one with sanitizers."""
 ISA_VARIABLE = "MYLINEAR_ISA"
 """Environment variable that forces an instruction set; the library reads it whenever it is registered."""
 
+_DESCRIBE = "mylinear_describe"
 _DISTRIBUTION = "ort-mylinear"
 _FILE_NAME = "libmylinear_ort.dylib" if sys.platform == "darwin" else "libmylinear_ort.so"
 _REINSTALL = (
@@ -75,8 +77,13 @@ def library_path() -> str:
     return found.path
 
 
-def status() -> NativeStatus:
-    """Find the library and ask it what it has. Never raises; looks anew each time, which takes microseconds."""
+def status(*, in_child_first: bool = False) -> NativeStatus:
+    """Find the library and ask it what it has. Never raises; looks anew each time, which takes microseconds.
+
+    Args:
+        in_child_first: whether to try the library in a process of its own first, so that one that is damaged within is
+            told too and does not end this process; takes a tenth of a second.
+    """
     path = _find()
     if path is None:
         if LIBRARY_VARIABLE in os.environ:
@@ -85,8 +92,10 @@ def status() -> NativeStatus:
         searched = ", ".join(str(directory) for directory in _directories())
         reason = f"this installation has no C++ kernels ({_FILE_NAME} is not in {searched}): it was made without"
         return NativeStatus(None, f"{reason} a working compiler, or not built in place; {_REINSTALL}")
+    if in_child_first:
+        try_in_child(path, _DESCRIBE)
     try:
-        described = describe(path, "mylinear_describe")
+        described = describe(path, _DESCRIBE)
     except (OSError, AttributeError, ValueError) as error:
         reason = f"{path} does not load ({error}): it was built for another machine, or damaged; {_REINSTALL}"
         return NativeStatus(str(path), reason)
@@ -154,6 +163,7 @@ def describe(path: str | Path, function_name: str) -> dict[str, Any]:
 
     Raises: OSError if it does not load, AttributeError if it is another library, ValueError for nonsense.
     """
+    check_whole(path)
     function = ctypes.CDLL(str(path))[function_name]
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     function.restype = ctypes.c_size_t
