@@ -68,7 +68,8 @@ def load_npz(path: str | Path, task: Task | None = None, fill: Fill | None = Non
     """
     path = Path(path)
     with _as_data_errors():
-        x, y = read_npz(path, ("x", "y"), what="data file", missing=_NPZ_ADVICE)
+        arrays = read_npz(path, ("x", "y"), what="data file", folder_advice="a CSV or NPZ file", remedy=_NPZ_ADVICE)
+    x, y = arrays["x"], arrays["y"]
     if x.dtype.kind not in "fiub" or x.ndim != 2:
         raise DataError(f"'{path}': array x must be numbers [rows, in_features], got {x.dtype} {list(x.shape)}")
     if y.dtype.kind not in "fiubUS" or y.ndim not in (1, 2) or len(y) != len(x):

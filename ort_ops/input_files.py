@@ -19,6 +19,7 @@ _KINDS = {
 }
 MAX_SHOWN_NAMES = 20
 _MAX_SHOWN_TEXT = 40
+_MAX_REASON = 300
 
 
 class InputError(MylinearError, ValueError):
@@ -69,9 +70,15 @@ def shown_text(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type where it has none."""
+    """Return the first line of an error's message, of a long one the beginning, or its type's name where it has none.
+
+    >>> first_line(ValueError("no number\\nat all")), first_line(MemoryError()), len(first_line(KeyError("x" * 5000)))
+    ('no number', 'MemoryError', 303)
+    """
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines[0]) <= _MAX_REASON else lines[0][:_MAX_REASON] + "..."
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -15,7 +15,9 @@ from onnx import helper
 
 from ort_ops.contract import ELEMENT_TYPES, format_shape
 from ort_ops.errors import MylinearError
+from ort_ops.input_files import InputError
 from ort_ops.integer_limits import ANY, IntegerLimits, Limits
+from ort_ops.npy_file import read_npz
 from ort_ops.skeleton import Dims
 
 Array = NDArray[Any]
@@ -81,7 +83,10 @@ def read_examples(path: str | Path, model: onnx.ModelProto) -> dict[str, Array]:
 
     Raises: ExampleError with everything that is wrong with the file, in one line.
     """
-    arrays = _read_npz(path)
+    try:
+        arrays = read_npz(path, remedy="write all by name: numpy.savez('inputs.npz', x=..., mask=...)")
+    except InputError as error:
+        raise ExampleError(str(error)) from error
     inputs = {value.name: value for value in model_inputs(model)}
     wrong = [f"it has no '{name}'" for name, value in inputs.items() if value.is_required and name not in arrays]
     unknown = [name for name in arrays if name not in inputs]
@@ -100,26 +105,6 @@ def read_examples(path: str | Path, model: onnx.ModelProto) -> dict[str, Array]:
     if wrong:
         raise ExampleError(f"'{path}': {'; '.join(wrong)}")
     return feed
-
-
-def _read_npz(path: str | Path) -> dict[str, Array]:
-    try:
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                remedy = "write all by name: numpy.savez('inputs.npz', x=..., mask=...)"
-                raise ExampleError(f"'{path}' is one array; {remedy}")
-            with loaded:
-                return {name: loaded[name] for name in loaded.files}
-    except FileNotFoundError:
-        raise ExampleError(f"there is no file '{path}'") from None
-    except IsADirectoryError:
-        raise ExampleError(f"'{path}' is a folder; name an .npz file") from None
-    except ExampleError:
-        raise
-    except Exception as error:  # what NumPy and zipfile raise for damaged files is of many types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExampleError(f"'{path}' is not an .npz file of numbers, or is damaged: {reason}") from error
 
 
 def _as_wanted(array: Array, value: ModelInput) -> Array:

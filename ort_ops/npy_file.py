@@ -40,26 +40,40 @@ def open_npy(path: str | Path) -> NDArray[Any]:
         return np.memmap(file, header.dtype, "r", header.length, header.shape, header.order)
 
 
-def read_npz(path: str | Path, names: Sequence[str], *, what: str = "file", missing: str = "") -> list[NDArray[Any]]:
-    """Read the arrays of these names, of numbers or text, from an NPZ file.
+def read_npz(
+    path: str | Path,
+    names: Sequence[str] | None = None,
+    *,
+    what: str = "file",
+    folder_advice: str = "an .npz file",
+    remedy: str = "write one with numpy.savez",
+) -> dict[str, NDArray[Any]]:
+    """Read arrays of numbers or text from an NPZ file, by name.
 
     Args:
-        what: as in `open_input`.
-        missing: how to make such a file.
+        names: of the arrays; None for all that there are.
+        what, folder_advice: as in `open_input`.
+        remedy: how to make such a file.
+
+    bfloat16, which NumPy does not have, comes as ``V2``, as NumPy writes it.
 
     Raises: InputError that names the file and the array.
     """
-    with open_input(path, what=what, folder_advice="a CSV or NPZ file") as file:
+    with open_input(path, what=what, folder_advice=folder_advice) as file:
         if not zipfile.is_zipfile(file):
-            raise InputError(f"'{path}' is not an NPZ file; {missing}")
+            file.seek(0)
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                raise InputError(f"'{path}' is one array; {remedy}")
+            raise InputError(f"'{path}' is not an NPZ file; {remedy}")
         try:
             with zipfile.ZipFile(file) as archive:
                 members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-                lacking = [name for name in names if name not in members]
+                wanted = [*members] if names is None else names
+                lacking = [name for name in wanted if name not in members]
                 if lacking:
                     has = shown_names([*members]) or "none"
                     raise InputError(f"'{path}' has no array {' and no array '.join(lacking)} (it has: {has})")
-                return [_read_member(f"'{path}': array {name}", archive, members[name]) for name in names]
+                return {n: _read_member(f"'{path}': array {n}", archive, members[n]) for n in wanted}
         except InputError:
             raise
         except MemoryError as error:
@@ -76,7 +90,7 @@ def _read_member(what: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     with archive.open(info) as file:
         head = file.read(_MAX_HEADER)
         header = _Header(head)
-        if header.dtype.kind not in "fiubUS":
+        if header.dtype.kind not in "fiubcUS" and header.dtype != np.dtype("V2"):
             raise InputError(f"{what} must be numbers or text, got dtype {header.dtype}")
         header.require_size(what, info.file_size)
         data = head[header.length :] + file.read()  # to the end, where the checksum is compared

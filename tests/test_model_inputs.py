@@ -221,10 +221,11 @@ def test_files_that_hold_no_examples(tmp_path: Path) -> None:
     np.savez(tmp_path / "o.npz", x=np.array([{}]))
     np.savez_compressed(tmp_path / "d.npz", x=np.ones(99), ids=np.ones(99))
     data = bytearray((tmp_path / "d.npz").read_bytes())
+    damaged = "cannot be read as an NPZ file of plain arrays|array x must be numbers or text, got dtype object"
     for name, content in {"o.npz": None, "e.npz": b"", "t.npz": b"x,y\n1,2\n", "c.npz": data[: len(data) // 2]}.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(ExampleError, match=r"is not an \.npz file of numbers, or is damaged: ") as raised:
+        with pytest.raises(ExampleError, match=f"is not an NPZ file; write all|{damaged}") as raised:
             read_examples(tmp_path / name, fed_model())
         assert "\n" not in str(raised.value)
     rng = np.random.default_rng(0)

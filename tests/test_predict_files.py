@@ -184,8 +184,7 @@ def test_arrays_of_both_orders_and_versions_read_back(tmp_path: Path) -> None:
         np.save(tmp_path / "rows.npy", stored)
         np.testing.assert_array_equal(open_npy(tmp_path / "rows.npy"), stored)
         np.savez_compressed(tmp_path / "rows.npz", x=stored)
-        (read,) = read_npz(tmp_path / "rows.npz", ["x"])
-        np.testing.assert_array_equal(read, stored)
+        np.testing.assert_array_equal(read_npz(tmp_path / "rows.npz")["x"], stored)
     with (tmp_path / "rows.npy").open("wb") as file:
         np.lib.format.write_array(file, array, version=(2, 0))
     np.testing.assert_array_equal(open_npy(tmp_path / "rows.npy"), array)
