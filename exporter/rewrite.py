@@ -66,7 +66,7 @@ def _rewrite(
     file = read_model(source)
     model = file.load()
     result = change(model)
-    result.checks.append(check_whole(file.load(), model, result, inputs))
+    result.checks.append(check_whole(file, model, result, inputs))
     result.nbytes = write_model(model, target, external=file.is_external)
     return result
 

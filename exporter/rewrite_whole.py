@@ -8,7 +8,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,44 +22,36 @@ from onnx import helper
 
 from exporter.evaluator import make_evaluator
 from exporter.rewrite_check import RewriteError
-from exporter.rewrite_files import bring_inside, weights_nbytes
+from exporter.rewrite_files import ModelFile, weights_nbytes
 from exporter.rewrite_report import Check, Extent, Rewrite
-from exporter.widen import widen_to_float64
-from ort_ops.model import all_nodes
+from exporter.wide_model import WideModel
 from ort_ops.model_inputs import InputDrawer, NoExampleError, model_inputs, read_examples
-from ort_ops.skeleton import sort_nodes
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Any]]
 _MAX_NBYTES = 2**28
 _TOLERANCE = 1e-9
 """Of the largest number of a tensor: far above float64's rounding, far below that of float32."""
-_RANDOM = {
-    "RandomNormal": 0.0, "RandomNormalLike": 0.0, "RandomUniform": 0.0, "RandomUniformLike": 0.0, "Multinomial": 0.0,
-    "Bernoulli": 0.0, "Dropout": 0,
-}  # fmt: skip
-"""Operators that draw numbers, with a seed of the kind that each takes."""
 
 
-def check_whole(before: ir.Model, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> Check:
+def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> Check:
     """Run both models on the same inputs, compare every tensor that both have, and say what was done.
 
-    Memory: at most about eight times the weights, which are 256 MiB or less, and all tensors of two runs.
+    One model at a time is run. Memory: the weights of one model in float64, and all tensors of two runs.
 
     Args:
+        before: the model as it was read, not as onnx_ir understood it.
         examples: an .npz file to read the inputs from; None to draw such as the graph can take.
 
     Raises: RewriteError naming the first tensor that differs, ExampleError for examples that are not the model's.
     """
     if not result.rewritten:
         return Check(Extent.NOTHING)
-    if weights_nbytes(before) > _MAX_NBYTES:
+    if weights_nbytes(after) > _MAX_NBYTES:
         return Check(Extent.TOO_LARGE, limit_mib=_MAX_NBYTES >> 20)
-    for model in (before, after):
-        bring_inside(model)
-    feeds = _feeds(ir.to_proto(before), examples)
-    old, new = (_prepare(ir.to_proto(model)) for model in (before, after))
-    outputs, others = ([output.name for output in model.graph.output] for model in (old, new))
+    feeds = _feeds(before, examples)
+    old, new = WideModel.of_proto(before.proto, before.folder), WideModel.of_model(after)
+    outputs, others = ([output.name for output in model.proto.graph.output] for model in (old, new))
     if outputs != others:
         raise RewriteError(f"the rewritten model would have the outputs {others} instead of {outputs}")
     accounts = [_hear(witness, old, new, feeds) for witness in _WITNESSES]
@@ -99,26 +91,26 @@ class _Account:
 
 
 def _hear(
-    witness: _Witness, old: onnx.ModelProto, new: onnx.ModelProto, feeds: Sequence[Callable[[], dict[str, Array]]]
+    witness: _Witness, old: WideModel, new: WideModel, feeds: Sequence[Callable[[], dict[str, Array]]]
 ) -> _Account:
     """Compare both models by one witness, on the first inputs on which the old one runs. Raises: RewriteError."""
     account = _Account(witness.name)
     try:
-        run_old = witness.load(old)
+        run_old = witness.load(old.proto)
     except Exception as error:
         account.detail = _first_line(error)
         return account
     for make_feed in feeds:
         try:
             feed = make_feed()
-            expected = run_old(feed)
+            expected = run_old({**feed, **old.weights()})
         except Exception as error:
             if not account.detail:
                 account.extent = Extent.NOT_DRAWN if isinstance(error, NoExampleError) else Extent.NOT_RUN
                 account.detail = _first_line(error)
             continue
         try:
-            got = witness.load(new)(feed)
+            got = witness.load(new.proto)({**feed, **new.weights()})
         except Exception as error:
             raise RewriteError(f"the rewritten model does not run in {witness.name}: {_first_line(error)}") from error
         account.count, account.num_blank = _compare(expected, got, witness.name)
@@ -196,29 +188,16 @@ def _load_onnxruntime(model: onnx.ModelProto) -> Run:
 _WITNESSES = (_Witness("onnx's evaluator", _load_evaluator), _Witness("onnxruntime", _load_onnxruntime))
 
 
-def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in float64, its nodes in order, that draws the same random numbers each time."""
-    wide = widen_to_float64(model)
-    sort_nodes(wide.graph)
-    for node in all_nodes(wide):
-        if node.domain in ("", "ai.onnx") and node.op_type in _RANDOM and not any(_seeds(node)):
-            node.attribute.append(helper.make_attribute("seed", _RANDOM[node.op_type]))
-    return wide
-
-
-def _seeds(node: onnx.NodeProto) -> Iterator[bool]:
-    return (attribute.name == "seed" for attribute in node.attribute)
-
-
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def _feeds(model: onnx.ModelProto, examples: str | Path | None) -> list[Callable[[], dict[str, Array]]]:
+def _feeds(file: ModelFile, examples: str | Path | None) -> list[Callable[[], dict[str, Array]]]:
     """Return what makes each feed to try, floating-point numbers in float64; examples are read at once."""
+    model = file.proto
+    floats = {value.name for value in model_inputs(model) if value.is_floating}
 
     def widened(feed: dict[str, Array]) -> dict[str, Array]:
-        floats = {value.name for value in model_inputs(model) if value.is_floating}
         return {name: array.astype(np.float64) if name in floats else array for name, array in feed.items()}
 
     if examples is not None:

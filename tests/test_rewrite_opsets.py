@@ -13,6 +13,7 @@ from onnx import helper, version_converter
 from exporter import cli
 from exporter.evaluator import IgnoredAttributeError, make_evaluator
 from exporter.rewrite import adopt, adopt_model, lower
+from exporter.rewrite_files import ModelFile
 from exporter.rewrite_report import Extent, Form, Place, Rewrite, Rewritten
 from exporter.rewrite_whole import check_whole
 from ort_ops import InferenceSession
@@ -82,7 +83,7 @@ def test_the_comparison_of_whole_models_says_what_its_evaluator_ignores() -> Non
     with pytest.raises(IgnoredAttributeError, match="ignores the attribute 'axis' of Add 'node_y'"):
         make_evaluator(added_along_rows())
     wrong = model_of([node("MatMul", "x W", "p"), node("Add", "p B", "y")], {"W": W, "B": B}, (4, 3), (4, 4))
-    before, after = ir.from_proto(added_along_rows()), ir.from_proto(wrong)
-    told = check_whole(before, after, Rewrite(rewritten=[Rewritten("p", Place(), Form.MATMUL_ADD)]))
+    before = ModelFile(added_along_rows(), Path(), False)
+    told = check_whole(before, ir.from_proto(wrong), Rewrite(rewritten=[Rewritten("p", Place(), Form.MATMUL_ADD)]))
     assert told.extent is Extent.NOT_RUN
     assert "'axis' of Add" in told.detail

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from exporter import cli, evaluator, rewrite, rewrite_whole
 from exporter.rewrite import RewriteError, adopt, lower
+from exporter.rewrite_files import ModelFile, read_model
 from exporter.rewrite_report import Check, Extent, Form, Place, Rewrite, Rewritten
 from exporter.rewrite_whole import check_whole
 from ort_ops.model import make_linear_model
@@ -23,7 +24,7 @@ ANY = Rewrite(rewritten=[Rewritten("p", Place(), Form.MATMUL)])
 
 
 def compare(before: onnx.ModelProto, after: onnx.ModelProto) -> Check:
-    return check_whole(ir.from_proto(before), ir.from_proto(after), ANY)
+    return check_whole(ModelFile(before, Path(), False), ir.from_proto(after), ANY)
 
 
 def shifted(amount: np.float32, *, nodes: list[onnx.NodeProto] | None = None) -> onnx.ModelProto:
@@ -143,3 +144,37 @@ def test_numbers_that_operators_give_in_float32_are_compared_too(tmp_path: Path)
     ]  # fmt: skip
     onnx.save(model_of(nodes, {"W": W}), tmp_path / "m.onnx")
     assert adopt(tmp_path / "m.onnx", tmp_path / "a.onnx").checks[-1].extent is Extent.WHOLE
+
+
+@pytest.mark.parametrize("is_external", [False, True])
+@pytest.mark.parametrize("witness", range(2), ids=BOTH)
+def test_large_weights_are_fed_and_a_change_in_one_is_found(
+    witness: int, is_external: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U is an output as well, and V is used in a body only."""
+    monkeypatch.setattr(rewrite_whole, "_WITNESSES", rewrite_whole._WITNESSES[witness : witness + 1])
+    rng = np.random.default_rng(7)
+    stored = {name: rng.standard_normal((64, 64)).astype(np.float32) for name in "UVW"}
+    body = helper.make_graph(
+        [node("MatMul", "q V", "r")], "body", [], [helper.make_tensor_value_info("r", TensorProto.FLOAT, ("n", 64))]
+    )
+    nodes = [
+        node("MatMul", "x W", "p"), node("MatMul", "p U", "q"),
+        node("If", "yes", "s", then_branch=body, else_branch=body), node("Add", "s b", "y"),
+    ]  # fmt: skip
+    for branch, name in zip(nodes[2].attribute, "rt", strict=True):
+        branch.g.output[0].name = branch.g.node[0].output[0] = name
+    model = model_of(nodes, {**stored, "yes": np.bool_(True), "b": stored["U"][0]}, ("n", 64))
+    model.graph.output.append(helper.make_tensor_value_info("U", TensorProto.FLOAT, (64, 64)))
+    path = tmp_path / "m.onnx"
+    copy = onnx.ModelProto.FromString(model.SerializeToString())  # saving changes what is saved
+    onnx.save(copy, path, save_as_external_data=is_external, location="w.bin", size_threshold=0)
+    check = adopt(path, tmp_path / "a.onnx").checks[-1]
+    assert (check.extent, check.count) == (Extent.WHOLE, 5)
+    for name in "UVW":
+        changed = ir.from_proto(model)
+        tensor = changed.graph.initializers[name].const_value
+        assert tensor is not None
+        changed.graph.initializers[name].const_value = ir.tensor(tensor.numpy() * np.float32(1 + 1e-6), name=name)
+        with pytest.raises(RewriteError, match="would change"):
+            check_whole(read_model(path), changed, ANY)
