@@ -11,11 +11,11 @@ TYPE_CHECKING = False  # as typing has it; the command line handles signals befo
 if TYPE_CHECKING:
     from typing import Any
 
+    from exporter.errors import ExportError
     from exporter.functional import LinearF, linear
     from exporter.gradients import GradientError, check_gradients
     from exporter.module import MyLinear
     from exporter.onnx_export import ExportResult, export
-    from exporter.parity import ExportError
     from exporter.swap import SwapReport, restore_linear, swap_linear
     from exporter.verification import Verification, verify
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ExportError": "parity",
+    "ExportError": "errors",
     "ExportResult": "onnx_export",
     "GradientError": "gradients",
     "LinearF": "functional",

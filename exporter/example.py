@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from exporter.errors import ExportError
 
 DynamicShapes = Mapping[str, Mapping[int, str]]
 """``{input name: {dimension: its name}}``."""
@@ -20,13 +24,16 @@ class Example:
     """A model, called with tensors by position.
 
     Attributes:
-        model: takes the tensors and returns what the model returns; the model itself where it can be called so.
+        model: what an exporter takes: the caller's model where tensors by position can call it, else a wrapper that
+            puts them back into the structure of the example and returns a tuple of tensors.
+        call: takes the same tensors and calls the caller's model as the caller does; exports are compared with it.
         tensors: all tensors of the example call, in order, however nested they were.
         names: one for each, from the parameters of ``forward`` and the keys within.
         is_wrapped: whether ``model`` is a wrapper, whose parameters carry the prefix `PREFIX`.
     """
 
     model: nn.Module
+    call: nn.Module
     tensors: tuple[Tensor, ...]
     names: list[str]
     is_wrapped: bool
@@ -42,7 +49,8 @@ class _Flat(nn.Module):
         super().__init__()
         self.model = model
         self._spec = spec
-        self._leaves = list(leaves)
+        # Held by the wrapper, a tensor of the example would be exported as a constant.
+        self._leaves = [leaf.new_empty(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -53,44 +61,186 @@ class _Flat(nn.Module):
         return tuple(flatten_outputs(self.model(*args, **kwargs)))
 
 
+class _OwnCall(nn.Module):
+    """Calls a model with the very arguments of the example; with other tensors in their places where others come."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._arguments = args, kwargs
+
+    def forward(self, *tensors: Tensor) -> Any:
+        args, kwargs = self._arguments
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        if any(leaves[i] is not tensor for i, tensor in zip(positions, tensors, strict=True)):
+            for position, tensor in zip(positions, tensors, strict=True):
+                leaves[position] = tensor
+            args, kwargs = pytree.tree_unflatten(leaves, spec)
+        with _kept(tensors):
+            return self.model(*args, **kwargs)
+
+
+@contextmanager
+def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Give tensors their values back if a model overwrites its inputs."""
+    mutable = [tensor for tensor in tensors if not tensor.is_inference()]
+    before = [(tensor, tensor._version, tensor.detach().clone()) for tensor in mutable]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, version, values in before:
+                if tensor._version != version:
+                    tensor.copy_(values)
+
+
 def make_example(
     model: nn.Module, args: Tensor | Sequence[Any], kwargs: Mapping[str, Any] | None, *, must_wrap: bool = False
 ) -> Example:
-    """Flatten an example call; the model is wrapped only if the call is more than tensors by position."""
-    positional = (args,) if isinstance(args, Tensor) else tuple(args)
-    keywords = dict(kwargs or {})
-    paths_and_leaves, spec = pytree.tree_flatten_with_path((positional, keywords))
-    found = [(path, leaf) for path, leaf in paths_and_leaves if isinstance(leaf, Tensor)]
-    tensors = tuple(leaf for _, leaf in found)
-    names = _names(model, [path for path, _ in found])
-    is_plain = not keywords and len(tensors) == len(positional) == len(paths_and_leaves)
+    """Flatten an example call; the model is wrapped only if the call is more than tensors by position.
+
+    Raises: ExportError for arguments that ``forward`` does not take, or whose tensors torch cannot see.
+    """
+    positional, keywords = _arguments(args, kwargs)
+    _check_call(model, positional, keywords)
+    names, leaves = _named_leaves(model, positional, keywords)
+    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+    taken = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    distinct = distinct_names([n for n, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)], taken)
+    call = _OwnCall(model, positional, keywords)
+    is_plain = not keywords and all(isinstance(a, Tensor) for a in positional) and not _takes_any_number(model)
     if is_plain and not must_wrap:
-        return Example(model, tensors, names, False)
-    # Held by the wrapper, a tensor of the example would be exported as a constant.
-    leaves = [leaf.new_empty(0) if isinstance(leaf, Tensor) else leaf for _, leaf in paths_and_leaves]
-    return Example(_Flat(model, spec, leaves), tensors, names, True)
+        return Example(model, call, tensors, distinct, False)
+    spec = pytree.tree_structure((positional, keywords))
+    return Example(_Flat(model, spec, leaves), call, tensors, distinct, True)
 
 
-def _names(model: nn.Module, paths: list[Any]) -> list[str]:
-    """Name inputs after the parameters of ``forward`` and the keys within: ``x``, ``batch_ids``, ``states_0``."""
-    if len(paths) == 1 and len(paths[0]) == 2:
-        return ["x"]
+def _arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what the caller gave as positional and keyword arguments. Raises: ExportError."""
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise ExportError(f"kwargs must be a dict of arguments by name, got {kind_of(kwargs)}")
+    if isinstance(args, Tensor):
+        return (args,), dict(kwargs or {})
+    if isinstance(args, np.ndarray):
+        raise ExportError("args must be tensors, got a numpy.ndarray; torch.from_numpy(array) makes a tensor of it")
+    is_record = isinstance(args, tuple) and hasattr(args, "_fields")
+    if not isinstance(args, tuple | list) or is_record:
+        hint = "; the call is export(model, args, path)"
+        if isinstance(args, Mapping) or is_record or pytree.tree_leaves(args) != [args]:
+            hint = "; a single argument that has a structure goes into a tuple: args=(argument,)"
+        elif isinstance(args, nn.Module):
+            hint = "; are model and args swapped? The call is export(model, args, path)"
+        raise ExportError(f"args must be a tensor, or a tuple of the arguments of forward, got {kind_of(args)}{hint}")
+    return tuple(args), dict(kwargs or {})
+
+
+def kind_of(value: Any) -> str:
+    """Name the class of a value, with an article: ``a list``, ``a numpy.ndarray``."""
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    signature = _signature(model)
+    if signature is None:
+        return
     try:
-        signature = list(inspect.signature(model.forward).parameters.values())
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = type(model).__name__
+        raise ExportError(f"the example does not fit {name}.forward{signature}: {error}") from error
+
+
+def _signature(model: nn.Module) -> inspect.Signature | None:
+    try:
+        return inspect.signature(model.forward)
     except (TypeError, ValueError):
-        signature = []
-    by_position = [p.name for p in signature if p.kind is not inspect.Parameter.VAR_POSITIONAL]
-    names = []
-    for path in paths:
-        section, first, *rest = (_key(part) for part in path)
-        if section == 0:
-            first = by_position[first] if first < len(by_position) else f"x{first}"
-        names.append("_".join(map(str, (first, *rest))))
-    return names
+        return None
+
+
+def _takes_any_number(model: nn.Module) -> bool:
+    """Whether ``forward`` has ``*args``, for which torch wants dimensions in a structure of their own."""
+    signature = _signature(model)
+    kinds = [] if signature is None else [parameter.kind for parameter in signature.parameters.values()]
+    return inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def _named_leaves(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    """Name the leaves after parameters of ``forward`` and keys: ``x`` for one alone, ``batch_ids``, ``states_0``."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        return ["x"], [args[0]]
+    signature = _signature(model)
+    names: list[str] = []
+    several = None
+    for parameter in signature.parameters.values() if signature is not None else ():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            several = parameter.name
+        elif several is None:
+            names.append(parameter.name)
+    names += [f"{several or 'x'}_{i - len(names)}" for i in range(len(names), len(args))]
+    found = [
+        pair for name, value in (*zip(names, args, strict=False), *kwargs.items()) for pair in _leaves(name, value)
+    ]
+    for name, leaf in found:
+        _check_leaf(name, leaf)
+    return [name for name, _ in found], [leaf for _, leaf in found]
+
+
+def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
+    try:
+        paths = pytree.tree_leaves_with_path(value)
+    except ValueError:  # a class that was registered without keys
+        return [(f"{name}_{i}", leaf) for i, leaf in enumerate(pytree.tree_leaves(value))]
+    return [("_".join([name, *(str(_key(part)) for part in path)]), leaf) for path, leaf in paths]
 
 
 def _key(part: Any) -> Any:
     return getattr(part, "key", getattr(part, "idx", getattr(part, "name", str(part))))
+
+
+def _check_leaf(name: str, leaf: Any) -> None:
+    """Refuse what would become a constant of the file though it holds an input's numbers. Raises: ExportError."""
+    if isinstance(leaf, np.ndarray):
+        raise ExportError(f"argument '{name}' is a numpy.ndarray; torch.from_numpy(array) makes a tensor of it")
+    if not isinstance(leaf, Tensor) and _holds_tensor(leaf, set()):
+        raise ExportError(
+            f"argument '{name}' is {kind_of(leaf)}, in which torch sees no tensors; register the class by "
+            "torch.export.register_dataclass or torch.utils._pytree.register_pytree_node, or pass a dict"
+        )
+
+
+def _holds_tensor(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    if id(value) in seen or isinstance(value, type | nn.Module | str | bytes):
+        return False
+    seen.add(id(value))
+    parts: list[Any] = [*getattr(value, "__dict__", {}).values()]
+    parts += [getattr(value, slot, None) for slot in getattr(type(value), "__slots__", ())]
+    if isinstance(value, Mapping):
+        parts += value.values()
+    elif isinstance(value, Sequence | set | frozenset):
+        parts += value
+    return any(_holds_tensor(part, seen) for part in parts)
+
+
+def distinct_names(names: Sequence[str], taken: Collection[str]) -> list[str]:
+    """Return the names, with a number after those that are taken, or came before.
+
+    >>> distinct_names(["x", "x", "y"], {"y"})
+    ['x', 'x_1', 'y_1']
+    """
+    found: list[str] = []
+    used = set(taken)
+    for name in names:
+        wanted, number = name, 1
+        while wanted in used:
+            wanted, number = f"{name}_{number}", number + 1
+        used.add(wanted)
+        found.append(wanted)
+    return found
 
 
 def flatten_outputs(outputs: Any) -> list[Tensor]:
@@ -113,7 +263,7 @@ def output_dims(example: Example, names: list[str], axes: DynamicShapes) -> list
         more = 0 if only is None else 1
         grown = [grow(t, axes[name], more, only) for t, name in zip(example.tensors, names, strict=True)]
         with torch.no_grad():
-            return [list(output.shape) for output in flatten_outputs(example.model(*grown))]
+            return [list(output.shape) for output in flatten_outputs(example.call(*grown))]
 
     before = shapes(None)
     found: list[list[int | str]] = [list(shape) for shape in before]

@@ -9,10 +9,12 @@ import onnx
 import torch
 from torch import Tensor
 
+from exporter.errors import ExportError
 from exporter.example import PREFIX, DynamicShapes
 from exporter.export_job import Job, check_count
+from exporter.export_surroundings import every_layer
 from exporter.onnx_registration import translate
-from exporter.parity import ExportError, root_cause
+from exporter.parity import root_cause
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.model import load_model
 
@@ -21,18 +23,19 @@ def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
     """Return the model, in ``file`` if one is given. Raises: ExportError."""
     dims = tuple(dict(job.axes[name]) or None for name in job.inputs)
     try:
-        program = torch.onnx.export(
-            job.program or job.example.model,
-            () if job.program else job.example.tensors,
-            dynamo=True,
-            opset_version=job.opset,
-            input_names=job.inputs,
-            output_names=job.outputs,
-            dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
-            custom_translation_table={torch.ops.mylinear.linear.default: translate()},
-            optimize=False,  # it merges equal calls, and none must go uncounted
-            verbose=False,
-        )
+        with every_layer():
+            program = torch.onnx.export(
+                job.program or job.example.model,
+                () if job.program else job.example.tensors,
+                dynamo=True,
+                opset_version=job.opset,
+                input_names=job.inputs,
+                output_names=job.outputs,
+                dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
+                custom_translation_table={torch.ops.mylinear.linear.default: translate()},
+                optimize=False,  # it merges equal calls, and none must go uncounted
+                verbose=False,
+            )
     except Exception as error:
         raise ExportError(f"torch.onnx.export(dynamo=True) failed: {root_cause(error)}") from error
     assert program is not None

@@ -9,11 +9,18 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
 
+from exporter.errors import ExportError
 from exporter.example import DynamicShapes, Example, flatten_outputs
 from exporter.functional import AUTOGRAD_NODE_NAMES
-from exporter.parity import ExportError, compare_with_torch
+from exporter.parity import compare_with_torch
 from ort_ops.comparison import Comparison
+
+_FAST_PATH = (
+    "; in eval mode torch's fast path for transformers gives 0 where a padding mask is set, and the layers themselves "
+    "do not: call torch.backends.mha.set_fastpath_enabled(False) first"
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,19 @@ class Job:
     def compare(self, proto: onnx.ModelProto, path: Path | None = None) -> dict[str, Comparison]:
         if self.training and not self._is_deterministic():
             return {}
-        return compare_with_torch(proto, self.example.model, self.example.tensors, self.inputs, self.axes, path=path)
+        try:
+            return compare_with_torch(proto, self.example.call, self.example.tensors, self.inputs, self.axes, path=path)
+        except ExportError as error:
+            parts = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+            if torch.backends.mha.get_fastpath_enabled() and any(
+                isinstance(m, parts) for m in self.example.call.modules()
+            ):
+                raise ExportError(f"{error}{_FAST_PATH}") from error
+            raise
 
     def _is_deterministic(self) -> bool:
         with torch.no_grad():
-            first, second = (
-                flatten_outputs(copy.deepcopy(self.example.model)(*self.example.tensors)) for _ in range(2)
-            )
+            first, second = (flatten_outputs(copy.deepcopy(self.example.call)(*self.example.tensors)) for _ in range(2))
         return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -78,13 +91,13 @@ def check_count(found: int, job: Job, *, has_inner_graphs: bool) -> None:
 
 def _num_live_calls(example: Example) -> int:
     """Count the calls that an output depends on; exporters leave the others out, such as a pooler that nobody reads."""
-    parameters = [p for p in example.model.parameters() if p.is_floating_point()]
+    parameters = [p for p in example.call.parameters() if p.is_floating_point()]
     before = [p.requires_grad for p in parameters]
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            outputs = flatten_outputs(example.model(*example.tensors))
+            outputs = flatten_outputs(example.call(*example.tensors))
     finally:
         for parameter, needs_grad in zip(parameters, before, strict=True):
             parameter.requires_grad_(needs_grad)

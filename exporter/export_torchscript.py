@@ -10,9 +10,11 @@ import torch
 from onnx import helper
 from torch.onnx import TrainingMode
 
+from exporter.errors import ExportError
 from exporter.example import PREFIX, output_dims
 from exporter.export_job import Job, check_count
-from exporter.parity import ExportError, root_cause
+from exporter.export_surroundings import every_layer
+from exporter.parity import root_cause
 from ort_ops.contract import MYLINEAR
 from ort_ops.graphs import Scope
 from ort_ops.model import all_nodes, linear_nodes, load_model
@@ -23,19 +25,21 @@ def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
     buffer = io.BytesIO()
     mode = {"training": TrainingMode.TRAINING, "do_constant_folding": False} if job.training else {}
     try:
-        torch.onnx.export(
-            job.example.model,
-            job.example.tensors,
-            str(file) if file else buffer,  # type: ignore[arg-type]  # documented to take a file object too
-            dynamo=False,
-            opset_version=job.opset,
-            input_names=job.inputs,
-            output_names=job.outputs,
-            dynamic_axes={name: dict(dims) for name, dims in job.axes.items() if dims},
-            **mode,  # type: ignore[arg-type]
-        )
+        with every_layer():
+            torch.onnx.export(
+                job.example.model,
+                tuple(tensor.clone() for tensor in job.example.tensors),  # a model may overwrite them
+                str(file) if file else buffer,  # type: ignore[arg-type]  # documented to take a file object too
+                dynamo=False,
+                opset_version=job.opset,
+                input_names=job.inputs,
+                output_names=job.outputs,
+                dynamic_axes={name: dict(dims) for name, dims in job.axes.items() if dims},
+                **mode,  # type: ignore[arg-type]
+            )
     except Exception as error:
-        raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}") from error
+        hint = "; engine='dynamo' exports functions that are compiled" if "dynamo-optimized" in str(error) else ""
+        raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}{hint}") from error
     proto = load_model(file, external_data=False) if file else onnx.load_model_from_string(buffer.getvalue())
     check_count(len(linear_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
     if job.example.is_wrapped:

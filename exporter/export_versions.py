@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.parity import ExportError
+from exporter.errors import ExportError
 from ort_ops.runtimes import TargetError, newest_versions
 
 DEFAULT_OPSET = 20

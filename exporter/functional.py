@@ -12,6 +12,7 @@ Which road runs when (docs/torch_operator.md says why):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -47,7 +48,7 @@ def _gradients(ctx: Any, grad: Tensor) -> _Gradients:
     if needs_x:
         grad_x = grad.matmul(weight.conj() if weight.is_complex() else weight)
     if grad.ndim != 2:
-        grad = grad.reshape(grad.shape[:-1].numel(), grad.shape[-1])
+        grad = grad.reshape(math.prod(grad.shape[:-1]), grad.shape[-1])
     if needs_weight:
         if x.ndim != 2:
             x = x.reshape(grad.shape[0], x.shape[-1])
@@ -186,6 +187,8 @@ def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _traced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`linear` under the tracer of TorchScript; sizes are tensors there, and to compare them would be recorded."""
     if torch.onnx.is_in_onnx_export():
+        if _is_any_autocast_enabled():
+            x, weight, bias = autocast(x, weight, bias)
         for count in _counts:
             count[0] += 1
         return _complete_apply(x, weight, bias)
@@ -324,12 +327,28 @@ def _batched(
     x_dim, weight_dim, bias_dim = in_dims
     if weight_dim is None and bias_dim is None and x_dim is not None:
         return linear_of_one(x.movedim(x_dim, 0), weight, bias)
+    if isinstance(batch_size, int) and (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+        # A node for each: ONNX has no batch of the operator, and a product of matrices would lose it.
+        return torch.stack(
+            [
+                linear_of_one(
+                    _taken(x, x_dim, i),
+                    _taken(weight, weight_dim, i),
+                    bias if bias is None else _taken(bias, bias_dim, i),
+                )
+                for i in range(batch_size)
+            ]
+        )
     x, weight = _batch_first(x, x_dim, batch_size), _batch_first(weight, weight_dim, batch_size)
-    rows = x.shape[1:-1].numel()
+    rows = math.prod(x.shape[1:-1])  # not by Size.numel, which makes a number of a dynamic dimension
     out = torch.bmm(x.reshape(batch_size, rows, x.shape[-1]), weight.transpose(1, 2))
     if bias is not None:
         out = out + _batch_first(bias, bias_dim, batch_size).unsqueeze(1)
     return out.reshape(*x.shape[:-1], weight.shape[1])
+
+
+def _taken(tensor: Tensor, dim: int | None, index: int) -> Tensor:
+    return tensor if dim is None else tensor.select(dim, index)
 
 
 def _batch_first(tensor: Tensor, dim: int | None, batch_size: int) -> Tensor:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,15 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from exporter.example import DynamicShapes, flatten_outputs, make_example
+from exporter.errors import ExportError
+from exporter.example import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
 from exporter.export_dynamo import count_in_program, export_dynamo, symbolic_only
 from exporter.export_job import Job, check_names, check_value_names, dynamic_axes
+from exporter.export_surroundings import prepared
 from exporter.export_torchscript import export_torchscript
 from exporter.export_versions import choose_opset, ir_version
 from exporter.functional import count_calls
-from exporter.parity import ExportError, root_cause
+from exporter.parity import root_cause
 from exporter.rewrite_files import MAX_NBYTES_INSIDE, read_model, write_model
 from exporter.tensors import to_numpy
 from ort_ops.comparison import Comparison
@@ -78,9 +77,9 @@ def export(
     than 1.5 GiB lie beside the file, in ``<path>.data``.
 
     Args:
-        model: a module, left in the mode that it was in, or an exported program.
-        args: example input, or the sequence of them; tensors may stand in tuples, lists and dicts. An exported program
-            has an example of its own.
+        model: a module, compiled or not, left in the mode that it was in, or an exported program.
+        args: example input, or a tuple of the arguments of ``forward``; tensors may stand in tuples, lists, dicts, and
+            classes that torch's pytree knows. An exported program has an example of its own.
         path: where to write; an existing file is replaced, and only by a whole one. Devices, FIFOs and ``-``, which is
             standard output, are written to.
         kwargs: further arguments by name. What is no tensor, in either, becomes a constant of the file.
@@ -89,8 +88,9 @@ def export(
         target: an onnxruntime that must load the file, such as ``1.17``; picks the newest opset that it has, and the
             IR version.
         target_python: a Python that has the target installed; the file is run there too, and compared.
-        input_names: ``x`` by default, or the names of forward's parameters, and keys, where there are several.
-        output_names: ``y`` by default, or ``y0``, ``y1``, ... where there are several.
+        input_names: by default ``x`` for one tensor by position, else names of forward's parameters, and keys within.
+        output_names: by default ``y``, or ``y0``, ``y1``, ... where there are several; ``output`` where those are
+            taken.
         dynamic_shapes: ``{input name: {dimension: its name}}``; by default the first dimension of every input of
             rank 2 or more is ``batch``. ``{}`` for none.
         metadata: entries for the model's metadata_props.
@@ -100,33 +100,26 @@ def export(
     Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that the operator
         does not have.
     """
+    if not isinstance(path, str | Path):
+        hint = "; are args and path swapped? The call is export(model, args, path)" * isinstance(path, Tensor)
+        raise ExportError(f"path must be the name of a file, got {kind_of(path)}{hint}")
     check_output(path)
     opset = choose_opset(engine, opset, target)
-    program: torch.export.ExportedProgram | None = None
-    module: nn.Module
-    if isinstance(model, torch.export.ExportedProgram):
-        if engine != "dynamo":
-            raise ExportError("an exported program takes engine='dynamo'")
-        program, module = model, model.module()
-        if not args and not kwargs:
-            args, kwargs = model.example_inputs or ((), {})
-    else:
-        module = copy.deepcopy(model) if training else model
-    was_training = {part: part.training for part in module.modules()}
-    if program is None:
-        module.train() if training else module.eval()
-    try:
-        with torch.no_grad(), count_calls() as num_calls, _quiet():
+    module, program = _module_of(model, engine, is_copied=training)
+    if program is not None:
+        args, kwargs = _arguments_of(program, args, kwargs)
+    with prepared(module, None if program else training):
+        with torch.no_grad(), count_calls() as num_calls:
             example = make_example(module, args, kwargs)
-            raw = example.model(*example.tensors)
-            expected_nodes = num_calls()
+            raw = example.call(*example.tensors)
+            expected_nodes = num_calls() if program is None else count_in_program(program)
         outputs = flatten_outputs(raw)
-        if program is not None:
-            expected_nodes = count_in_program(program)
-        elif not example.is_wrapped and not _is_plain_output(raw):
+        if not outputs:
+            raise ExportError(f"the model must return tensors, in tuples, lists or dicts; it returns {kind_of(raw)}")
+        if program is None and not example.is_wrapped and not _is_plain_output(raw):
             example = make_example(module, args, kwargs, must_wrap=True)
         inputs = list(input_names or example.names)
-        results = list(output_names or (["y"] if len(outputs) == 1 else [f"y{i}" for i in range(len(outputs))]))
+        results = list(output_names or _default_names(len(outputs), {*inputs, *_state_names(module)}))
         check_names(inputs, len(example.tensors), "input")
         check_names(results, len(outputs), "output")
         axes = dynamic_axes(inputs, example.tensors, dynamic_shapes)
@@ -134,13 +127,53 @@ def export(
             axes = symbolic_only(program, inputs, axes)
         job = Job(example, program, opset, inputs, results, axes, expected_nodes, training)
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
-        with _quiet():
-            write = _export_large if is_large else _export_small
-            proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
-    finally:
-        for part, mode in was_training.items():
-            part.training = mode
+        write = _export_large if is_large else _export_small
+        proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
     return ExportResult(Path(path), len(linear_nodes(proto)), opset, proto.ir_version, comparisons)
+
+
+def _module_of(
+    model: nn.Module | torch.export.ExportedProgram, engine: str, *, is_copied: bool
+) -> tuple[nn.Module, torch.export.ExportedProgram | None]:
+    """Return the module to call, and the exported program that it came from. Raises: ExportError."""
+    if isinstance(model, torch.export.ExportedProgram):
+        if engine != "dynamo":
+            raise ExportError("an exported program takes engine='dynamo'")
+        return model.module(), model
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExportError(
+            "model is a torch.jit.ScriptModule, in which MYLINEAR cannot be found any more; export the module that "
+            "it was made from"
+        )
+    if not isinstance(model, nn.Module):
+        hint = "; are model and args swapped? The call is export(model, args, path)" * isinstance(model, Tensor)
+        raise ExportError(f"model must be a torch.nn.Module or an ExportedProgram, got {kind_of(model)}{hint}")
+    while isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # what torch.compile returns
+        model = original
+    return copy.deepcopy(model) if is_copied else model, None
+
+
+def _arguments_of(program: torch.export.ExportedProgram, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return the program's own example where none is given; keywords in the program's order, which its inputs have."""
+    if kwargs is None and isinstance(args, tuple | list) and not args:
+        return program.example_inputs or ((), {})
+    if isinstance(kwargs, Mapping):
+        order = program.call_spec.in_spec.child(1).context if program.call_spec.in_spec is not None else []
+        kwargs = {**{key: kwargs[key] for key in order if key in kwargs}, **kwargs}
+    return args, kwargs
+
+
+def _state_names(module: nn.Module) -> set[str]:
+    return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _default_names(count: int, taken: set[str]) -> list[str]:
+    """Return ``y``, or ``y0``, ``y1``, ...; ``output`` in place of ``y`` where an input or a weight has that name."""
+    for word in ("y", "output", "result"):
+        names = [word] if count == 1 else [f"{word}{i}" for i in range(count)]
+        if not taken.intersection(names):
+            return names
+    return distinct_names(names, taken)
 
 
 def _export_small(
@@ -208,7 +241,11 @@ def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file:
     clean = onnx_ir.to_proto(ClearMetadataAndDocStringPass()(onnx_ir.from_proto(proto)).model)
     proto.CopyFrom(clean)
     if not linear_nodes(proto):
-        raise ExportError("the model calls MYLINEAR nowhere; use exporter.MyLinear in place of torch.nn.Linear")
+        raise ExportError(
+            "the model calls MYLINEAR nowhere; use exporter.MyLinear in place of torch.nn.Linear, or "
+            "exporter.swap_linear(model) to turn every nn.Linear into one; what is an ONNX file already takes "
+            "`mylinear adopt`"
+        )
     complete_biases(proto)
     proto.ir_version = ir_version(opset)
     attach_function(proto)
@@ -220,30 +257,3 @@ def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file:
         onnx.checker.check_model(str(file) if file else proto, full_check=file is None, check_custom_domain=True)
     except Exception as error:
         raise ExportError(f"the exported model does not pass onnx.checker: {root_cause(error)}") from error
-
-
-_ASKED_FOR = (
-    r".*The axis name: \w+ will not be used",  # two inputs with one name for their batch dimension
-    "Exporting a model while it is in training mode",
-    "Exporting a model to ONNX with a batch_size other than 1",  # other sizes are compared
-    r"The tensor attributes? .* assigned during export",
-    r"The \.grad attribute of a Tensor that is not a leaf Tensor",
-)
-"""What torch's exporters warn of, though it is asked for, checked, or their own doing."""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence torch's exporters on matters that a caller of `export` can do nothing about."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):  # type: ignore[attr-defined]
-                warnings.simplefilter("ignore", category)
-            for message in _ASKED_FOR:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -10,17 +10,13 @@ import onnxruntime
 import torch
 from torch import nn
 
+from exporter.errors import ExportError
 from exporter.example import DynamicShapes, flatten_outputs, grow
 from exporter.float64_run import Float64Run
 from exporter.tensors import to_numpy
 from ort_ops.comparison import Comparison
-from ort_ops.errors import MylinearError
 from ort_ops.model import element_types
 from ort_ops.session import InferenceSession
-
-
-class ExportError(MylinearError, RuntimeError):
-    """A model that could not be exported, or not as it should be; no file was written."""
 
 
 def compare_with_torch(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import ort_ops
 from exporter import onnx_export as export_module
+from exporter.errors import ExportError
 from exporter.module import MyLinear
 from exporter.onnx_export import export
-from exporter.parity import ExportError
 from ort_ops.contract import DOMAIN, MYLINEAR
 from ort_ops.model import has_function, linear_nodes
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import ort_ops
 from exporter import onnx_export
+from exporter.errors import ExportError
 from exporter.module import MyLinear
 from exporter.onnx_export import export
-from exporter.parity import ExportError
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.model import linear_nodes
 from ort_ops.runtimes import TargetError, newest_versions, oldest_runtime
@@ -217,6 +217,7 @@ import io, json, sys, warnings
 import {first}
 import {second}
 import onnx, torch
+from exporter.errors import ExportError
 from exporter.module import MyLinear
 warnings.simplefilter("ignore")
 
