@@ -73,9 +73,10 @@ class _Version(argparse.Action):
     """Print the version; it takes long to find, so not before it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
+        from ort_ops import requirements
 
-        print(f"mylinear {version('ort-mylinear')}")
+        version = requirements.installed_version(requirements.DISTRIBUTION)
+        print(f"mylinear {version or 'of a source tree, not installed'}")
         parser.exit()
 
 
