@@ -61,6 +61,10 @@ def _run_guarded(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except MemoryError as error:
         return _fail(f"there is too little memory{f': {error}' if str(error) else ''}")
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime."):
+            raise
+        return _fail(f"onnxruntime cannot do this: {error}")
     return status
 
 

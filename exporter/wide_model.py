@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from exporter.widen import FLOATS, widen_to_float64
 from ort_ops.model import all_nodes
-from ort_ops.skeleton import sort_nodes
+from ort_ops.node_order import sort_nodes
 
 Array = NDArray[Any]
 _MIN_LARGE = 1024  # numbers; smaller tensors may be what an operator wants as constants

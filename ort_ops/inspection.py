@@ -19,10 +19,10 @@ from ort_ops.model import (
     LinearNode,
     check_linear_nodes,
     domain_version,
-    element_types,
     has_function,
     linear_nodes,
     stated_types,
+    with_shapes,
 )
 from ort_ops.model_checks import check_linear_shapes, function_difference
 from ort_ops.model_file import look_at_model
@@ -150,10 +150,7 @@ def require_kernel(found: Inspection, kernel: str) -> None:
 
 
 def _linear_infos(model: onnx.ModelProto) -> list[LinearInfo]:
-    MYLINEAR.register_schema()
-    element_types(model)
-    inferred = onnx.shape_inference.infer_shapes(model)
-    return [_linear_info(linear) for linear in linear_nodes(inferred)]
+    return [_linear_info(linear) for linear in linear_nodes(with_shapes(model))]
 
 
 def _linear_info(linear: LinearNode) -> LinearInfo:

@@ -17,7 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ort_ops.skeleton import Dims, bodies, infer_dims
+from ort_ops.graphs import bodies
+from ort_ops.skeleton import Dims, infer_dims
 
 Array = NDArray[Any]
 _MAX_CONSTANT = 1 << 16  # numbers of a tensor whose values are looked at
@@ -127,7 +128,7 @@ def _visit_call(node: onnx.NodeProto, function: onnx.FunctionProto, scope: _Scop
 def _visit_bodies(node: onnx.NodeProto, scope: _Scope) -> None:
     """Hand limits to the results of the bodies, visit them, and hand on what their own inputs must be."""
     skipped = {"Loop": 1, "Scan": 0, "If": 0}[node.op_type]
-    for body in bodies(node):
+    for _, body in bodies(node):
         for output, name in zip(list(body.output)[skipped:], node.output, strict=False):
             scope.meet(output.name, scope.of(name))
         _visit(body.node, scope)
@@ -329,7 +330,7 @@ def _constants(container: onnx.GraphProto | onnx.FunctionProto) -> list[tuple[st
     arrays = []
     while pending:
         node = pending.pop()
-        for body in bodies(node):
+        for _, body in bodies(node):
             pending += body.node
             found += [(tensor.name, tensor) for tensor in body.initializer]
         if node.op_type == "Constant" and len(node.attribute) == 1 and not node.attribute[0].ref_attr_name:

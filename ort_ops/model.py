@@ -167,13 +167,21 @@ def linear_element_types(model: onnx.ModelProto) -> list[ElementType]:
     nodes = linear_nodes(model)
     types = stated_types(nodes)
     if None in types:
-        MYLINEAR.register_schema()
-        nodes = linear_nodes(onnx.shape_inference.infer_shapes(model))
+        nodes = linear_nodes(with_shapes(model))
         types = stated_types(nodes)
     for linear, element_type in zip(nodes, types, strict=True):
         if element_type is None:
             raise ModelError(f"the element type of {MYLINEAR.name} node '{linear.label}' cannot be inferred")
     return [MYLINEAR.element_type(t) for t in types if t is not None]
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with what onnx can infer of types and shapes; as it is where onnx refuses it."""
+    MYLINEAR.register_schema()
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # of many types; onnxruntime says more clearly what is wrong
+        return model
 
 
 def stated_types(nodes: Sequence[LinearNode]) -> list[int | None]:

@@ -16,15 +16,16 @@ from onnx import defs
 from ort_ops.errors import ModelError
 from ort_ops.external_data import ExternalData
 from ort_ops.function_checks import check_functions
-from ort_ops.graphs import Scope, declared_values, node_label, scopes, tensors_of
+from ort_ops.graphs import NodeContainer, Scope, declared_values, node_label, scopes, tensors_of
 from ort_ops.name_checks import check_names
+from ort_ops.node_order import sort_nodes
 from ort_ops.tensor_checks import check_tensor, is_element_type
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def validate_model(model: onnx.ModelProto, what: str, external: ExternalData | None) -> None:
-    """Check text, functions, names, nodes, types, and the size of all data.
+    """Check text, functions, names, nodes, types, and the size of all data; put nodes in order that are not.
 
     Args:
         what: the model in words, such as ``'model.onnx'`` in quotes.
@@ -35,9 +36,11 @@ def validate_model(model: onnx.ModelProto, what: str, external: ExternalData | N
     try:
         _check_header(model)
         check_functions(model)
-        check_names(model.graph, "the graph")
-        for function in model.functions:
-            check_names(function, f"function '{function.name}'")
+        owners: list[tuple[NodeContainer, str]] = [(model.graph, "the graph")]
+        owners += [(function, f"function '{function.name}'") for function in model.functions]
+        for owner, where in owners:
+            if not check_names(owner, where):
+                sort_nodes(owner, where)
         local = {(function.domain, function.name) for function in model.functions}
         for scope in scopes(model):
             _check_nodes(scope, model, local)
@@ -93,6 +96,7 @@ def _check_header(model: onnx.ModelProto) -> None:
 def _check_nodes(scope: Scope, model: onnx.ModelProto, local: set[tuple[str, str]]) -> None:
     """Check each node by itself, with what onnx knows of its operator."""
     owner = scope.root if isinstance(scope.root, onnx.FunctionProto) else model
+    domains = {entry.domain for entry in (*owner.opset_import, *model.opset_import)}
     version = max((entry.version for entry in owner.opset_import if entry.domain in _DEFAULT_DOMAINS), default=0)
     for node in scope.container.node:
         op_type, domain = node.op_type, node.domain
@@ -100,6 +104,11 @@ def _check_nodes(scope: Scope, model: onnx.ModelProto, local: set[tuple[str, str
             raise ModelError(f" is damaged: node '{node_label(node)}' has no operator, or a name that is no text")
         if node.attribute:
             _check_attributes(node)
+        if domain not in domains and not (domain in _DEFAULT_DOMAINS and domains.intersection(_DEFAULT_DOMAINS)):
+            raise ModelError(
+                f" is damaged: node '{node_label(node)}' ({op_type}) is of domain '{domain or 'ai.onnx'}', "
+                "of which the model imports no version"
+            )
         if domain in _DEFAULT_DOMAINS and (domain, op_type) not in local:
             rules = _rules(op_type, version)
             if rules is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 
 import onnx
 
 from ort_ops.contract import MYLINEAR
-from ort_ops.model import ModelError
+from ort_ops.graphs import Scope, scopes_in
 
 Dims = list[int | str | None]
 _KEPT_NUMBERS = 1024  # of a tensor whose values shape inference may need, such as the shape that a Reshape takes
@@ -40,62 +39,6 @@ def infer_dims(model: onnx.ModelProto) -> dict[str, Dims]:
     return dict(_stated_dims(inferred.graph))
 
 
-def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put the nodes of a graph and its bodies into an order in which each comes after those that it needs, in place.
-
-    ONNX demands that order, onnxruntime does not, and converters append nodes at the end. Nodes that are in order
-    stay as they are. Raises: ModelError for a cycle.
-    """
-    for node in graph.node:
-        for body in bodies(node):
-            sort_nodes(body)
-    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    needs = [
-        {makers[name] for name in needed(node) if name in makers and makers[name] != index}
-        for index, node in enumerate(graph.node)
-    ]
-    if all(source < index for index, sources in enumerate(needs) for source in sources):
-        return
-    waiting = [len(sources) for sources in needs]
-    users: list[list[int]] = [[] for _ in needs]
-    for index, sources in enumerate(needs):
-        for source in sources:
-            users[source].append(index)
-    ready = [index for index, count in enumerate(waiting) if not count]
-    order = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for user in users[index]:
-            waiting[user] -= 1
-            if not waiting[user]:
-                heapq.heappush(ready, user)
-    if len(order) < len(needs):
-        stuck = graph.node[next(index for index, count in enumerate(waiting) if count)]
-        raise ModelError(f"the graph has a cycle: node '{stuck.name or stuck.output[0]}' needs its own result")
-    nodes = [graph.node[index] for index in order]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs in a node's attributes, in their order."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def needed(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of the values that a node takes, from around it too where it has bodies."""
-    yield from (name for name in node.input if name)
-    for body in bodies(node):
-        for inner in body.node:
-            yield from needed(inner)
-        yield from (output.name for output in body.output)
-
-
 def _copy_graph(graph: onnx.GraphProto, bare: onnx.GraphProto) -> None:
     for field, value in graph.ListFields():
         if field.name == "initializer":
@@ -119,20 +62,5 @@ def _copy_tensor(tensor: onnx.TensorProto, bare: onnx.TensorProto) -> None:
 
 
 def _stated_dims(graph: onnx.GraphProto) -> Iterator[tuple[str, Dims]]:
-    for value in (*graph.value_info, *graph.input, *graph.output):
-        if value.type.tensor_type.HasField("shape"):
-            yield value.name, [_dim(dim) for dim in value.type.tensor_type.shape.dim]
-    for tensor in graph.initializer:
-        yield tensor.name, list(tensor.dims)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                yield node.output[0], list(attribute.t.dims)
-        for body in bodies(node):
-            yield from _stated_dims(body)
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    return str(dim.dim_param) or None
+    for scope in scopes_in(Scope(graph)):
+        yield from ((name, list(shape)) for name, shape in scope.shapes.items())

@@ -16,7 +16,8 @@ from ort_ops import integer_limits
 from ort_ops.integer_limits import Limits
 from ort_ops.model import ModelError
 from ort_ops.model_inputs import ExampleError, InputDrawer, NoExampleError, read_examples
-from ort_ops.skeleton import infer_dims, skeleton, sort_nodes
+from ort_ops.node_order import sort_nodes
+from ort_ops.skeleton import infer_dims, skeleton
 
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
@@ -275,5 +276,5 @@ def test_nodes_are_put_in_order() -> None:
     assert [node.op_type for node in model.graph.node] == ["Cast", "Relu", "If"]
     onnx.checker.check_model(model)
     model.graph.node[1].input[0] = "y"
-    with pytest.raises(ModelError, match="has a cycle: node 'b' needs its own result"):
+    with pytest.raises(ModelError, match=r"wait for each other in a circle \(see 'b'"):
         sort_nodes(model.graph)

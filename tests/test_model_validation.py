@@ -237,6 +237,16 @@ def test_models_that_are_unusual_but_right_are_taken(tmp_path: Path) -> None:
     assert not session.run(None, {"x": np.ones((2, 30), np.float32)})[0].any()
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nodes_need_not_be_in_order(command: str, tmp_path: Path) -> None:
+    model = make_linear_model(["batch", 30], WEIGHT, None)
+    model.graph.node[0].output[0] = "inner"
+    model.graph.node.insert(0, helper.make_node("Add", ["inner", "negated"], ["y"]))
+    model.graph.node.append(helper.make_node("Neg", ["inner"], ["negated"]))
+    onnx.save(model, tmp_path / "m.onnx")
+    assert cli.main(arguments(command, tmp_path / "m.onnx")) == 0
+
+
 def test_calls_up_to_the_bound_run(tmp_path: Path) -> None:
     calls = [(f"f{i}", [f"f{i + 1}"] * 2) for i in range(6)] + [("f6", [])]
     onnx.save(identity_functions(calls), tmp_path / "m.onnx")
