@@ -39,9 +39,9 @@ class Perturbation:
     """How the results of nodes are perturbed in one run.
 
     Attributes:
-        kind: ``independent`` for random signs; ``tied`` for random signs that are the same in all nodes of one shape,
-            as the errors of equal layers are; ``drift`` for one rounding of each result, all outwards.
-        seed: of the signs.
+        kind: ``independent`` for random numbers; ``tied`` for random numbers that are the same in all nodes of one
+            shape, as the errors of equal layers are; ``drift`` for one rounding of each result, all outwards.
+        seed: of the random numbers.
         is_wide: whether float64 nodes are perturbed, `FLOAT64_SCALE` times as much; else those of all other types.
         factor: the perturbation in units of the node's error size.
         is_frozen: whether decisions stay as they were without perturbation.
@@ -146,9 +146,8 @@ class Tracker:
             noisy = inputs
         results = []
         for i, (result, element_type) in enumerate(zip(run(*noisy), result_types, strict=False)):
-            result = _as_array(result)
-            if error.of_result and element_type is not None and isinstance(result, np.ndarray):
-                result = _widen(result)
+            result = _widen(_as_array(result))
+            if error.of_result and element_type is not None and _is_float(result):
                 size = scale * error.size(result, inputs, element_type)
                 result = self._perturbed(result, size, element_type, 100 + i)
             results.append(self._settle(proto, result, element_type, inputs))
@@ -186,17 +185,18 @@ class Tracker:
         bias = None if c is None else attributes.get("beta", 1.0) * c
         return sum_size(attributes.get("alpha", 1.0) * a, b, held, bias)
 
-    def _signs(self, shape: tuple[int, ...], salt: int) -> Array:
+    def _random(self, shape: tuple[int, ...], salt: int) -> Array:
+        """Return random signs and sizes of variance 1: numbers spread evenly, as roundings are."""
         assert self.perturbation is not None
         key = shape if self.perturbation.kind == "tied" else (self._count,)
         rng = np.random.default_rng([self.perturbation.seed, salt, *key])
-        return rng.integers(0, 2, shape, np.int8) * 2.0 - 1.0
+        return rng.uniform(-(3**0.5), 3**0.5, shape)
 
     def _noisy(self, value: Any, relative: float, index: int) -> Any:
-        if not isinstance(value, np.ndarray) or value.dtype != np.float64:
+        if not _is_float(value):
             return value
         with np.errstate(all="ignore"):
-            return np.where(np.isfinite(value), value * (1 + relative * self._signs(value.shape, 1 + index)), value)
+            return np.where(np.isfinite(value), value * (1 + relative * self._random(value.shape, 1 + index)), value)
 
     def _perturbed(self, result: Array, size: Array, element_type: ElementType, salt: int) -> Array:
         assert self.perturbation is not None
@@ -205,7 +205,7 @@ class Tracker:
                 unit = element_type.unit_roundoff * self.perturbation.scale(element_type) / self.perturbation.factor
                 change = np.where(size > 0, unit * result, 0.0)
             else:
-                change = size * self._signs(result.shape, salt)
+                change = size * self._random(result.shape, salt)
             return np.where(np.isfinite(change) & np.isfinite(result), result + change, result)
 
     def _settle(self, proto: onnx.NodeProto, result: Any, element_type: ElementType | None, inputs: list[Any]) -> Any:
@@ -213,9 +213,8 @@ class Tracker:
         if not isinstance(result, np.ndarray):
             return self._typed(result, [element_type], None)
         result = _widen(result)
-        is_floating = result.dtype == np.float64
-        takes_floats = any(isinstance(value, np.ndarray) and value.dtype == np.float64 for value in inputs)
-        if takes_floats and (not is_floating or proto.op_type in STEPS):
+        is_floating = _is_float(result)
+        if any(map(_is_float, inputs)) and (not is_floating or proto.op_type in STEPS):
             result = self._decide(result)
         if is_floating and element_type is not None:
             result = self._overflow(result, element_type)
@@ -262,7 +261,7 @@ class Tracker:
         element_type = _BY_NAME.get(result.dtype.name) if result.dtype != np.float64 else None
         element_type = element_type or declared or next((t for t in types if t is not None), _FLOAT64)
         result = _widen(result)
-        return self._remember(result, element_type) if result.dtype == np.float64 else result
+        return self._remember(result, element_type) if _is_float(result) else result
 
     def _remember(self, value: Array, element_type: ElementType) -> Array:
         known = self._types.get(id(value))
@@ -329,6 +328,10 @@ def _is_same(a: Array, b: Array) -> bool:
 
 def _as_array(value: Any) -> Any:
     return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.float64
 
 
 def _widen(value: Any) -> Any:

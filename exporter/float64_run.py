@@ -7,15 +7,15 @@ derivatives act with their signs: the graph is run again with every node's resul
 outputs is measured.
 
 **The factor.** Let delta_i be the most that rounding i can be off, J_i the derivative of an output by it, and
-sigma^2 = sum (J_i delta_i)^2. Random signs times the delta_i give the output exactly that variance, and so the root
-mean square of what arrives estimates sigma. Where roundings are independent and spread evenly over [-delta_i, delta_i],
-the output's error is sub-Gaussian with variance proxy sigma^2 / 3, and so it exceeds `FACTOR` sigma with a probability
-of at most 2 exp(-3 FACTOR^2 / 2), which is 8e-11 for 4. Even for roundings that are always at their worst, with random
-signs, it is 7e-4 (Hoeffding). The perturbations are `FACTOR` times the sizes to begin with: second-order effects at
-that distance are then in the result.
+sigma^2 = sum (J_i delta_i)^2. Random numbers of variance delta_i^2 give the output exactly that variance, and so the
+root mean square of what arrives estimates sigma. Where roundings are independent and spread evenly over
+[-delta_i, delta_i], the output's error is sub-Gaussian with variance proxy sigma^2 / 3, and so it exceeds `FACTOR`
+sigma with a probability of at most 2 exp(-3 FACTOR^2 / 2), which is 8e-11 for 4. Even for roundings that are always at
+their worst, with random signs, it is 7e-4 (Hoeffding). The perturbations are `FACTOR` times the sizes to begin with:
+second-order effects at that distance are then in the result.
 
 **Errors that are not independent.** Equal layers round equal numbers equally, and what is added up over and over may
-be rounded in one direction. Beside `independent` runs there are `tied` ones, with the same signs in all nodes of one
+be rounded in one direction. Beside `independent` runs there are `tied` ones, with the same numbers in all nodes of one
 shape, and one that lets every number `drift` outwards by one unit roundoff. Of the three kinds the largest counts. In a
 network without such structure they arrive alike; where errors add up instead of averaging out, they do so here too.
 

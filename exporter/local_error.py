@@ -32,28 +32,29 @@ def _names(text: str) -> frozenset[str]:
 
 
 EXACT = _names("""
-    Abs Ceil CenterCropPad Clip Col2Im Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace
-    Dropout Expand EyeLike Flatten Floor Gather GatherElements GatherND GlobalMaxPool Hardmax Identity If IsInf
-    IsNaN Loop Max MaxPool MaxUnpool Min Neg NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Pad
-    ReduceMax ReduceMin Relu Reshape ReverseSequence Round Scan Scatter ScatterElements ScatterND SequenceAt
+    Abs And ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil CenterCropPad Clip Col2Im
+    Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace Dropout Equal Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND GlobalMaxPool Greater GreaterOrEqual Hardmax Identity If IsInf IsNaN Less
+    LessOrEqual Loop Max MaxPool MaxUnpool Min Neg NonZero Not OneHot Optional OptionalGetElement OptionalHasElement
+    Or Pad ReduceMax ReduceMin Relu Reshape ReverseSequence Round Scan Scatter ScatterElements ScatterND SequenceAt
     SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap Shape Sign Size Slice
     SpaceToDepth Split SplitToSequence Squeeze TensorScatter Tile TopK Transpose Trilu Unique Unsqueeze Upsample
-    Where
+    Where Xor
 """)
-"""Operators that move or choose numbers, or take steps, and make no rounding error."""
+"""Operators that move, choose or compare numbers, or take steps, and make no rounding error."""
 STEPS = _names("Ceil Floor Hardmax Round Sign")
 """Operators whose floating-point result changes in steps: decisions, as integers and booleans are."""
 HAVE_AGREED_EDGES = _names(
     "Add Cast CastLike Constant Div Flatten Identity MatMul Mul Relu Reshape Sigmoid Sub Tanh Transpose"
 )
 """Operators that all runtimes let act alike on infinities and NaN."""
-_ONE_ROUNDING = _names("Add Cast CastLike Div LeakyRelu Mod Mul PRelu Range Sqrt Sub")
+_ONE_ROUNDING = _names("Add Cast CastLike DequantizeLinear Div LeakyRelu Mod Mul PRelu Range Sqrt Sub")
 _GATED = _names("FastGelu Gelu HardSwish Mish QuickGelu Softplus Swish")
 """Elementwise functions of the kind x g(x) with a cancellation in g for negative x: their error is that of x there."""
-_FROM_ONE = _names("Celu Elu Selu Sigmoid")
-"""Elementwise functions that runtimes compute as if from 1 for negative x: e^x - 1, or 1 - 1 / (1 + e^x)."""
+_FROM_ONE = _names("Celu Elu HardSigmoid Selu Sigmoid")
+"""Elementwise functions with a constant about 1 in them for negative x, as in e^x - 1."""
 _FUNCTIONS = _names("""
-    Acos Acosh Asin Asinh Atan Atanh Cos Cosh Erf Exp HardSigmoid Log Mean Pow Reciprocal Shrink Sin Sinh
+    Acos Acosh Asin Asinh Atan Atanh Cos Cosh Erf Exp Log Mean Pow Reciprocal Shrink Sin Sinh
     Softsign Sum Tan Tanh ThresholdedRelu
 """)
 _FEW_TERMS = _names("AffineGrid BatchNormalization GridSample Resize RotaryEmbedding")
