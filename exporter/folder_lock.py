@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ort_ops.errors import MylinearError
 from ort_ops.files import output_error
+from ort_ops.temporaries import removed_at_exit
 
 try:
     import fcntl
@@ -55,12 +55,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
         raise output_error(path, error) from error
     _held[key] = thread
     try:
-        yield
+        if descriptor is None:
+            yield
+        else:
+            with removed_at_exit(path):
+                yield
     finally:
         del _held[key]
         if descriptor is not None:
-            with contextlib.suppress(OSError):  # the folder may be gone
-                path.unlink(missing_ok=True)
             os.close(descriptor)
 
 

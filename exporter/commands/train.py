@@ -106,15 +106,18 @@ def _train_together(
     args: argparse.Namespace, problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None
 ) -> int:
     from exporter.distributed import joined
+    from exporter.folder_lock import lock_folder
     from exporter.resume import check_resume
     from exporter.training import TrainingInterrupted, select_device, train
     from exporter.training_run import TrainingError
+    from ort_ops.files import make_folder
 
     if checkpoint is not None:
         check_resume(checkpoint, problem.describe(), options)
     with joined(select_device(options.device).type) as processes:
         if processes.is_writer:
-            return _train_and_tell(args, problem, options, checkpoint, processes.count)
+            with lock_folder(make_folder(args.output)):  # before anything is said of the training
+                return _train_and_tell(args, problem, options, checkpoint, processes.count)
         try:
             train(problem, options, resume=checkpoint)
         except TrainingInterrupted:
