@@ -19,11 +19,14 @@ from ort_ops.input_files import InputError, first_line, open_input, shown_names
 
 _MAX_HEADER = 10_000  # bytes; NumPy's own limit
 _MAX_DEFLATE_RATIO = 1032
+_BFLOAT16 = np.dtype("V2")  # as NumPy, which does not know it, writes that of ml_dtypes
 _MAX_RANK = 32  # NumPy's own, before 2.0
 
 
 def open_npy(path: str | Path) -> NDArray[Any]:
     """Map the array of an NPY file, of numbers, into memory; nothing of it is read yet.
+
+    bfloat16, which NumPy does not have, comes as ``V2``, as NumPy writes it.
 
     Raises: InputError if it is no such file, or is shorter than its header claims.
     """
@@ -32,7 +35,7 @@ def open_npy(path: str | Path) -> NDArray[Any]:
             header = _Header(file.read(_MAX_HEADER))
         except Exception as error:  # NumPy reports a damaged header in a dozen ways
             raise InputError(f"'{path}' is not a .npy file of numbers: {first_line(error)}") from error
-        if header.dtype.kind not in "fiub":
+        if header.dtype.kind not in "fiub" and header.dtype != _BFLOAT16:
             raise InputError(f"'{path}' must hold numbers, got dtype {header.dtype}")
         header.require_size(f"'{path}'", os.fstat(file.fileno()).st_size)
         if 0 in header.shape:
@@ -90,7 +93,7 @@ def _read_member(what: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     with archive.open(info) as file:
         head = file.read(_MAX_HEADER)
         header = _Header(head)
-        if header.dtype.kind not in "fiubcUS" and header.dtype != np.dtype("V2"):
+        if header.dtype.kind not in "fiubcUS" and header.dtype != _BFLOAT16:
             raise InputError(f"{what} must be numbers or text, got dtype {header.dtype}")
         header.require_size(what, info.file_size)
         data = head[header.length :] + file.read()  # to the end, where the checksum is compared

@@ -87,6 +87,10 @@ class RowReader:
 
     def _open_npy(self, source: str) -> Rows:
         array = open_npy(source)
+        if array.dtype.kind == "V":
+            if self.dtype.name != "bfloat16":
+                raise InputError(f"'{source}' must hold numbers, got dtype {array.dtype}")
+            array = array.view(self.dtype)
         shape = list(self.shape)
         wrong = [i for i, dim in enumerate(shape[1:], 1) if isinstance(dim, int) and array.shape[i : i + 1] != (dim,)]
         if array.ndim != len(shape) or wrong:

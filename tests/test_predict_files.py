@@ -98,6 +98,11 @@ def test_bfloat16_is_written_as_float32_which_holds_it(tmp_path: Path) -> None:
     predict(session, "3,2", tmp_path / "out.npy")
     out = np.load(tmp_path / "out.npy")
     assert (out.dtype, out.tolist()) == (np.float32, [[16.0]])
+    np.save(tmp_path / "rows.npy", np.array([[3.0, 2.0]], ml_dtypes.bfloat16))
+    predict(session, str(tmp_path / "rows.npy"), tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy").tolist() == [[16.0]]
+    with pytest.raises(InputError, match="must hold numbers, got dtype"):
+        predict(linear(), str(tmp_path / "rows.npy"), tmp_path / "out.npy")
 
 
 # Files that are none
