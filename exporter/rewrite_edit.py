@@ -19,6 +19,8 @@ FORM_KEY = "mylinear.adopted_from"
 """Entry of a node's metadata_props: what it was before `adopt`, so that `lower` gives the same number of nodes."""
 _IR_VERSION_OF_DEFAULTS = 4
 """From which on initializers need not be inputs, and are default values where they are."""
+_OPSET_OF_OPTIONAL_C = 11
+"""From which on a Gemm may have no C."""
 FUNCTION = (MYLINEAR.domain, MYLINEAR.name)
 
 
@@ -63,6 +65,8 @@ class Editor:
         self._stored: dict[object, ir.Value] = {}
         self._function_graphs = {id(function.graph) for function in model.functions.values()}
         self._numbers: dict[str, int] = {}
+        owners: list[ir.Model | ir.Function] = [model, *model.functions.values()]
+        self._gemm_needs_c = any((opset_of(owner) or _OPSET_OF_OPTIONAL_C) < _OPSET_OF_OPTIONAL_C for owner in owners)
         self._names = {value.name for _, graph in graphs_of(model) for value in _values_of(graph)}
 
     def adopt(self, layer: LinearLayer, graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
@@ -103,7 +107,7 @@ class Editor:
         x, weight, bias = (*node.inputs, None)[:3]
         assert x is not None
         assert weight is not None
-        form = _form(node, x, bias)
+        form = _form(node, x, bias, gemm_needs_c=self._gemm_needs_c)
         props = {key: value for key, value in node.metadata_props.items() if key != FORM_KEY}
         if form.is_gemm:
             inputs: list[ir.Value | None] = [x, weight, bias] if form.has_bias else [x, weight]
@@ -221,17 +225,20 @@ def _name_of(source: ir.Value, constant: Constant, factor: float) -> str:
     return name.removesuffix("_transposed") if name.endswith("_transposed") else f"{name}_transposed"
 
 
-def _form(node: ir.Node, x: ir.Value, bias: ir.Value | None) -> Form:
+def _form(node: ir.Node, x: ir.Value, bias: ir.Value | None, *, gemm_needs_c: bool) -> Form:
     """What a MYLINEAR node becomes: what it was before `adopt`, or what its shape of x allows."""
     written = node.metadata_props.get(FORM_KEY)
     adopted_from = next((form for form in Form if form.value == written), None)
-    is_absent = bias is None or _is_absent(resolve(bias))
-    if adopted_from is not None and adopted_from.has_bias and bias is not None:
-        return adopted_from
-    is_gemm = rank_of(x) == 2 if adopted_from is None else adopted_from.is_gemm
+    rank = rank_of(x)
+    is_gemm = rank in (2, None) and (rank == 2 if adopted_from is None else adopted_from.is_gemm)
+    has_bias = bias is not None and (
+        (adopted_from is not None and adopted_from.has_bias) or not _is_absent(resolve(bias))
+    )
+    if is_gemm and gemm_needs_c and not has_bias:  # the -0.0 of an absent bias stays, or there is nothing to give
+        return Form.GEMM_C if bias is not None else Form.MATMUL
     if is_gemm:
-        return Form.GEMM if is_absent else Form.GEMM_C
-    return Form.MATMUL if is_absent else Form.MATMUL_ADD
+        return Form.GEMM_C if has_bias else Form.GEMM
+    return Form.MATMUL_ADD if has_bias else Form.MATMUL
 
 
 def _is_absent(bias: Constant | None) -> bool:

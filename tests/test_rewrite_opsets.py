@@ -87,3 +87,29 @@ def test_the_comparison_of_whole_models_says_what_its_evaluator_ignores() -> Non
     told = check_whole(before, ir.from_proto(wrong), Rewrite(rewritten=[Rewritten("p", Place(), Form.MATMUL_ADD)]))
     assert told.extent is Extent.NOT_RUN
     assert "'axis' of Add" in told.detail
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11])
+def test_a_gemm_has_the_c_that_its_opset_demands(opset: int, tmp_path: Path) -> None:
+    """Below opset 11 a Gemm without C is no valid node, so the -0.0 of an absent bias stays."""
+    model = model_of([node("Gemm", "x W B", "y", beta=0.0)], {"W": W, "B": B}, opset=opset)
+    onnx.save(model, tmp_path / "m.onnx")
+    adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
+    lower(tmp_path / "a.onnx", tmp_path / "l.onnx")
+    lowered = onnx.load(tmp_path / "l.onnx")
+    onnx.checker.check_model(lowered, full_check=True)
+    assert [(made.op_type, len(made.input)) for made in lowered.graph.node] == [("Gemm", 2 if opset >= 11 else 3)]
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    np.testing.assert_allclose(run(tmp_path / "l.onnx", x), run(tmp_path / "m.onnx", x), rtol=1e-6)
+
+
+def test_a_gemm_comes_back_only_where_x_is_a_matrix(tmp_path: Path) -> None:
+    model = model_of([node("Gemm", "x W B", "y")], {"W": W, "B": B}, ("batch", 3), ("batch", 4))
+    onnx.save(model, tmp_path / "m.onnx")
+    adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
+    adopted = onnx.load(tmp_path / "a.onnx")
+    for value in (adopted.graph.input[0], adopted.graph.output[0]):  # as a tool may change them
+        value.type.tensor_type.shape.dim.insert(0, onnx.TensorShapeProto.Dimension(dim_value=2))
+    onnx.save(adopted, tmp_path / "a.onnx")
+    lower(tmp_path / "a.onnx", tmp_path / "l.onnx")
+    assert [made.op_type for made in onnx.load(tmp_path / "l.onnx").graph.node] == ["MatMul", "Add"]
