@@ -82,7 +82,23 @@ def import_fault(module: str) -> Fault | None:
 
 def first_import_fault() -> Fault | None:
     """Say what is wrong with the first of `OLDEST` that cannot be used; those behind it need it."""
+    if not _is_main_interpreter():
+        return Fault(
+            "numpy and onnxruntime do not work in a sub-interpreter of Python, where importing the second never ends",
+            "use Python's main interpreter, or a process of its own",
+        )
     return next((fault for module in OLDEST if (fault := import_fault(module)) is not None), None)
+
+
+def _is_main_interpreter() -> bool:
+    try:
+        from ctypes import c_void_p, pythonapi
+    except ImportError:  # as it is in a sub-interpreter with a GIL of its own
+        return False
+    interpreters = [pythonapi.PyInterpreterState_Get, pythonapi.PyInterpreterState_Main]
+    for function in interpreters:
+        function.restype = c_void_p
+    return len({function() for function in interpreters}) == 1
 
 
 def is_wanted(distribution: str) -> bool:
