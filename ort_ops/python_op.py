@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -17,6 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _lock = threading.Lock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class PythonKernelError(MylinearError, ValueError):
@@ -234,6 +236,8 @@ def python_kernel(
         raise DefinitionError(f"the operator must be named 'domain::Name', got {op_type!r}")
     if domain == DOMAIN or domain in ("onnx", "ai.onnx") or domain.startswith(("ai.onnx.", "com.microsoft", "org.pyt")):
         raise DefinitionError(f"the domain must be one of your own, such as 'my.domain', got {domain!r}")
+    if not domain.isprintable():  # a NUL would end it, and half a surrogate pair cannot be in a model
+        raise DefinitionError(f"the domain must be of printable characters, got {domain!r}")
     if isinstance(since_version, bool) or not isinstance(since_version, int) or not 1 <= since_version < 2**31:
         raise DefinitionError(f"since_version must be an integer from 1 on, got {since_version!r}")
 

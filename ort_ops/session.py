@@ -29,6 +29,7 @@ _BFLOAT16 = MYLINEAR.element_type("bfloat16").onnx_type
 _CONFIG_KEY = "mylinear.kernels"
 _PYOP_KEY = "mylinear.pyop"
 _PYTHON_OPS_KEY = "mylinear.python_ops"
+_domain_sets: list[frozenset[str]] = []  # what the entry of _PYTHON_OPS_KEY is an index of: a value holds 8192 bytes
 _warned: set[tuple[str, ...]] = set()
 
 
@@ -172,7 +173,10 @@ def register(
     if kernel.name == "body" and kernels == "auto":
         _warn_once(element_types)
     session_options.add_session_config_entry(_CONFIG_KEY, kernel.name)
-    session_options.add_session_config_entry(_PYTHON_OPS_KEY, " ".join(domain[0] for domain in domains))
+    names = frozenset(domain[0] for domain in domains)
+    if names not in _domain_sets:
+        _domain_sets.append(names)
+    session_options.add_session_config_entry(_PYTHON_OPS_KEY, str(_domain_sets.index(names)))
     request = {"kernels": kernels, "element_types": tuple(element_types), "providers": providers}
     record_registration(session_options, num_calls, {**request, "python_domains": python_domains, "versions": versions})
     return kernel
@@ -357,7 +361,8 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
         for kernel in sorted(python_op.defined_kernels(), key=lambda kernel: kernel.since_version)
         if kernel.since_version <= versions.get(kernel.domain, 0)
     }
-    registered = (_entry(options, _PYTHON_OPS_KEY) or "").split()
+    index = _entry(options, _PYTHON_OPS_KEY)
+    registered = frozenset() if index is None else _domain_sets[int(index)]
     functions = {(function.domain, function.name) for function in proto.functions}
     for node in nodes_in(proto.graph) if kernels else ():
         kernel = kernels.get((node.domain, node.op_type))
