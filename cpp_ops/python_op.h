@@ -18,8 +18,9 @@ namespace mylinear {
 
 struct PyObject;  // Python's own; only ever a pointer
 
-// Functions of Python's stable C API, with their official names and signatures (Py_ssize_t is ptrdiff_t), and
-// three objects. ort_ops/trampoline.py fills it in this order; a test compares the two.
+// Functions of Python's stable C API, with their official names and signatures (Py_ssize_t is ptrdiff_t, a
+// PyThreadState is as opaque as an object), and four objects. ort_ops/trampoline.py fills it in this order; a
+// test compares the two.
 struct PythonApi {
   int (*PyGILState_Ensure)();
   void (*PyGILState_Release)(int state);
@@ -40,8 +41,13 @@ struct PythonApi {
   void (*PyErr_Fetch)(PyObject** type, PyObject** value, PyObject** traceback);
   void (*PyErr_NormalizeException)(PyObject** type, PyObject** value, PyObject** traceback);
   int (*PyException_SetTraceback)(PyObject* exception, PyObject* traceback);
+  PyObject* (*PyWeakref_NewRef)(PyObject* object, PyObject* callback);
+  PyObject* (*PyEval_SaveThread)();
+  void (*PyEval_RestoreThread)(PyObject* state);
   PyObject* none;
-  PyObject* describe_failure;  // (exception) -> (OrtErrorCode, message as bytes)
+  PyObject* describe_failure;  // (exception, prepare or None, loans) -> (OrtErrorCode, message as bytes)
+  PyObject* refuse_kept;       // (prepare, loans) -> None; raises if one of the loans is still kept
+  PyObject* end_child;         // (exception or None); ends the process
 };
 
 // One overload of an operator: a name, a version and one combination of element types.

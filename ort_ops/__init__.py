@@ -11,6 +11,9 @@ the C++ library for hosts in other languages; `python_kernel` makes a function t
 first used, onnx and onnxruntime-extensions only when a model or a kernel needs them.
 """
 
+import atexit
+import sys
+
 TYPE_CHECKING = False  # as typing has it; the command line handles signals before it imports that
 if TYPE_CHECKING:
     from typing import Any
@@ -132,3 +135,10 @@ def __getattr__(name: str) -> "Any":
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+@atexit.register  # at import, so that hooks registered later, which run earlier, can still use sessions
+def _end_calls_into_python() -> None:
+    trampoline = sys.modules.get("ort_ops.trampoline")
+    if trampoline is not None:
+        trampoline.detach()

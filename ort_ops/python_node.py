@@ -2,24 +2,25 @@
 
 A kernel sees the inputs as read-only NumPy arrays over onnxruntime's own memory. What it returns is checked (type,
 dtype, shape) and copied once into the output, or it writes into the output itself. The memory is onnxruntime's again
-as soon as the kernel returns, so a kernel that keeps a view of it is an error, at that call.
+as soon as the kernel returns, so a kernel that keeps a view of it is an error, at that call (`ort_ops.kept_views`).
 """
 
 from __future__ import annotations
 
-import gc
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
-from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
+from ort_ops import kept_views
 from ort_ops.contract import format_shape
+from ort_ops.kept_views import Loans
+from ort_ops.kernel_failures import of_kernels_made_now
 from ort_ops.operator import Shape
 from ort_ops.python_op import PythonKernel, PythonKernelError, Slot, defined_kernels, like_first, slots
 from ort_ops.signature import KIND_NAMES, ONNX_TYPES, Attribute, Signature
-from ort_ops.trampoline import Domain, Overload, clear_frames
+from ort_ops.trampoline import Domain, Overload
 
 _MAX_SHAPES = 64  # that a node remembers the output shapes of
 _EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_op.cc
@@ -164,7 +165,11 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 
 class _Node:
-    """One node of one session: its attributes and element types, and the slot of its operator's kernel."""
+    """One node of one session: its attributes and element types, and the slot of its operator's kernel.
+
+    Attributes:
+        failures: where an exception of its kernel is kept for the run; None in a session of onnxruntime's own.
+    """
 
     def __init__(
         self,
@@ -174,6 +179,7 @@ class _Node:
         output_dtypes: Sequence[str],
         attributes: Sequence[Any],
     ) -> None:
+        self.failures = of_kernels_made_now()
         self._slot = slot
         self._signature = signature
         self._input_dtypes = [_dtype(name) for name in input_dtypes]
@@ -240,26 +246,9 @@ class _Node:
         def finish(*memory: Any) -> None:
             outputs: list[Any] = [*map(_ndarray, shapes, self._output_dtypes, memory)]
             out: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
-            try:
-                result = function(*arrays, out=out, **attributes)
-                if result is not None and result is not out:
-                    raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
-            except BaseException as error:
-                result = out = None
-                arrays.extend(outputs)
-                outputs.clear()
-                _let_go(error, arrays)
-                raise
-            result = out = None
-            if kernel.copy_inputs:
-                arrays[:] = [None] * len(arrays)
-            arrays.extend(outputs)
-            outputs.clear()
-            for array in arrays:
-                if getrefcount(array) > _ALONE and array is not None:
-                    del array
-                    self._refuse_kept(kernel, arrays)
-                    return
+            result = function(*arrays, out=out, **attributes)
+            if result is not None and result is not out:
+                raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
 
         return finish
 
@@ -272,47 +261,50 @@ class _Node:
         expected: Sequence[Shape | None],
     ) -> tuple[Any, ...]:
         """Run a kernel that returns arrays; return what copies them, and their shapes."""
-        results: Any
-        result: Any
         dtypes = self._output_dtypes
-        try:
-            results = [function(*views, **attributes)]
-            if len(dtypes) > 1:
-                results = self._several(kernel, results[0])
-            for i, (result, shape) in enumerate(zip(results, expected, strict=True)):
-                if type(result) is not np.ndarray or result.dtype != dtypes[i] or result.shape != shape:
-                    results[i] = self._checked(kernel, i, result, shape)
-            result = None
-        except BaseException as error:
-            results = result = None
-            _let_go(error, views)
-            raise
+        results: Any = [function(*views, **attributes)]
+        if len(dtypes) > 1:
+            results = self._several(kernel, results[0])
+        for i, (result, shape) in enumerate(zip(results, expected, strict=True)):
+            if type(result) is not np.ndarray or result.dtype != dtypes[i] or result.shape != shape:
+                results[i] = self._checked(kernel, i, result, shape)
 
         def finish(*memory: Any) -> None:
             for result, dtype, data in zip(results, dtypes, memory, strict=True):
                 np.ndarray(result.shape, dtype, data)[...] = result
-            result = None
-            results.clear()  # a result may be a view of an input
-            for array in () if kernel.copy_inputs else views:
-                if getrefcount(array) > _ALONE and array is not None:
-                    del array
-                    self._refuse_kept(kernel, views)
-                    return
 
         return (finish, *[result.shape for result in results])
 
-    def _refuse_kept(self, kernel: PythonKernel[..., Any], arrays: list[Any]) -> None:
-        """Raise PythonKernelError if anything but the list still refers to one of the arrays."""
-        gc.collect()  # a cycle, such as an exception that the kernel caught, may be all that is left
+    def settle(self, error: BaseException, loans: Loans) -> BaseException:
+        """Return what is to leave a call that raised: the exception itself, which then refers to no loan.
+
+        If it, or anything else, still refers to one, that is an error of its own, and the exception is not shown.
+        """
+        kept = kept_views.take_back(error, loans)
+        if not kept:
+            return error
+        refusal = self._refusal(kept)
+        if type(error) not in (KeyboardInterrupt, SystemExit, GeneratorExit):
+            return refusal
+        fresh = type(error)()
+        if isinstance(error, SystemExit) and isinstance(fresh, SystemExit) and isinstance(error.code, int | str):
+            fresh.code = error.code
+        fresh.__cause__ = refusal
+        return fresh
+
+    def refuse_kept(self, loans: Loans) -> None:
+        """Raise PythonKernelError if anything but garbage refers to what a call lent."""
+        if kept := kept_views.kept_for_good(loans):
+            raise self._refusal(kept)
+
+    def _refusal(self, kept: Sequence[int]) -> PythonKernelError:
         names = [i.name for i in self._signature.inputs] + self._signature.output_names
-        kept = [name for name, count in zip(names, _references(arrays), strict=False) if count > _ALONE]
-        if kept:
-            raise kernel.error(
-                " and ".join(kept),
-                "let go of when the kernel returns, because the memory is onnxruntime's",
-                "a view that was kept",
-                "keep a copy, or define the kernel with copy_inputs=True",
-            )
+        return self._bound[0].error(  # type: ignore[no-any-return]
+            " and ".join(names[index] for index in kept),
+            "let go of when the kernel returns, because the memory is onnxruntime's",
+            "a view that was kept",
+            "keep a copy, or define the kernel with copy_inputs=True",
+        )
 
     def _several(self, kernel: PythonKernel[..., Any], result: Any) -> list[Any]:
         count = len(self._output_dtypes)
@@ -339,32 +331,3 @@ class _Node:
                 hint = "the shape of the first input; say otherwise by infer_shape=" if like else ""
                 raise kernel.error(name, f"of shape {format_shape(shape)}", format_shape(result.shape), hint)
         return result
-
-
-# ---- memory that is onnxruntime's again when the kernel returns
-
-
-def _references(arrays: list[Any]) -> list[int]:
-    """How many references there are to each array.
-
-    Whatever is a view of an array holds one: a slice, a memoryview, a tensor of another library.
-    """
-    counts = []
-    for array in arrays:  # not a comprehension: the loop must hold an array as the hot loops do
-        counts.append(0 if array is None else getrefcount(array))
-    return counts
-
-
-_ALONE = _references([np.empty(0)])[0]  # of an array that one list and a loop over it hold, and nothing else
-
-
-def _let_go(error: BaseException, arrays: list[Any]) -> None:
-    """Make an exception from a kernel hold no view of the arrays, and empty the list."""
-    clear_frames(error)
-    if any(isinstance(argument, np.ndarray) for argument in error.args):
-        error.args = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in error.args)
-    if max(_references(arrays), default=0) > _ALONE:
-        gc.collect()
-        if max(_references(arrays), default=0) > _ALONE:
-            error.add_note("The kernel has kept views of its arguments; their memory is onnxruntime's again.")
-    arrays.clear()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from ort_ops import cuda, native, numpy_kernel, pyop, python_node, python_op, trampoline
+from ort_ops import cuda, kernel_failures, native, numpy_kernel, pyop, python_node, python_op, trampoline
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
 from ort_ops.operator import ContractError
@@ -275,8 +275,12 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         path_or_bytes = str(source) if isinstance(source, Path) else source
         if not providers:
             providers = [cuda.PROVIDER] * (name == "cuda") + ["CPUExecutionProvider"]
+        self._failures = kernel_failures.Failures()
+        number = self._failures.next_number()
         try:
-            super().__init__(path_or_bytes, options, providers, **kwargs)
+            self._failures.runs[number] = None
+            with self._failures.of_new_kernels():
+                super().__init__(path_or_bytes, options, providers, **kwargs)
             # Asked once: onnxruntime makes new objects for each question, which takes longer than a small model.
             self._output_types = {output.name: output.type for output in self.get_outputs()}
             self._has_bfloat16 = "tensor(bfloat16)" in self._output_types.values()
@@ -286,10 +290,18 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         except Exception as error:
             if proto is not None:
                 _explain(error, proto, model)
-            failure = trampoline.take_failure(str(error))
+            failure = self._failures.take(str(error))
             if failure is None:
                 raise
+        finally:
+            self._failures.runs.pop(number, None)
+            self._failures.forget()
         raise failure
+
+    def set_providers(self, *args: Any, **kwargs: Any) -> None:
+        """As onnxruntime's, which makes all kernels anew."""
+        with self._failures.of_new_kernels():
+            super().set_providers(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what opens the session anew: path (or bytes), options, providers and kernels.
@@ -325,15 +337,20 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         return self._with_original_errors(super().run_with_iobinding, *args, **kwargs)
 
     def _with_original_errors(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        number = self._failures.next_number()
         try:
+            self._failures.runs[number] = None
             results = run(*args, **kwargs)
             if self._uses_pyop:
                 pyop.raise_failure()
             return results
         except Exception as error:
-            failure = trampoline.take_failure(str(error))
+            failure = self._failures.take(str(error))
             if failure is None:
                 raise
+        finally:
+            self._failures.runs.pop(number, None)
+            self._failures.forget()
         raise failure  # outside of the handler, so that onnxruntime's wording is not its context
 
 

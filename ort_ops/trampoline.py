@@ -6,14 +6,12 @@ and calls the ``finish`` that it returned with their memory. Everything else is 
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
-import itertools
-import re
+import os
+import sys
 import threading
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,8 @@ from typing import Any
 import onnxruntime
 
 from ort_ops import native
+from ort_ops.kept_views import Loans
+from ort_ops.kernel_failures import of_kernels_made_now
 
 _FUNCTIONS = (
     "PyGILState_Ensure",
@@ -42,20 +42,21 @@ _FUNCTIONS = (
     "PyErr_Fetch",
     "PyErr_NormalizeException",
     "PyException_SetTraceback",
+    "PyWeakref_NewRef",
+    "PyEval_SaveThread",
+    "PyEval_RestoreThread",
 )
 """Of Python's stable C API, in the order of ``PythonApi`` in ``cpp_ops/python_op.h``."""
 
-_OBJECTS = ("none", "describe_failure")
+_OBJECTS = ("none", "describe_failure", "refuse_kept", "end_child")
 _FAIL, _INVALID_ARGUMENT = 1, 2  # OrtErrorCode
 _SHUTDOWN_MS = 2000
-_MAX_FAILURES = 64
 
 _lock = threading.Lock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _kept: list[Any] = []  # what the library has pointers to, for the life of the process
 _attached: list[ctypes.CDLL] = []
 _domains: dict[tuple[Any, ...], _Domain] = {}
-_failures: OrderedDict[int, BaseException] = OrderedDict()
-_failure_numbers = itertools.count(1)
 
 
 class _PythonApi(ctypes.Structure):
@@ -92,7 +93,8 @@ class Overload:
     """One combination of element types of one version of an operator, as onnxruntime is to see it.
 
     Attributes:
-        make_node: (an attribute's kind and bytes, or None, for each attribute) -> prepare.
+        make_node: (an attribute's kind and bytes, or None, for each attribute) -> prepare, a method of a node that
+            has ``failures``, ``settle`` and ``refuse_kept``.
         infer: (attributes, type, shape, type, shape, ...) -> (type, shape, ...).
     """
 
@@ -130,19 +132,13 @@ def register(
         options.register_custom_ops_library(path)
         return
     library = _attach(path)
-    with _lock:
+    with _lock:  # of the library too, which a fork must not find locked
         made = (_Domain * len(domains))(*[_domain(*domain) for domain in domains])
-    library.mylinear_python_select(int(with_mylinear), made, len(domains))
-    try:
-        options.register_custom_ops_library(path)
-    finally:
-        library.mylinear_python_select(1, None, 0)
-
-
-def take_failure(message: str) -> BaseException | None:
-    """Return the exception that a Python kernel raised, given onnxruntime's message about it; once."""
-    found = re.search(r"\[failure (\d+)\]", message)
-    return _failures.pop(int(found[1]), None) if found else None
+        library.mylinear_python_select(int(with_mylinear), made, len(domains))
+        try:
+            options.register_custom_ops_library(path)
+        finally:
+            library.mylinear_python_select(1, None, 0)
 
 
 @functools.cache
@@ -156,17 +152,16 @@ def _attach(path: str) -> ctypes.CDLL:
     api = _PythonApi()
     for name in _FUNCTIONS:
         setattr(api, name, ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value)
-    _kept.append(_describe_failure)
-    api.none = id(None)
-    api.describe_failure = id(_describe_failure)
+    for name, item in zip(_OBJECTS, (None, _describe_failure, _refuse_kept, _end_child), strict=True):
+        _kept.append(item)
+        setattr(api, name, id(item))
     if not library.mylinear_python_attach(ctypes.byref(api), ctypes.sizeof(api)):
         raise native.NativeLibraryError(f"{path} is of another version than this Python package")
     _attached.append(library)
     return library
 
 
-@atexit.register  # at import, so that hooks registered later, which run earlier, can still use sessions
-def _detach() -> None:
+def detach() -> None:
     """Let no further call in: a thread that waits for the GIL of an interpreter that goes never returns, or worse."""
     for library in _attached:
         library.mylinear_python_detach(_SHUTDOWN_MS)
@@ -199,29 +194,60 @@ def _struct(overload: Overload) -> _Overload:
     )
 
 
-def _describe_failure(error: BaseException) -> tuple[int, bytes]:
-    """Write what a kernel raised as onnxruntime's error, and keep it for `take_failure`."""
-    lines = traceback.format_exception(error)
-    summary = "".join(traceback.format_exception_only(error)).strip()
-    number = next(_failure_numbers)
-    # The kernel's frames hold views of memory that onnxruntime is about to take back; a debugger must not find them.
-    clear_frames(error)
-    _failures[number] = error
-    while len(_failures) > _MAX_FAILURES:
-        _failures.popitem(last=False)
-    text = f"{summary} [failure {number}]\n{''.join(lines)}"
-    code = _INVALID_ARGUMENT if isinstance(error, ValueError | TypeError) else _FAIL
+def _describe_failure(error: BaseException, prepare: Any, loans: Loans) -> tuple[int, bytes]:
+    """Write an exception as onnxruntime's error, and keep it for the run of a session of ours that fails by it.
+
+    Args:
+        error: what was raised.
+        prepare: of the node whose kernel raised it, or None.
+        loans: what the kernel may have kept in it.
+    """
+    text = _text_of(error)
+    code = _INVALID_ARGUMENT if issubclass(type(error), ValueError | TypeError) else _FAIL
+    failures = of_kernels_made_now()
+    if prepare is not None:
+        node = prepare.__self__
+        failures = node.failures
+        settled = node.settle(error, loans)
+        if settled is not error:
+            text = f"{_text_of(settled)}{text}"
+            error = settled
+    if failures is not None:
+        text = f"{failures.record(error)} {text}"  # first, because onnxruntime cuts long messages
     return code, text.replace("\0", "?").encode("utf-8", "backslashreplace")
 
 
-def clear_frames(error: BaseException) -> None:
-    """Drop the local variables of every finished frame that an exception, and those it came from, can show."""
-    pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while pending:
-        one = pending.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        pending += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+def _text_of(error: BaseException) -> str:
+    """The message, and below it the traceback."""
+    try:
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        return "\n".join([summary, *traceback.format_exception(error)])
+    except Exception as failure:
+        return f"{type(error).__name__}, which cannot be written as text ({type(failure).__name__})\n"
+
+
+def _refuse_kept(prepare: Any, loans: Loans) -> None:
+    prepare.__self__.refuse_kept(loans)
+
+
+def _end_child(error: BaseException | None) -> None:
+    """End a process that was forked inside a kernel and has come out of it.
+
+    Of onnxruntime's threads, and of those that it waits for, the child has none.
+    """
+    status = 1
+    try:
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            status = error.code or 0
+        else:
+            if error is not None:
+                traceback.print_exception(error)
+            print(
+                "ort_ops: a process that is forked inside a kernel must end inside it, by os._exit() or sys.exit(), "
+                "because onnxruntime cannot go on in it; it was ended here",
+                file=sys.stderr,
+            )
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)

@@ -41,6 +41,10 @@ SUITES = (
     "test_native_errors.py",
     "test_native_property.py",
     "test_python_kernels.py",
+    "test_python_kernel_definitions.py",
+    "test_python_kernel_domains.py",
+    "test_python_kernel_errors.py",
+    "test_python_kernel_memory.py",
     "test_python_kernel_processes.py",
     "test_schemas.py",
 )

@@ -1,0 +1,93 @@
+// Layer: ORT op. See python_failure.h.
+#include "python_failure.h"
+
+#include <unistd.h>
+
+#include <exception>
+#include <string>
+#include <thread>
+
+namespace mylinear {
+namespace {
+
+// What `describe_failure` makes of an exception; null if it raised itself.
+Reference described(PyObject* exception, PyObject* prepare, PyObject* loans) {
+  Tuple arguments(3);
+  arguments.add(same(exception));
+  arguments.add(same(prepare));
+  arguments.add(same(loans));
+  return call(python.describe_failure, arguments);
+}
+
+// The same in a thread of its own, where Python runs no signal handler.
+Reference described_undisturbed(PyObject* exception, PyObject* prepare, PyObject* loans) {
+  Reference result;
+  PyObject* state = python.PyEval_SaveThread();
+  try {
+    std::thread([&] {
+      const int gil = python.PyGILState_Ensure();
+      try {
+        result = described(exception, prepare, loans);
+      } catch (const Raised&) {  // two times in a row: not an interrupt, and there is nothing left to try
+      } catch (const PythonError&) {
+      }
+      python.PyGILState_Release(gil);
+    }).join();
+  } catch (const std::exception&) {  // no thread can be had
+  }
+  python.PyEval_RestoreThread(state);
+  return result;
+}
+
+}  // namespace
+
+Reference weak(PyObject* object) { return checked(python.PyWeakref_NewRef(object, nullptr)); }
+
+void throw_described(Reference exception, PyObject* prepare, PyObject* loans) {
+  Reference result;
+  try {
+    result = described(exception.get(), prepare, loans);
+  } catch (Raised& raised) {  // Ctrl-C meanwhile, most likely: that is what is to be described then
+    exception = Reference(raised.exception.release());
+    result = described_undisturbed(exception.get(), prepare, loans);
+  }
+  if (!result.get()) throw PythonError(abi::ORT_FAIL, "a Python kernel failed, and so did describing how");
+  char* text = nullptr;
+  ptrdiff_t size = 0;
+  const auto code = static_cast<abi::OrtErrorCode>(number_at(result.get(), 0));
+  if (python.PyBytes_AsStringAndSize(item_at(result.get(), 1), &text, &size)) throw_python_error();
+  throw PythonError(code, std::string(text, static_cast<size_t>(size)));
+}
+
+bool is_any_kept(PyObject* loans) {
+  for (size_t i = 0; i < size_of(loans); ++i) {
+    PyObject* loan = item_at(loans, i);
+    if (loan != python.none && checked(python.PyObject_CallObject(loan, nullptr)).get() != python.none)
+      return true;
+  }
+  return false;
+}
+
+void refuse_kept(PyObject* prepare, PyObject* loans) {
+  try {
+    Tuple arguments(2);
+    arguments.add(same(prepare));
+    arguments.add(same(loans));
+    call(python.refuse_kept, arguments);
+  } catch (Raised& raised) {
+    throw_described(std::move(raised.exception), prepare, Tuple(0).get());
+  }
+}
+
+void end_child(PyObject* exception) {
+  try {
+    Tuple arguments(1);
+    arguments.add(same(exception));
+    call(python.end_child, arguments);
+  } catch (const Raised&) {
+  } catch (const PythonError&) {
+  }
+  _exit(1);
+}
+
+}  // namespace mylinear

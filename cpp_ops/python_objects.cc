@@ -1,0 +1,115 @@
+// Layer: ORT op. See python_objects.h.
+#include "python_objects.h"
+
+#include <pthread.h>
+
+#include <chrono>
+#include <thread>
+
+namespace mylinear {
+namespace {
+
+std::atomic<bool> is_closed{true};
+std::atomic<int> num_calls{0};
+std::atomic<int> forks{0};
+thread_local int num_calls_of_thread = 0;
+
+// In the child of a fork there is one thread.
+void forget_other_threads() {
+  ++forks;
+  num_calls = num_calls_of_thread;
+}
+
+}  // namespace
+
+PythonApi python{};
+
+Gil::Gil() {
+  ++num_calls;
+  if (is_closed) {
+    --num_calls;
+    throw PythonError(abi::ORT_FAIL, "a Python kernel cannot run: the Python interpreter is shutting down");
+  }
+  ++num_calls_of_thread;
+  state_ = python.PyGILState_Ensure();
+}
+
+Gil::~Gil() {
+  python.PyGILState_Release(state_);
+  --num_calls_of_thread;
+  --num_calls;
+}
+
+bool close_gil(int timeout_ms) {
+  is_closed = true;
+  for (int waited = 0; num_calls > 0 && waited < timeout_ms; ++waited) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return num_calls == 0;
+}
+
+void open_gil() {
+  static const int is_told = pthread_atfork(nullptr, nullptr, forget_other_threads);
+  static_cast<void>(is_told);
+  is_closed = false;
+}
+
+int num_forks() { return forks; }
+
+void throw_python_error() {
+  Reference type, value, traceback;
+  python.PyErr_Fetch(type.out(), value.out(), traceback.out());
+  python.PyErr_NormalizeException(type.out(), value.out(), traceback.out());
+  if (!value.get()) throw PythonError(abi::ORT_FAIL, "a Python kernel failed and raised nothing");
+  if (traceback.get()) python.PyException_SetTraceback(value.get(), traceback.get());
+  throw Raised{std::move(value)};
+}
+
+Reference checked(PyObject* object) {
+  if (!object) throw_python_error();
+  return Reference(object);
+}
+
+Reference same(PyObject* object) {
+  python.Py_IncRef(object);
+  return Reference(object);
+}
+
+Reference none() { return same(python.none); }
+
+Reference call(PyObject* callable, const Tuple& arguments) {
+  return checked(python.PyObject_CallObject(callable, arguments.get()));
+}
+
+Reference shape_tuple(const int64_t* dims, size_t rank) {
+  Tuple shape(rank);
+  for (size_t axis = 0; axis < rank; ++axis) shape.add(dims[axis]);
+  return shape.take();
+}
+
+Reference bytes(const void* data, size_t nbytes) {
+  return checked(
+      python.PyBytes_FromStringAndSize(static_cast<const char*>(data), static_cast<ptrdiff_t>(nbytes)));
+}
+
+PyObject* item_at(PyObject* tuple, size_t index) {
+  PyObject* item = python.PyTuple_GetItem(tuple, static_cast<ptrdiff_t>(index));
+  if (!item) throw_python_error();
+  return item;
+}
+
+int64_t number_at(PyObject* tuple, size_t index) {
+  PyObject* item = item_at(tuple, index);
+  if (item == python.none) return -1;
+  const long long number = python.PyLong_AsLongLong(item);
+  if (number == -1 && python.PyErr_Occurred()) throw_python_error();
+  return number;
+}
+
+size_t size_of(PyObject* tuple) {
+  const ptrdiff_t size = python.PyTuple_Size(tuple);
+  if (size < 0) throw_python_error();
+  return static_cast<size_t>(size);
+}
+
+}  // namespace mylinear
