@@ -33,7 +33,8 @@ class Failures:
     def record(self, error: BaseException) -> str:
         """Keep what a kernel raised; return what the text for onnxruntime must begin with."""
         name = secrets.token_hex(16)
-        self._failures[name] = self.next_number(), error
+        if self.runs:  # none waits for one of ``run_async``, which hands the text to a callback
+            self._failures[name] = self.next_number(), error
         return f"[failure {name}]"
 
     def take(self, message: str) -> BaseException | None:

@@ -23,7 +23,7 @@ from ort_ops.signature import KIND_NAMES, ONNX_TYPES, Attribute, Signature
 from ort_ops.trampoline import Domain, Overload
 
 _MAX_SHAPES = 64  # that a node remembers the output shapes of
-_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_op.cc
+_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_attributes.cc
 _NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
 _ndarray: Any = np.ndarray  # (shape, dtype, buffer)
 _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
@@ -118,7 +118,7 @@ def _current(slot: Slot, signature: Signature) -> PythonKernel[..., Any]:
 
 
 def _present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
-    """The attributes that a node has, decoded; see ``read_attribute`` in ``cpp_ops/python_op.cc``.
+    """The attributes that a node has, decoded; see ``read_attribute`` in ``cpp_ops/python_attributes.cc``.
 
     Raises: PythonKernelError for one of another type.
     """

@@ -310,6 +310,23 @@ def test_every_way_to_run() -> None:
         assert caught.value is error
 
 
+def test_a_run_that_nobody_waits_for_leaves_no_failure() -> None:
+    options = quiet()
+    options.intra_op_num_threads = 2  # which run_async wants
+    opened = ort_ops.InferenceSession(one_node(define(raising(OwnError("meanwhile")))), options)
+    told = threading.Event()
+    texts: list[str] = []
+
+    def done(results: Any, user_data: Any, error: str) -> None:
+        texts.append(error)
+        told.set()
+
+    opened.run_async(["y"], {"x": X}, done, None)
+    assert told.wait(60)
+    assert "OwnError: meanwhile" in texts[0]
+    assert opened._failures._failures == {}
+
+
 def test_failures_that_nobody_takes_are_forgotten_with_their_runs() -> None:
     failures = Failures()
 
