@@ -214,9 +214,10 @@ def measure(subject: Subject, engine: str, folder: Path, rounds: int) -> list[st
     reasons = sorted({entry.reason.sentence for entry in result.left})
     if reasons:
         print(f"{subject.name}, {engine}: left alone: {'; '.join(reasons)}")
+    left = [entry for entry in result.left if entry.op_type in ("MatMul", "Gemm")]
     return [
-        subject.name, engine, str(len(result.rewritten) + len(result.left)), str(len(result.rewritten)),
-        str(len(result.left)), str(own.num_linear), f"{error:.2g}", f"{size:.2g}",
+        subject.name, engine, str(len(result.rewritten) + len(left)), str(len(result.rewritten)),
+        str(len(left)), str(own.num_linear), f"{error:.2g}", f"{size:.2g}",
         f"{adopted.stat().st_size / plain.stat().st_size:.3f}", f"{timed['body']:.2f}", f"{timed['cpp']:.2f}",
     ]  # fmt: skip
 
