@@ -30,17 +30,21 @@ class Scope:
     @cached_property
     def stored(self) -> dict[str, onnx.TensorProto]:
         """Stored tensors by value name: initializers, and the values of Constant nodes."""
-        found = {node.output[0]: tensor for node in self.container.node if (tensor := _constant(node)) is not None}
+        constants = [node for node in self.container.node if node.op_type == "Constant"]
+        found = {node.output[0]: tensor for node in constants if (tensor := _constant(node)) is not None}
         if isinstance(self.container, onnx.GraphProto):
-            found |= {tensor.name: tensor for tensor in self.container.initializer}
+            for tensor in self.container.initializer:
+                found[tensor.name] = tensor
         return found
 
     @cached_property
     def element_types(self) -> dict[str, int]:
         """Element types by value name, as far as the scope itself states them."""
         known = {name: tensor.data_type for name, tensor in self.stored.items()}
-        known |= {value.name: value.type.tensor_type.elem_type for value in declared_values(self.container)}
-        return {name: element_type for name, element_type in known.items() if element_type}
+        for value in declared_values(self.container):
+            if value.type.tensor_type.elem_type:
+                known[value.name] = value.type.tensor_type.elem_type
+        return known
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -167,6 +171,6 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a Constant node, or None."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.output:
+    if node.domain not in ("", "ai.onnx") or not node.output:
         return None
     return next((attribute.t for attribute in node.attribute if attribute.HasField("t")), None)

@@ -122,12 +122,17 @@ def check_linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
         return nodes
     MYLINEAR.check_version(domain_version(model))
     check_opsets(model)
+    num_required, counts = MYLINEAR.num_required, range(MYLINEAR.num_required, len(MYLINEAR.inputs) + 1)
     for linear in nodes:
-        MYLINEAR.check_attributes([attribute.name for attribute in linear.node.attribute])
-        count = len(linear.node.input)
-        if not MYLINEAR.num_required <= count <= len(MYLINEAR.inputs) or not all(linear.node.input[:2]):
+        node = linear.node
+        if node.attribute:
+            MYLINEAR.check_attributes([attribute.name for attribute in node.attribute])
+        names = node.input
+        if len(names) not in counts or not all(names[:num_required]):
             rule = f"X, W and optionally B (node '{linear.label}')"
-            raise ContractError(MYLINEAR.message("the inputs", rule, f"{list(linear.node.input)}"))
+            raise ContractError(MYLINEAR.message("the inputs", rule, f"{list(names)}"))
+        if len(node.output) != 1:
+            raise ContractError(MYLINEAR.message("the outputs", f"Y (node '{linear.label}')", f"{list(node.output)}"))
     return nodes
 
 
@@ -245,8 +250,13 @@ def _is_linear(node: onnx.NodeProto) -> bool:
 
 
 def _stated_type(linear: LinearNode) -> int | None:
-    names = (*linear.node.input, *linear.node.output)
-    return next((found for name in names if name and (found := linear.scope.element_type_of(name))), None)
+    scope = linear.scope
+    for names in (linear.node.input, linear.node.output):
+        for name in names:
+            found = scope.element_type_of(name) if name else None
+            if found:
+                return found
+    return None
 
 
 def _weight_is_computed(linear: LinearNode) -> bool:

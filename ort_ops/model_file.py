@@ -14,7 +14,7 @@ import onnx
 
 from ort_ops.errors import ModelError
 from ort_ops.external_data import ExternalData
-from ort_ops.model_validation import validate_model
+from ort_ops.model_validation import guard_model, validate_model
 from ort_ops.outline import Read, read_outline
 
 _BYTES_LOCATION = "<the given bytes>"
@@ -81,11 +81,15 @@ def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onn
     return model
 
 
-def look_at_model(source: str | Path | bytes) -> onnx.ModelProto:
+def look_at_model(source: str | Path | bytes, *, for_session: bool = False) -> onnx.ModelProto:
     """Read a model without its weights, and validate it: every large tensor states where its data lies.
 
     It takes time and memory for everything but the weights. Those inside the file are stated as external data that
     lies in this very file, so the model is good to look at; `load_model` is there to run, convert or save one.
+
+    Args:
+        source: path of the file, or the serialized model.
+        for_session: check only what onnxruntime does not check itself.
 
     Raises: ModelError as `load_model`.
     """
@@ -98,7 +102,7 @@ def look_at_model(source: str | Path | bytes) -> onnx.ModelProto:
             raise _not_a_model(data.what, error) from error
     _check_has_graph(model, data.what)
     external = ExternalData.within(location, data.nbytes) if isinstance(source, bytes) else ExternalData(source)
-    validate_model(model, data.what, external)
+    (guard_model if for_session else validate_model)(model, data.what, external)
     return model
 
 

@@ -13,6 +13,8 @@ import onnx
 Read = Callable[[int, int], bytes]
 """(offset, number of bytes) -> these bytes; fewer where the file ends."""
 
+SMALL_NBYTES = 1 << 20
+"""A model up to this size is read whole, which is faster, and small beside a process."""
 _MIN_NBYTES = 1024
 """Shorter fields are taken as they are: constants that shape inference reads, and what costs nothing."""
 _BLOCK_NBYTES = 1 << 13
@@ -37,6 +39,8 @@ def read_outline(read: Read, nbytes: int, location: str) -> onnx.ModelProto:
 
     Raises: DamageError for bytes that are no message; protobuf's DecodeError for contents that are no model.
     """
+    if nbytes <= SMALL_NBYTES:
+        return onnx.load_model_from_string(read(0, nbytes))
     return onnx.load_model_from_string(_Outline(read, location).message(0, nbytes, onnx.ModelProto.DESCRIPTOR, 0))
 
 

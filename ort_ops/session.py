@@ -258,7 +258,9 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         _check_request(options, kernels)
         anew = model if isinstance(model, bytes) else Path(model).absolute()
         self._reopening = (anew, sess_options, providers, kernels, kwargs)
-        proto = None if is_ort_format(model) else look_at_model(model)  # onnx cannot read onnxruntime's own format
+        proto = (
+            None if is_ort_format(model) else look_at_model(model, for_session=True)
+        )  # onnx cannot read onnxruntime's own format
         nodes = [] if proto is None else check_linear_nodes(proto)
         types = _element_types(proto, nodes)
         name = registered_kernel(options)
@@ -459,9 +461,10 @@ def _warn_of_cpu() -> None:
 def _explain(error: Exception, proto: onnx.ModelProto, model: str | Path | bytes) -> None:
     """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing."""
     from ort_ops.model_checks import check_linear_shapes, function_difference
-    from ort_ops.model_file import describe_source
+    from ort_ops.model_file import describe_source, look_at_model
 
     try:
+        look_at_model(model)
         check_linear_shapes(proto)
     except MylinearError as cause:
         raise cause from error

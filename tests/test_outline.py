@@ -21,6 +21,11 @@ from ort_ops.model import attach_function, load_model, look_at_model
 from tests.test_rewrite import INNER
 
 
+@pytest.fixture(autouse=True)
+def small_models_are_outlined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outline, "SMALL_NBYTES", 0)
+
+
 def chain(length: int, width: int) -> onnx.ModelProto:
     """Make a model of ``length`` MYLINEAR nodes, one after the other, with a branch that holds a weight too."""
     rng = np.random.default_rng(0)
