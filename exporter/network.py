@@ -49,6 +49,11 @@ class Architecture:
     def sizes(self) -> tuple[int, ...]:
         return (self.in_features, *self.hidden, self.out_features)
 
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum((a + 1) * b for a, b in pairwise(self.sizes))
+
 
 class Network(nn.Module):
     """``y = (W_n relu(... W_1 ((x - input_mean) / input_std) + b_1 ...) + b_n) * output_std + output_mean``.

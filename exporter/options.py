@@ -62,6 +62,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_interval"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+            _check(name, getattr(self, name), getattr(self, name) < 2**63, "below 2**63")
         _check("lr", self.lr, math.isfinite(self.lr) and self.lr > 0, "a number above 0")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "a number, 0 or more")
@@ -70,7 +71,9 @@ class TrainingOptions:
         _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS))
         _check("dtype", self.dtype, self.dtype in DTYPES, " or ".join(DTYPES))
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        _check("hidden", self.hidden, all(size >= 1 for size in self.hidden), "sizes of 1 or more")
+        _check(
+            "hidden", self.hidden, all(1 <= size < 2**31 for size in self.hidden), "sizes of 1 or more, and below 2**31"
+        )
 
 
 DEFAULTS: Mapping[str, TrainingOptions] = {

@@ -153,7 +153,7 @@ def select_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # raises for meta, which holds no numbers
     except Exception as error:  # torch tells an unknown device and a missing one by half a dozen types
         reason = why_not_cuda() if name.startswith("cuda") else None
         why = "" if reason is None else f": {reason}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from exporter.distributed import Processes
 from exporter.evaluation import Rows, compute_loss, evaluate
 from exporter.history import EpochRecord, write_history
 from exporter.network import Architecture, Network, column_statistics
-from exporter.options import TrainingOptions
+from exporter.options import OptionError, TrainingOptions
 from ort_ops.errors import MylinearError
 from ort_ops.files import OutputError
 
@@ -208,22 +209,39 @@ class Run:
 
 def _build(problem: Problem, train_set: Dataset | None, options: TrainingOptions) -> Network:
     is_standardized = options.standardize and train_set is not None
-    network = Network(
-        Architecture(
-            in_features=len(problem.feature_names),
-            hidden=options.hidden,
-            out_features=problem.out_features if isinstance(problem, Dataset) else 1,
-            dtype=options.dtype,
-            standardizes_inputs=is_standardized,
-            restores_outputs=is_standardized and problem.task == "regression",
-        )
+    architecture = Architecture(
+        in_features=len(problem.feature_names),
+        hidden=options.hidden,
+        out_features=problem.out_features if isinstance(problem, Dataset) else 1,
+        dtype=options.dtype,
+        standardizes_inputs=is_standardized,
+        restores_outputs=is_standardized and problem.task == "regression",
     )
+    _require_memory(architecture)
+    network = Network(architecture)
     if is_standardized:
         assert train_set is not None
         network.set_statistics("input", *_statistics(train_set, train_set.features, options.dtype))
         if problem.task == "regression":
             network.set_statistics("output", *_statistics(train_set, train_set.targets, options.dtype))
     return network
+
+
+def _require_memory(architecture: Architecture) -> None:
+    """Raise OptionError for a network that no memory of this machine can hold, before the system ends the process."""
+    dtype: torch.dtype = getattr(torch, architecture.dtype)
+    needed = architecture.num_parameters * dtype.itemsize * 2  # parameters and gradients
+    try:
+        installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return
+    if needed > installed:
+        sizes = ",".join(map(str, architecture.hidden)) or "none"
+        raise OptionError(
+            f"hidden {sizes} makes {architecture.num_parameters} parameters in {architecture.dtype}, which need "
+            f"{needed / 2**30:.1f} GiB with their gradients, and this machine has {installed / 2**30:.1f} GiB; "
+            "take smaller layers"
+        )
 
 
 def _statistics(

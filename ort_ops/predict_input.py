@@ -114,7 +114,7 @@ class RowReader:
 
     def _csv_batches(self, source: str) -> Iterator[NDArray[Any]]:
         columns = self._all_columns
-        batch: NDArray[Any] | None = None
+        parts: list[NDArray[Any]] = []
         filled = done = 0
         with open_csv(source) as records:
             first = next(records, None)
@@ -125,17 +125,15 @@ class RowReader:
             for chunk in chunks(rest, len(first[1]), self.batch_size):
                 encoded = _cast(source, _encode(source, columns, chosen, chunk, len(first[1])), self.dtype, done)
                 done += len(chunk)
-                while len(encoded):
-                    if batch is None:
-                        batch, filled = np.empty((self.batch_size, encoded.shape[1]), self.dtype), 0
+                while filled + len(encoded) >= self.batch_size:
                     part, encoded = np.split(encoded, [self.batch_size - filled])
-                    batch[filled : filled + len(part)] = part
-                    filled += len(part)
-                    if filled == self.batch_size:
-                        yield batch
-                        batch = None
-        if batch is not None:
-            yield batch[:filled]
+                    yield np.concatenate([*parts, part])
+                    parts, filled = [], 0
+                if len(encoded):
+                    parts.append(encoded)
+                    filled += len(encoded)
+        if parts:
+            yield np.concatenate(parts)
 
     def _understand(self, source: str, cells: list[str]) -> tuple[bool, list[int] | None]:
         """Return whether a file's first line is a header, and the places of the columns; None for their own order.

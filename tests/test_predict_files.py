@@ -193,3 +193,13 @@ def test_arrays_of_both_orders_and_versions_read_back(tmp_path: Path) -> None:
     with (tmp_path / "rows.npy").open("wb") as file:
         np.lib.format.write_array(file, array, version=(2, 0))
     np.testing.assert_array_equal(open_npy(tmp_path / "rows.npy"), array)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 10**20])
+def test_any_batch_size_gives_the_same_rows(session: InferenceSession, tmp_path: Path, batch_size: int) -> None:
+    rows = np.arange(40.0).reshape(20, 2)
+    np.savetxt(tmp_path / "rows.csv", rows, delimiter=",")
+    np.save(tmp_path / "rows.npy", rows)
+    for source in ("rows.csv", "rows.npy"):
+        assert predict(session, str(tmp_path / source), tmp_path / "out.npy", batch_size=batch_size) == 20
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), rows @ [[2.0], [3.0]] + 4)

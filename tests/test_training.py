@@ -391,6 +391,8 @@ def test_a_resume_with_other_options_or_data_is_refused_by_name(tmp_path: Path) 
         ({"optimizer": "adam"}, "optimizer must be sgd or adamw, got adam"),
         ({"dtype": "int8"}, "dtype must be float64 or float32 or float16 or bfloat16"),
         ({"hidden": (4, 0)}, "hidden must be sizes of 1 or more"),
+        ({"hidden": (2**31,)}, r"hidden must be sizes of 1 or more, and below 2\*\*31"),
+        ({"batch_size": 10**20}, r"batch_size must be below 2\*\*63"),
         ({"checkpoint_interval": 0}, "checkpoint_interval must be 1 or more"),
     ],
 )
@@ -402,8 +404,14 @@ def test_options_out_of_range_are_refused(change: dict[str, Any], message: str) 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(OptionError, match=r"device cuda:99 is not available here.*; use cpu or auto"):
         train(regression(), replace(SMALL, device="cuda:99"))
-    with pytest.raises(OptionError, match="device tpu is not available here; use cpu or auto"):
-        train(regression(), replace(SMALL, device="tpu"))
+    for device in ("tpu", "meta"):
+        with pytest.raises(OptionError, match=f"device {device} is not available here; use cpu or auto"):
+            train(regression(), replace(SMALL, device=device))
+
+
+def test_a_network_that_no_memory_can_hold_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"hidden 2000000000,2000000000 makes \d+ parameters in .* take smaller"):
+        train(regression(), replace(SMALL, hidden=(2 * 10**9, 2 * 10**9)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
