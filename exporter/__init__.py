@@ -64,4 +64,12 @@ def __getattr__(name: str) -> "Any":
     from ort_ops import requirements
 
     requirements.check()
-    return getattr(import_module(f"exporter.{_MODULES[name]}"), name)
+    try:
+        return getattr(import_module(f"exporter.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from ort_ops.extras import missing_extra
+
+        explained = missing_extra(error, f"exporter.{name}")
+        if explained is None:
+            raise
+        raise explained from error

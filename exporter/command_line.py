@@ -17,9 +17,6 @@ BAD_INPUT = 2
 READER_GONE = 141
 """As the shell reports a program that SIGPIPE ended."""
 
-_EXTRA = "export"  # of pyproject.toml: what the torch side needs
-_EXTRA_MODULES = ("torch", "onnxscript", "onnx_ir", "matplotlib", "sklearn")
-
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit status; see `exporter.cli.main`."""
@@ -47,9 +44,12 @@ def _run_guarded(arguments: Sequence[str]) -> int:
     except MylinearError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in _EXTRA_MODULES:
+        from ort_ops.extras import missing_extra
+
+        explained = missing_extra(error, f"`mylinear {command}`")
+        if explained is None:
             raise
-        return _fail(f"`mylinear {command}` needs {error.name}; pip install 'ort-mylinear[{_EXTRA}]'")
+        return _fail(str(explained))
     except BrokenPipeError:  # such as `mylinear run ... | head`
         return READER_GONE
     except OSError as error:

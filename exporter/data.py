@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.columns import Column, feature_names, plain_columns
+from ort_ops.extras import install_extra
 from ort_ops.input_files import InputError
 
 if TYPE_CHECKING:
@@ -242,5 +243,5 @@ def _sklearn_datasets() -> Any:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise DataError("digits and diabetes come with scikit-learn; pip install scikit-learn") from error
+        raise DataError(f"digits and diabetes come with scikit-learn; {install_extra('sklearn')}") from error
     return datasets

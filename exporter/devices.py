@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ort_ops.extras import install_extra
+
 
 def why_not_cuda() -> str | None:
     """Say why torch has no CUDA device, with the remedy; None if it has one."""
     try:
         import torch
     except ModuleNotFoundError:
-        return "torch is not installed; pip install torch"
+        return f"torch is not installed; {install_extra('torch')}"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without it; install a build for CUDA, as pytorch.org says"
     if not torch.cuda.is_available():

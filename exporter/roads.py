@@ -23,6 +23,7 @@ from ort_ops import cuda, native
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.errors import MylinearError
+from ort_ops.extras import install_extra
 from ort_ops.model import element_types, make_linear_model
 from ort_ops.reference import linear
 from ort_ops.session import InferenceSession, Kernel, KernelError, available_kernels, select_kernel
@@ -217,7 +218,7 @@ def _evaluator_reason(error: Exception) -> str:
 def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_backend: str | None) -> list[Road]:
     name = "torch eager"
     if importlib.util.find_spec("torch") is None:
-        return [Road(name, reason="torch is not installed; pip install 'ort-mylinear[export]'")]
+        return [Road(name, reason=f"torch is not installed; {install_extra('torch')}")]
     import torch
 
     from exporter import functional

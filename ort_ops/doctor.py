@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ort_ops import native
+from ort_ops.extras import install_extra
 from ort_ops.requirements import (
     DISTRIBUTION,
     RUNTIMES,
@@ -78,8 +79,7 @@ def _package_faults(
         yield Fault(f"{names} overwrite each other", remedy)
     if (packages["torch"] is None) != (packages["onnxscript"] is None):
         present = "torch" if packages["torch"] else "onnxscript"
-        remedy = f"pip install '.[export]' in {DISTRIBUTION}'s source"
-        yield Fault(f"only {present} of torch and onnxscript is here", remedy)
+        yield Fault(f"only {present} of torch and onnxscript is here", install_extra("torch"))
 
 
 def _library_faults(library: native.NativeStatus) -> Iterator[Fault]:

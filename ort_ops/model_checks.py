@@ -7,15 +7,23 @@ from onnx import helper
 
 from ort_ops.contract import MYLINEAR
 from ort_ops.model import check_linear_nodes, domain_version, element_types, linear_nodes
-from ort_ops.operator import ContractError
+from ort_ops.operator import ContractError, element_type_name
 
 
 def check_linear_shapes(model: onnx.ModelProto) -> None:
-    """Check the shapes that the model states around each MYLINEAR node. Raises: ContractError naming the node."""
+    """Check the shapes and element types that the model states around each MYLINEAR node.
+
+    Raises: ContractError naming the node.
+    """
     for linear in check_linear_nodes(model):
         shapes = [linear.scope.shape_of(name) if name else None for name in linear.node.input]
+        types = [linear.scope.element_type_of(name) if name else None for name in linear.node.input]
+        names = [element_type_name(element_type) if element_type else None for element_type in types]
+        known = [name for name in names if name is not None]
         try:
             MYLINEAR.infer_shape(shapes)
+            if known:
+                MYLINEAR.check_element_types([names[0] or known[0], *names[1:]])
         except ContractError as error:
             raise ContractError(f"{error} (node '{linear.label}')") from error
 

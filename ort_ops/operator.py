@@ -101,7 +101,7 @@ class Operator:
         for element_type in self.element_types:
             if key in (element_type.name, element_type.onnx_type):
                 return element_type
-        got = key if isinstance(key, str) else _element_type_name(key)
+        got = key if isinstance(key, str) else element_type_name(key)
         raise ContractError(self.message(self.inputs[0].argument, self.element_type_rule, got))
 
     @property
@@ -247,7 +247,7 @@ class Operator:
         context.set_output_type(0, result)
 
 
-def _element_type_name(onnx_type: int) -> str:
+def element_type_name(onnx_type: int) -> str:
     """The name of any of ONNX's element types: NumPy's where it has the type."""
     from onnx import TensorProto, helper
 

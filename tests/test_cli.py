@@ -186,8 +186,8 @@ main({[*command.split(), "--help"]})
     [
         (["run", "linear.onnx", "--input", "3,2"], 0, ""),
         (["verify", "linear.onnx"], 0, ""),
-        (["train", "article"], 2, "`mylinear train` needs torch; pip install 'ort-mylinear[export]'"),
-        (["demo"], 2, "`mylinear demo` needs torch; pip install 'ort-mylinear[export]'"),
+        (["train", "article"], 2, "`mylinear train` needs torch: pip install '.[export]' in ort-mylinear's source"),
+        (["demo"], 2, "`mylinear demo` needs torch: pip install '.[export]' in ort-mylinear's source"),
     ],
     ids=str,
 )

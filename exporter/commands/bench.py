@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from exporter.bench.cells import BenchError, make_plan
     from exporter.bench.report import show, write_files
     from exporter.bench.runner import run_bench
+    from ort_ops.extras import install_extra
     from ort_ops.progress import progress
 
     if args.goals and args.device != "cpu":
@@ -62,5 +63,5 @@ def run(args: argparse.Namespace) -> int:
     print(show(bench, with_goals=args.goals))
     print(f"wrote     {', '.join(str(path) for path in written)}")
     if bench.cells and not any(path.suffix == ".png" for path in written):
-        print("PNGs need matplotlib: pip install 'ort-mylinear[export]'; the page has the same drawings")
+        print(f"PNGs need matplotlib: {install_extra('matplotlib')}; the page has the same drawings")
     return 0
