@@ -37,6 +37,8 @@ class ExternalData:
         Raises: ModelError; its message lacks the name of the model.
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
+        if any(isinstance(text, bytes) for entry in entries.items() for text in entry):
+            raise ModelError(f" is damaged: where the data of tensor '{tensor.name}' lies is not in UTF-8")
         location = entries.get("location", "")
         if location not in self._nbytes:
             self._nbytes[location] = self._look_at(location, tensor.name)

@@ -216,8 +216,11 @@ def run_child(first: int, tries: int, material: Path) -> int:
     """Run tries one by one, saying which before each and its outcome behind."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import faulthandler
+
     import torch
 
+    faulthandler.enable()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch, os.fdopen(os.dup(1), "w") as report:
         for number in range(first, first + tries):
@@ -245,7 +248,7 @@ def _run_until_it_stops(first: int, tries: int, material: Path) -> Iterator[tupl
             if not outcome.endswith("\n"):
                 child.wait()
                 errors.seek(0)
-                reason = f"the process ended with status {child.returncode}: {errors.read()[-300:]}"
+                reason = f"the process ended with status {child.returncode}: {errors.read()[-1500:]}"
                 yield number, f"FAULT: {reason if was_alive else 'it hung'} (at '{at}')"
                 return
             yield number, outcome.rstrip("\n")
