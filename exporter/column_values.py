@@ -22,6 +22,7 @@ MAX_CATEGORIES = 1000
 """A column with more different texts than this is refused as categorical: each would be an input."""
 
 _MAX_ADVISED_CATEGORIES = 50
+_FORMATTED_NUMBER = re.compile(r"[$€£¥]?\s*[+-]?\d[\d.,'\s]*[%$€£¥]?")
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T].*)?")
 
 
@@ -83,7 +84,7 @@ class Trouble:
         return f"{place}: must be a finite number, the value is missing ({counts})"
 
     def remedy(self, rows: int) -> tuple[str, str | None]:
-        """Return what to do in words, and the option that does it."""
+        """Return what to do in words, and the option that does it, if one does."""
         if self.reason is not None or self.num_missing == rows:
             return "leave it out", "ignore"
         if not self.num_texts:
@@ -91,6 +92,8 @@ class Trouble:
         kind = self._kind(rows)
         if kind == "dates":
             return "write them as numbers, such as days since a date, or leave it out", "ignore"
+        if kind == "formatted numbers":
+            return "write them with a decimal point and nothing else", None
         if kind == "other text":
             return "mend these cells, or leave it out", "ignore"
         if len(self.texts) <= min(_MAX_ADVISED_CATEGORIES, max(2, rows // 2)):
@@ -107,6 +110,8 @@ class Trouble:
             return "dates"
         if 2 * self.num_texts < rows - self.num_missing:
             return "other text"
+        if _FORMATTED_NUMBER.fullmatch(self.first_text[1]):
+            return "formatted numbers"
         few = len(self.texts) <= _MAX_ADVISED_CATEGORIES
         return f"{len(self.texts)} different texts" if few else "many different texts"
 
@@ -214,10 +219,11 @@ def describe_troubles(troubles: Sequence[Trouble], rows: int) -> str:
             f"{len(troubles)} columns cannot be used: {'; '.join(told)}; and {len(troubles) - MAX_SHOWN_NAMES} more; "
             "--features takes only the columns that it names"
         )
-    advice = f"try {' '.join(_options(troubles, rows))}"
+    options = " ".join(_options(troubles, rows))
+    advice = f"; try {options}" if options else ""
     if len(told) == 1:
-        return f"{told[0]}; {advice}"
-    return f"{len(told)} columns cannot be used: {'; '.join(told)}; {advice}"
+        return told[0] + advice
+    return f"{len(told)} columns cannot be used: {'; '.join(told)}{advice}"
 
 
 def _options(troubles: Sequence[Trouble], rows: int) -> Iterator[str]:

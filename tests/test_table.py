@@ -245,3 +245,10 @@ def test_a_file_is_taken_without_data_and_its_options_come_back_in_the_message(
         assert run_command(f"people.csv --target price {table_options} --epochs 4 --resume") == 130
     err = capsys.readouterr().err
     assert "--data people.csv --target price --ignore name --categorical colour,zip --fill mean --epochs 4" in err
+
+
+@pytest.mark.parametrize("text", ["1,5", "$12", "1 200.50", "12%", "1'000"])
+def test_numbers_that_are_formatted_are_told_from_texts(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, "a;y\n" + f"{text};1.5\n{text};2.5\n")
+    with pytest.raises(DataError, match=r"formatted numbers in 2 of 2 rows: write them with a decimal point .*\)$"):
+        load_csv(path, "y")
