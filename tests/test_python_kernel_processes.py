@@ -48,7 +48,8 @@ def open_session(onnx_type=1, plain=False):
 def in_child(code: str, *, before: str = "", timeout: float = 120, stderr: str = "", **environment: str) -> str:
     """Run code in a fresh process, which must end well and print ``stderr`` (a pattern) to stderr."""
     code = textwrap.dedent(before) + PRELUDE + textwrap.dedent(code)
-    command = [sys.executable, "-X", "faulthandler", "-c", code]
+    # Newer Pythons warn of any fork in a process with threads, which some kernels here do on purpose.
+    command = [sys.executable, "-X", "faulthandler", "-W", "ignore:This process:DeprecationWarning", "-c", code]
     variables = os.environ | environment
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=os.getcwd(), env=variables, timeout=timeout, check=False
