@@ -23,9 +23,9 @@ _DIRECTIONS = 3
 
 def against_finite_differences(call: LinearCall, rng: np.random.Generator) -> Comparison:
     """Compare directional derivatives in float64; the function is linear in each argument, so a step of 1 is exact."""
-    x, weight, bias = np.nan_to_num(call.x, posinf=1, neginf=-1), call.weight.astype(np.float64), call.bias
+    x, weight = np.nan_to_num(call.x, posinf=1, neginf=-1), call.weight.astype(np.float64)
     arguments = [from_numpy(np.clip(x, -1e3, 1e3)), from_numpy(weight)]
-    arguments += [] if bias is None else [from_numpy(bias.astype(np.float64))]
+    arguments += [] if call.bias is None else [from_numpy(call.bias.astype(np.float64))]
     leaves = [argument.requires_grad_() for argument in arguments]
     y = _linear(leaves)
     seed = torch.from_numpy(rng.standard_normal(tuple(y.shape)))

@@ -71,7 +71,11 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
         [(f"{name}  {row.road}", row.comparison) for name, v in verifications.items() for row in v.worst_rows()],
         folder / PARITY_PLOT_NAME,
     )
-    rows = [[name, *cells] for name, v in verifications.items() for cells in v.summary()[1]]
+    rows = [
+        [name, backend, *cells]
+        for name, v in verifications.items()
+        for backend, _, *cells in v.summary(with_gradients=False)[1]
+    ]
     result = DemoResult(training, rows, all(v.is_ok for v in verifications.values()), predictions)
     _write_report(folder, result)
     on_progress(total, total, "done")

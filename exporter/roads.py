@@ -6,7 +6,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
 from exporter.evaluator import make_evaluator
-from exporter.run_all import run_all, without_definition
+from exporter.run_all import run_all
 from ort_ops import cuda, native
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.errors import MylinearError
 from ort_ops.extras import install_extra
-from ort_ops.model import element_types, make_linear_model
+from ort_ops.model import element_types, load_model, make_linear_model
 from ort_ops.reference import linear
 from ort_ops.session import InferenceSession, Kernel, KernelError, available_kernels, select_kernel
 
@@ -32,13 +32,17 @@ Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], list[Array]]
 RunAll = Callable[[Mapping[str, Array]], dict[str, Array]]
 RunNode = Callable[[Array, Array, Array | None], Array]
-OpenNode = Callable[[Array, Array | None, int], Callable[[Array], Array]]
+OpenModel = Callable[[], Run]
 # What is proved of float32 on CUDA is float32; TF32, which onnxruntime allows by default, is a wish for less.
 _ON_CUDA = [(cuda.PROVIDER, {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 class WholeModelError(MylinearError, RuntimeError):
     """A runtime cannot run a model, because of another operator than MYLINEAR; each node alone it can."""
+
+
+class RunError(MylinearError, RuntimeError):
+    """A runtime opened a model and fails to run it, on an input that the float64 evaluation takes."""
 
 
 class _OperatorError(Exception):
@@ -49,13 +53,41 @@ class _OperatorError(Exception):
         self.cause = cause
 
 
-@dataclass(frozen=True)
-class Road:
-    """A way to run the model, and to run one of its MYLINEAR nodes alone; with a reason, it cannot be taken.
+class NodeAlone:
+    """One MYLINEAR node with its weight and bias; its model is made once for all sessions of it.
 
     Attributes:
-        run: gives the outputs. Raises: WholeModelError if it finds only then that it cannot.
-        open_node: takes weight, bias and the rank of x, and gives what runs the node alone on any such x.
+        weight: ``[out_features, in_features]``; its dtype is the node's.
+        bias: ``[out_features]``, or None.
+    """
+
+    def __init__(self, weight: Array, bias: Array | None) -> None:
+        self.weight, self.bias = weight, bias
+        self._serialized: dict[int, bytes] = {}
+
+    def serialized(self, rank: int) -> bytes:
+        """Return a model of the node for x of this rank, ``x`` to ``y``."""
+        if rank not in self._serialized:
+            shape = [*(f"d{i}" for i in range(rank - 1)), self.weight.shape[1]]
+            self._serialized = {rank: make_linear_model(shape, self.weight, self.bias).SerializeToString()}
+        return self._serialized[rank]
+
+
+OpenNode = Callable[[NodeAlone, int], Callable[[Array], Array]]
+
+
+def _cannot_open() -> Run:
+    raise WholeModelError("it cannot be taken")
+
+
+@dataclass(frozen=True)
+class Road:
+    """A backend: a way to run the model, and to run one of its MYLINEAR nodes alone; with a reason, it is not there.
+
+    Attributes:
+        open_model: gives what runs the model and gives its outputs; what that holds is released with it. Both raise:
+            WholeModelError where another operator than MYLINEAR cannot be run.
+        open_node: takes a node and the rank of x, and gives what runs the node alone on any such x.
         run_all: gives the values of all nodes of the main graph.
         element_types: that it serves; None for all.
         has_backward: whether gradients can be had on it.
@@ -63,8 +95,8 @@ class Road:
     """
 
     name: str
-    run: Run = lambda feed: []
-    open_node: OpenNode = lambda weight, bias, rank: lambda x: x
+    open_model: OpenModel = _cannot_open
+    open_node: OpenNode = lambda node, rank: lambda x: x
     run_all: RunAll = lambda feed: {}
     reason: str | None = None
     element_types: tuple[str, ...] | None = None
@@ -79,7 +111,10 @@ def find_roads(
     compile_backend: str | None,
     device: str = "auto",
 ) -> list[Road]:
-    """Return every road: how it runs, or the reason why it cannot be taken; ``device`` as in `verify`.
+    """Return every backend: how it runs, or the reason why it is not there; ``device`` as in `verify`.
+
+    Args:
+        model: without the operator's own definition, which onnx's evaluator would take instead of an operator.
 
     Raises: KernelError if ``device`` is ``cuda`` and its roads cannot be taken.
     """
@@ -99,62 +134,112 @@ def find_roads(
         if reason is not None:
             roads.append(Road(kernel.name, reason=reason))
         elif kernel.name == "cuda":
-            roads.append(_session_road(model, path, kernel, providers=_ON_CUDA))
+            roads.append(_session_road(path, kernel, providers=_ON_CUDA))
         elif kernel.name == "cpp":
-            roads += [_session_road(model, path, kernel, isa) for isa in native.status().usable_isas]
+            roads += [_session_road(path, kernel, isa) for isa in native.status().usable_isas]
         else:
-            roads.append(_session_road(model, path, kernel))
+            roads.append(_session_road(path, kernel))
     if has_cuda:
         body = next(k for k in available_kernels() if k.name == "body")
-        roads.append(_session_road(model, path, body, providers=_ON_CUDA))
+        roads.append(_session_road(path, body, providers=_ON_CUDA))
     untaken = next((road for road in roads if road.name == "cuda" and road.reason is not None), None)
     if device == "cuda" and untaken is not None:
         raise KernelError(f"the cuda kernel cannot run: {untaken.reason}")
     return roads
 
 
-def _session_road(
-    model: onnx.ModelProto, path: str | Path, kernel: Kernel, isa: str | None = None, providers: Any = None
-) -> Road:
+def _session_road(path: str | Path, kernel: Kernel, isa: str | None = None, providers: Any = None) -> Road:
     variant = isa or ("cuda" if providers and kernel.name != "cuda" else None)
     name = f"{kernel.name}[{variant}]" if variant else kernel.name
 
     def open_session(source: Any, options: Any = None) -> Any:
-        quiet = options or onnxruntime.SessionOptions()
-        quiet.log_severity_level = 4
+        quiet = options or _quiet_options()
         with forced_isa(isa):
             return InferenceSession(source, quiet, providers or ["CPUExecutionProvider"], kernels=kernel.name)
 
-    reason = ""
-    try:
-        session = open_session(path)
-    except Exception as error:
-        # Where onnxruntime lacks a kernel of its own, such as for a Relu in bfloat16, that tells nothing of ours.
-        reason = f"onnxruntime cannot run the model: {_first_line(error)}"
-        if "NOT_IMPLEMENTED" not in reason or NAME in reason:
-            raise
-    if not reason and providers and cuda.PROVIDER not in session.get_providers():
-        return Road(name, reason="onnxruntime could not start its CUDA provider, and took the CPU; its log says why")
-
-    def run(feed: Mapping[str, Array]) -> list[Array]:
-        if reason:
-            raise WholeModelError(reason)
-        outputs: list[Array] = session.run(None, feed)
-        return outputs
-
-    def open_node(weight: Array, bias: Array | None, rank: int) -> Callable[[Array], Array]:
-        node = make_linear_model([f"d{i}" for i in range(rank - 1)] + [weight.shape[1]], weight, bias)
-        alone = open_session(node.SerializeToString())
+    def open_node(node: NodeAlone, rank: int) -> Callable[[Array], Array]:
+        alone = open_session(node.serialized(rank))
         return lambda x: cast("Array", alone.run(None, {"x": x})[0])
+
+    if providers:
+        probe = open_session(NodeAlone(np.ones((1, 1), np.float32), None).serialized(2))
+        if cuda.PROVIDER not in probe.get_providers():
+            return Road(
+                name, reason="onnxruntime could not start its CUDA provider, and took the CPU; its log says why"
+            )
+
+    def open_model() -> Run:
+        try:
+            session = open_session(path)
+        except Exception as error:
+            # Where onnxruntime lacks a kernel of its own, such as for a Relu in bfloat16, that tells nothing of ours.
+            reason = f"onnxruntime cannot run the model: {_first_line(error)}"
+            if "NOT_IMPLEMENTED" not in reason or NAME in reason:
+                raise
+            raise WholeModelError(reason) from error
+
+        def run(feed: Mapping[str, Array]) -> list[Array]:
+            try:
+                outputs: list[Array] = session.run(None, feed)
+            except MylinearError:
+                raise
+            except Exception as error:
+                raise RunError(f"onnxruntime fails: {_first_line(error)}") from error
+            return outputs
+
+        return run
 
     return Road(
         name,
-        run,
+        open_model,
         open_node,
-        lambda feed: run_all(model, feed, open_session),
+        lambda feed: run_all(load_model(path), feed, open_session),
         element_types=kernel.element_types,
         arithmetic=TENSOR_CORES if providers else ROUNDED,
     )
+
+
+def _quiet_options() -> onnxruntime.SessionOptions:
+    """Options without a log, and without threads that spin between calls: many sessions are open at once here."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class Probe:
+    """Runs the model once in onnxruntime to see whether an input suits it, and forgets the result."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._sessions: dict[str, Any] = {}
+
+    def __call__(self, feed: Mapping[str, Array]) -> None:
+        """Do nothing if the model runs by any kernel of MYLINEAR, or cannot be opened.
+
+        Raises: RunError where it opens and runs by none.
+        """
+        reasons = []
+        for kernel in ("cpp", "python", "body"):
+            session = self._session(kernel)
+            if session is None:
+                continue
+            try:
+                session.run(None, feed)
+            except Exception as error:
+                reasons.append(f"onnxruntime fails: {_first_line(error)}")
+            else:
+                return
+        if reasons:
+            raise RunError(reasons[-1])
+
+    def _session(self, kernel: str) -> Any:
+        if kernel not in self._sessions:
+            self._sessions[kernel] = None
+            with suppress(Exception):  # the backends will say why
+                session = InferenceSession(self._path, _quiet_options(), ["CPUExecutionProvider"], kernels=kernel)
+                self._sessions[kernel] = session
+        return self._sessions[kernel]
 
 
 @contextmanager
@@ -185,30 +270,35 @@ def _evaluator_road(name: str, model: onnx.ModelProto, run_node: RunNode, *, has
                 raise _OperatorError(error) from error
 
     Linear.__name__ = NAME
-    try:
-        evaluator = make_evaluator(without_definition(model), [Linear])
-    except Exception as error:  # it does not know every operator
-        return Road(name, reason=_evaluator_reason(error))
 
-    def run(feed: Mapping[str, Array], *, intermediate: bool = False) -> Any:
+    def open_evaluator() -> Callable[..., Any]:
         try:
-            with np.errstate(all="ignore"):
-                return evaluator.run(None, dict(feed), intermediate=intermediate)
-        except _OperatorError as error:
-            raise error.cause from None
-        except Exception as error:  # nor every use of one
+            evaluator = make_evaluator(model, [Linear])
+        except Exception as error:  # it does not know every operator
             raise WholeModelError(_evaluator_reason(error)) from error
 
-    def run_values(feed: Mapping[str, Array]) -> dict[str, Array]:
-        return {key: np.asarray(value) for key, value in run(feed, intermediate=True).items()}
+        def run(feed: Mapping[str, Array], *, intermediate: bool = False) -> Any:
+            try:
+                with np.errstate(all="ignore"):
+                    return evaluator.run(None, dict(feed), intermediate=intermediate)
+            except _OperatorError as error:
+                raise error.cause from None
+            except Exception as error:  # nor every use of one
+                raise WholeModelError(_evaluator_reason(error)) from error
 
-    return Road(
-        name,
-        lambda feed: [np.asarray(output) for output in run(feed)],
-        lambda weight, bias, rank: lambda x: run_node(x, weight, bias),
-        run_values,
-        has_backward=has_backward,
-    )
+        return run
+
+    def open_model() -> Run:
+        run = open_evaluator()
+        return lambda feed: [np.asarray(output) for output in run(feed)]
+
+    def run_values(feed: Mapping[str, Array]) -> dict[str, Array]:
+        return {key: np.asarray(value) for key, value in open_evaluator()(feed, intermediate=True).items()}
+
+    def open_node(node: NodeAlone, rank: int) -> Callable[[Array], Array]:
+        return lambda x: run_node(x, node.weight, node.bias)
+
+    return Road(name, open_model, open_node, run_values, has_backward=has_backward)
 
 
 def _evaluator_reason(error: Exception) -> str:
@@ -258,7 +348,7 @@ def _torch_roads(model: onnx.ModelProto, checkpoint: str | Path | None, compile_
                 with torch.no_grad():
                     return [to_numpy(network(*map(from_numpy, feed.values())))]
 
-            road = replace(road, run=run, reason=None)
+            road = replace(road, open_model=lambda run=run: run)  # type: ignore[misc]
         roads.append(road)
     return roads
 

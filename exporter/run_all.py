@@ -10,19 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
-from ort_ops.contract import DOMAIN, NAME
-
 Array = NDArray[Any]
-
-
-def without_definition(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without the operator's own function, which evaluators would take instead of an operator."""
-    stripped = onnx.ModelProto()
-    stripped.CopyFrom(model)
-    kept = [f for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]
-    del stripped.functions[:]
-    stripped.functions.extend(kept)
-    return stripped
 
 
 def run_all(model: onnx.ModelProto, feed: Mapping[str, Array], session: Any, **options: Any) -> dict[str, Array]:

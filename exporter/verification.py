@@ -2,165 +2,68 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
-from exporter.error_statistics import EDGES as HISTOGRAM_EDGES
 from exporter.error_statistics import histogram, max_ulp
 from exporter.float64_run import BOUND_IN_WORDS, Float64Run
-from exporter.local_error import HAVE_AGREED_EDGES
-from exporter.roads import Road, WholeModelError, find_roads
+from exporter.roads import Probe, Road, RunError, WholeModelError, find_roads
+from exporter.verification_divergence import first_divergence
 from exporter.verification_inputs import (
-    MAX_ROWS_BACKWARD,
-    default_batch_sizes,
+    Case,
+    Feed,
+    NodeDrawer,
     edge_call,
-    edge_inputs,
-    random_inputs,
+    make_cases,
+    rows_that_fit,
     thinned,
 )
-from ort_ops.comparison import Comparison, compare
+from exporter.verification_nodes import (
+    FINITE_DIFFERENCES,
+    NN_LINEAR,
+    NodeCall,
+    NodeRows,
+    backward_row,
+    run_alone,
+    types_of,
+)
+from exporter.verification_plan import OnProgress, Plan
+from exporter.verification_result import (
+    EDGES,
+    NODES,
+    WHOLE,
+    ParityError,
+    Part,
+    Row,
+    Verification,
+    listed,
+    worst_of,
+)
+from ort_ops.comparison import Comparison
 from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import linear_bound
 from ort_ops.errors import MylinearError
-from ort_ops.evaluate import Evaluation, LinearCall, Value
-from ort_ops.model import ModelError, all_nodes, linear_nodes, linear_nodes_within, load_model, require_linear_nodes
+from ort_ops.evaluate import Evaluation, Value
+from ort_ops.model import ModelError, linear_element_types, linear_nodes, load_model, require_linear_nodes
 from ort_ops.model_checks import check_linear_shapes
-from ort_ops.operator import ElementType
-from ort_ops.reference import linear_float64
-from ort_ops.report_text import json_text
+from ort_ops.model_inputs import InputDrawer, NoExampleError
+from ort_ops.operator import ContractError
+
+__all__ = ["EDGES", "FINITE_DIFFERENCES", "NN_LINEAR", "NODES", "ParityError", "Row", "Verification", "verify"]
 
 Array = NDArray[Any]
-EDGES = "edge values"
 DEVICES = ("auto", "cpu", "cuda")
-NODES = "each node alone"
-FINITE_DIFFERENCES = "gradients, finite differences in float64"
-NN_LINEAR = "gradients, nn.Linear"
-
-
-class ParityError(MylinearError, AssertionError):
-    """A road that leaves its bound; the message has the rows."""
+_DRAWN_ROWS = (1, 2, 7, 64)
+_EVALUATE, _RUN, _ALONE, _GRADIENTS = "evaluate", "run", "alone", "gradients"
 
 
 class VerificationError(MylinearError, ValueError):
     """Something that `verify` was asked for and that cannot be."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One road on one input.
-
-    Attributes:
-        road: ``torch eager``, ``reference``, or the name of a kernel.
-        inputs: which input, in words; `NODES` for the nodes one by one, on what they received of all inputs.
-        comparison: with the exact result; None where the road could not be taken.
-        reason: why it could not be taken.
-        ulp: largest error in units of the last place.
-        histogram: of the errors in units of their bound, in the classes of `exporter.error_statistics.EDGES`.
-        diverges_at: the first node of the graph whose value leaves its bound, if the model's result does.
-    """
-
-    road: str
-    inputs: str
-    comparison: Comparison | None
-    reason: str = ""
-    ulp: float = 0.0
-    histogram: tuple[int, ...] = ()
-    diverges_at: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.comparison is None:
-            return f"not run: {self.reason}"
-        return self.comparison.text + (f"; {self.diverges_at}" if self.diverges_at else "")
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What `verify` found; ``rows`` in the order in which they ran.
-
-    Attributes:
-        path: of the model.
-        bound: how far the outputs of the whole model may be off, in words.
-    """
-
-    rows: list[Row]
-    path: str = ""
-    bound: str = ""
-    nodes: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
-
-    @property
-    def is_ok(self) -> bool:
-        return all(row.comparison is None or row.comparison.is_within_bound for row in self.rows)
-
-    def check(self) -> None:
-        """Do nothing if parity holds. Raises: ParityError with the rows that violate it."""
-        if not self.is_ok:
-            wrong = [r for r in self.rows if r.comparison is not None and not r.comparison.is_within_bound]
-            raise ParityError("; ".join(f"{row.road}, {row.inputs}: {row.verdict}" for row in wrong))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as dictionaries, lists, numbers and strings, for JSON; infinity as a string."""
-        rows = []
-        for row in self.rows:
-            entry = {**asdict(row), "verdict": row.verdict}
-            for part in (entry, entry["comparison"] or {}):
-                part.update({k: str(v) for k, v in part.items() if isinstance(v, float) and not np.isfinite(v)})
-            rows.append(entry)
-        return {"model": self.path, "is_ok": self.is_ok, "bound": self.bound, "rows": rows}
-
-    def to_json(self) -> str:
-        """Return `as_dict` as JSON text."""
-        return json_text(self.as_dict())
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and cells, for `ort_ops.table.format_table` and the report."""
-        cells = []
-        for row in self.rows:
-            error, units, ulp = "-", "-", "-"
-            if row.comparison is not None:
-                error, units = f"{row.comparison.max_error:.3g}", f"{row.comparison.max_in_bounds:.3f}"
-                ulp = f"{row.ulp:.3g}"
-            cells.append([row.road, row.inputs, error, units, ulp, row.verdict])
-        return ["kernel", "input", "max abs error", "error / bound", "ULP", "verdict"], cells
-
-    def worst_rows(self) -> list[Row]:
-        """Return for each road the row that is furthest off."""
-        worst: dict[str, Row] = {}
-        for row in self.rows:
-            if row.road not in worst or _distance(row) > _distance(worst[row.road]):
-                worst[row.road] = row
-        return list(worst.values())
-
-    def summary(self) -> tuple[list[str], list[list[str]]]:
-        """Return the same table with one row for each road: its worst verdict, and its largest error of the batches.
-
-        The edge values count for the verdict and for the error in units of the bound, but among them are numbers so
-        large that an absolute error of theirs tells nothing.
-        """
-        header, cells = Verification(self.worst_rows()).table()
-        batches = [row for row in self.rows if row.inputs.startswith("batch")]
-        largest: dict[str, float] = {}
-        for row in batches:
-            if row.comparison is not None:
-                largest[row.road] = max(row.comparison.max_error, largest.get(row.road, 0.0))
-        rows = []
-        for road, _, _, units, _, verdict in cells:
-            rows.append([road, f"{largest[road]:.3g}" if road in largest else "-", units, verdict])
-        return [name for name in header if name not in ("input", "ULP")], rows
-
-
-def _distance(row: Row) -> tuple[bool, float]:
-    if row.comparison is None:
-        return False, -1.0
-    return not row.comparison.is_within_bound, row.comparison.max_in_bounds
 
 
 def verify(
@@ -168,256 +71,265 @@ def verify(
     *,
     checkpoint: str | Path | None = None,
     batch_sizes: Sequence[int] | None = None,
+    inputs: Sequence[str | Path] = (),
     seed: int = 0,
     dtypes: Sequence[str] = (),
     compile_backend: str | None = "aot_eager",
     device: str = "auto",
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Verification:
-    """Run one model on every road that this machine has, and hold each against the float64 reference.
+    """Run one model on every backend that this machine has, and compare each with the float64 reference.
 
     In a test of yours: ``exporter.verify("model.onnx").check()``.
 
-    The bound is derived, not chosen. Each MYLINEAR node is run alone on what it received, against the bound of its own
-    sum (`ort_ops.error_bound`), which no right kernel can leave. The outputs of the whole model are bounded by the
-    rounding errors of every node as they arrive there (`exporter.float64_run`), at any depth and for any operator.
-    Where a road leaves its bound, the first node at which it does is named.
+    The bound is derived, not chosen: how the rounding errors of every node arrive at the outputs
+    (`exporter.float64_run`). Each MYLINEAR node is also run alone on what it received, against the bound of its own
+    sum. Where a backend leaves its bound, the first node at which it does is named. Where the model cannot be run, or
+    does not reach a node, the node is run alone on drawn numbers; a node that cannot be is untested, and parity is
+    then not proved.
+
+    Memory: at most four times the model, and 1 GiB. Backends are opened one after the other.
 
     Args:
         path: a model with MYLINEAR nodes.
         checkpoint: of `mylinear train`; torch eager then runs the network in it. Without one it runs the
             operator at every node of the model.
-        batch_sizes: sizes of the dynamic dimensions to try with seeded normal input; None for 1, 2, 7 and 64, with 32
-            for the last where an input has more than one of them.
-        seed: of that input.
+        batch_sizes: sizes of the dynamic dimensions to try with seeded numbers that the graph can take; None for 1,
+            2, 7 and 64, with 32 for the last where an input has more than one of them; with ``inputs`` for none.
+        inputs: .npz files with an array for each input of the model, to run the whole model on.
+        seed: of the numbers that are drawn.
         dtypes: further element types to run each node alone in, with its weights rounded to them.
-        compile_backend: of the road ``torch.compile``: ``aot_eager`` traces forward as inductor does but generates no
-            code, which takes long; ``inductor`` does all; None leaves the road out.
-        device: ``auto`` takes the CPU's roads, and CUDA's where onnxruntime has its provider; ``cuda`` does so too, and
-            raises where the CUDA kernel cannot run; ``cpu`` leaves CUDA's roads out.
-        on_progress: called with runs done, runs in all, and the road's name.
+        compile_backend: of the backend ``torch.compile``: ``aot_eager`` traces forward as inductor does but generates
+            no code, which takes long; ``inductor`` does all; None leaves it out.
+        device: ``auto`` takes the CPU's backends, and CUDA's where onnxruntime has its provider; ``cuda`` does so too,
+            and raises where the CUDA kernel cannot run; ``cpu`` leaves CUDA's out.
+        on_progress: called with steps done, steps in all, and what is done next, with the time left after a while.
 
-    Raises: VerificationError, ModelError, ContractError, CheckpointError, KernelError; never for a mere difference,
-        which the result reports.
+    Raises: VerificationError, ExampleError, ModelError, ContractError, CheckpointError, KernelError; never for a mere
+        difference, which the result reports.
     """
-    model = load_model(path)
-    require_linear_nodes(model, path)
-    check_linear_shapes(model)
-    rng = np.random.default_rng(seed)
     if batch_sizes is not None and any(size < 0 for size in batch_sizes):
         raise VerificationError(f"batch sizes must be 0 or more, got {', '.join(map(str, batch_sizes))}")
     if device not in DEVICES:
         raise VerificationError(f"device must be {' or '.join(DEVICES)}, got {device}")
-    sizes = default_batch_sizes(model) if batch_sizes is None else batch_sizes
-    inputs = {f"batch {size}": random_inputs(model, size, rng) for size in sizes}
-    inputs[EDGES] = edge_inputs(model)
-    evaluate_again, evaluations, bound = _evaluations(model, inputs)
-    roads = find_roads(model, path, checkpoint, compile_backend, device)
-    calls: dict[str, list[LinearCall]] = {}
-    for evaluation in evaluations.values():
-        for call in evaluation.calls:
-            calls.setdefault(call.label, []).append(call)
-    if EDGES not in evaluations:
-        calls = {label: [*received, edge_call(received[-1])] for label, received in calls.items()}
-    found = {road.name: [] if road.reason is None else [Row(road.name, "-", None, road.reason)] for road in roads}
-    roads = [road for road in roads if road.reason is None]
-    each_node = [_NodeRow(road, element_type) for road in roads for element_type in _types_of(road, dtypes)]
-    with_backward = [road for road in roads if road.has_backward]
-    total = len(roads) * len(evaluations) + len(calls) + 2 * len(with_backward)
-    done = itertools.count()
-
-    def progress(what: str) -> None:
-        if on_progress is not None:
-            on_progress(next(done), total, what)
-
-    for road in roads:
-        for label, evaluation in evaluations.items():
-            progress(f"{road.name}, {label}")
-            row = _whole_row(model, road, label, inputs[label], evaluation, evaluate_again)
-            if row not in found[road.name]:  # one reason, not one for each input
-                found[road.name].append(row)
-    for label, received in calls.items():
-        progress(f"node {label} alone")
-        _run_alone(received, each_node)
-    for node_row in each_node:
-        found[node_row.road.name].append(node_row.finish())
-    for road in with_backward:
-        for label in (FINITE_DIFFERENCES, NN_LINEAR):
-            progress(f"{road.name}, {label}")
-            found[road.name].append(_backward_row(road, label, [received[-1] for received in calls.values()]))
-    rows = [row for of_road in found.values() for row in of_road]
-    missed = [linear.path for linear in linear_nodes(model) if linear.path not in calls]
-    if missed:
-        reason = f"what {_listed(missed)} received cannot be had: covered only with the model as a whole"
-        rows.append(Row("every road", NODES, None, reason))
-    nodes = [(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in model.graph.node]
-    return Verification(rows, str(path), bound, nodes)
+    model = load_model(path)
+    require_linear_nodes(model, path)
+    check_linear_shapes(model)
+    _remove_definition(model)
+    drawer = InputDrawer(model)
+    cases = make_cases(model, drawer, batch_sizes, inputs, seed)
+    return _Verifier(model, path, drawer, cases, seed, on_progress).run(
+        find_roads(model, path, checkpoint, compile_backend, device), dtypes
+    )
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"node '{name}'" for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _types_of(road: Road, dtypes: Sequence[str]) -> list[ElementType | None]:
-    """The element types to run each node alone in: its own, which is None here, and those asked for that are served."""
-    served = [dtype for dtype in dtypes if road.element_types is None or dtype in road.element_types]
-    return [None, *(MYLINEAR.element_type(dtype) for dtype in served)]
-
-
-def _whole_row(
-    model: onnx.ModelProto,
-    road: Road,
-    label: str,
-    feed: Mapping[str, Array],
-    evaluation: Evaluation,
-    evaluate_again: Callable[[Mapping[str, Array]], Evaluation],
-) -> Row:
-    try:
-        outputs = road.run(feed)
-    except WholeModelError as error:
-        return Row(road.name, "the whole model", None, str(error))
-    comparison, ulp, counts = _compare_outputs(outputs, evaluation.outputs)
-    where = "" if comparison.is_within_bound else _first_divergence(model, road, feed, evaluate_again(feed))
-    return Row(road.name, label, comparison, ulp=ulp, histogram=counts, diverges_at=where)
+def _remove_definition(model: onnx.ModelProto) -> None:
+    """Remove the operator's own function, which evaluators would take instead of an operator; no weight is copied."""
+    for index, function in reversed(list(enumerate(model.functions))):
+        if (function.domain, function.name) == (MYLINEAR.domain, MYLINEAR.name):
+            del model.functions[index]
 
 
 @dataclass
-class _NodeRow:
-    """The row of one road on each node alone, as it grows."""
+class _Ran:
+    """A case on which the model ran in float64: its feed, and what must come out."""
 
-    road: Road
-    element_type: ElementType | None
-    worst: tuple[str, Comparison] | None = None
-    ulp: float = 0.0
-    counts: tuple[int, ...] = (0,) * (len(HISTOGRAM_EDGES) + 1)
-
-    def add(self, label: str, comparison: Comparison, ulp: float, counts: tuple[int, ...]) -> None:
-        if self.worst is None or _worst_of([self.worst[1], comparison]) is not self.worst[1]:
-            self.worst = label, comparison
-        self.ulp = max(self.ulp, ulp)
-        self.counts = tuple(a + b for a, b in zip(self.counts, counts, strict=True))
-
-    def finish(self) -> Row:
-        inputs = NODES if self.element_type is None else f"{NODES}, in {self.element_type.name}"
-        if self.worst is None:
-            return Row(self.road.name, inputs, None, "no input of any node can be had")
-        label, comparison = self.worst
-        where = "" if comparison.is_within_bound else f"at node '{label}'"
-        return Row(self.road.name, inputs, comparison, "", self.ulp, self.counts, where)
+    case: Case
+    feed: Feed
+    evaluation: Evaluation
 
 
-def _run_alone(calls: Sequence[LinearCall], rows: Sequence[_NodeRow]) -> None:
-    """Run one node alone on what it received, on every road, where the bound is that of a single sum."""
-    for element_type in {row.element_type: None for row in rows}:
-        own_type = element_type or calls[0].element_type
-        runners: dict[tuple[int, int], Any] = {}
-        for call in calls:
-            x, weight, bias = _arguments(call, own_type)
-            exact = linear_float64(x, weight, bias)
-            ways = {row.road.arithmetic for row in rows}
-            bounds = {way: linear_bound(x, weight, bias, own_type, arithmetic=way) for way in ways}
-            for index, row in enumerate(rows):
-                if row.element_type is not element_type:
+class _Verifier:
+    """One verification: evaluate in float64, run each backend, run each node alone."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        path: str | Path,
+        drawer: InputDrawer,
+        cases: Sequence[Case],
+        seed: int,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._model, self._path, self._drawer, self._cases, self._seed = model, path, drawer, cases, seed
+        self._linear = linear_nodes(model)
+        self._plan = Plan(on_progress)
+        self._evaluate = Float64Run(model)
+        self._calls: dict[str, list[NodeCall]] = {}
+        self._notes: list[str] = []
+        self._drawn: list[str] = []
+        self._untested: dict[str, str] = {}
+        self._why_not_run = ""
+
+    def run(self, roads: Sequence[Road], dtypes: Sequence[str]) -> Verification:
+        """Do everything, in an order in which no two backends are open at once."""
+        found: dict[str, list[Row]] = {
+            road.name: [] if road.reason is None else [Row(road.name, "-", None, road.reason)] for road in roads
+        }
+        roads = [road for road in roads if road.reason is None]
+        with_backward = [road for road in roads if road.has_backward]
+        self._make_plan(roads, with_backward)
+        ran = self._run_cases()
+        for road in roads:
+            found[road.name] += self._whole_rows(road, ran)
+        self._add_drawn_calls()
+        each_node = [NodeRows(road, element_type) for road in roads for element_type in types_of(road, dtypes)]
+        for linear in self._linear:
+            self._plan.start(_ALONE, f"node {linear.path} alone")
+            received = self._calls.get(linear.path)
+            if received and not run_alone(received, each_node):
+                self._untested[linear.path] = "whatever it gives is within the bound of its sum"
+        for node_rows in each_node:
+            found[node_rows.road.name] += node_rows.finish()
+        for road in with_backward:
+            for label in (FINITE_DIFFERENCES, NN_LINEAR):
+                self._plan.start(_GRADIENTS, f"{road.name}, {label}")
+                found[road.name].append(backward_row(road, label, self._calls))
+        nodes = [(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in self._model.graph.node]
+        rows = [row for of_road in found.values() for row in of_road]
+        return Verification(
+            rows, str(self._path), BOUND_IN_WORDS, nodes, self._untested, self._notes, len(self._linear)
+        )
+
+    def _make_plan(self, roads: Sequence[Road], with_backward: Sequence[Road]) -> None:
+        """Estimate costs in multiply-adds; what a node costs beside them is as much as some million."""
+        weights = [float(size) for size in self._weight_sizes()]
+        one_row, fixed = sum(weights), 1e5 * len(self._model.graph.node)
+        rows = [max(1, case.num_rows) for case in self._cases]
+        alone = [len(roads) * (4e6 + 3 * size + 40 * size * len(rows)) for size in weights]
+        self._plan.costs = {
+            _EVALUATE: [40 * (one_row * count + fixed) for count in rows],
+            _RUN: [one_row * count + 2 * one_row + fixed for _ in roads for count in rows],
+            _ALONE: alone,
+            _GRADIENTS: [20 * one_row * 16 for _ in with_backward for _ in range(2)],
+        }
+
+    def _weight_sizes(self) -> list[int]:
+        dims = [self._drawer.dims.get(linear.node.input[1]) for linear in self._linear]
+        return [int(np.prod([d for d in dim if isinstance(d, int)])) if dim else 1 for dim in dims]
+
+    def _run_cases(self) -> list[_Ran]:
+        """Evaluate the model on every case; note those on which it does not run."""
+        features = [(self._drawer.dims.get(linear.node.input[1]) or [0, 1])[-1] for linear in self._linear]
+        most = rows_that_fit([f if isinstance(f, int) else 1024 for f in features], len(self._cases))
+        ran, refused = [], []
+        for case, feed in zip(self._cases, self._feeds(), strict=True):
+            self._plan.start(_EVALUATE, f"float64, {case.label}")
+            found = self._run_case(case, feed)
+            if isinstance(found, str):
+                refused.append((case.label, found))
+                continue
+            for call in found.evaluation.calls:
+                self._calls.setdefault(call.label, []).append(NodeCall(thinned(call, most), case.is_edge))
+            ran.append(replace(found, evaluation=replace(found.evaluation, calls=[], values={})))
+        by_reason: dict[str, list[str]] = {}
+        for label, reason in refused:
+            by_reason.setdefault(reason, []).append(label)
+        for reason, labels in by_reason.items():
+            remedy = (
+                "" if "no numbers can be drawn" not in reason and ran else "; give real inputs by --inputs file.npz"
+            )
+            self._notes.append(f"the whole model was not run on {', '.join(labels)}: {reason}{remedy}")
+        self._why_not_run = "" if ran or not refused else f"the whole model was not run: {refused[0][1]}"
+        return ran
+
+    def _feeds(self) -> list[Feed | str]:
+        """Return for each case the first feed that onnxruntime takes, or why it takes none.
+
+        What drawn numbers do not suit fails there, such as reflecting an axis that is too short: onnx's evaluator may
+        take it nevertheless, and give something else.
+        """
+        probe = Probe(self._path)
+        found: list[Feed | str] = []
+        for case in self._cases:
+            reasons = []
+            for attempt in case.attempts:
+                try:
+                    feed = attempt()
+                    probe(feed)
+                except (NoExampleError, RunError) as error:
+                    reasons.append(str(error))
                     continue
-                # A session for each rank, not for each input; a weight that is computed may be another each time.
-                key = (index, x.ndim)
-                known = runners.get(key)
-                if known is None or not (_is_same(known[0], call.weight) and _is_same(known[1], call.bias)):
-                    known = runners[key] = call.weight, call.bias, row.road.open_node(weight, bias, x.ndim)
-                got, bound = known[2](x), bounds[row.road.arithmetic]
-                comparison = compare(got, exact, bound, own_type)
-                row.add(call.label, comparison, max_ulp(got, exact, own_type), histogram(got, exact, bound.error))
-
-
-def _is_same(a: Array | None, b: Array | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=True))
-
-
-def _backward_row(road: Road, label: str, calls: Sequence[LinearCall]) -> Row:
-    from exporter import backward_check
-
-    rng = np.random.default_rng(0)
-    comparisons = []
-    for call in calls:
-        if label == FINITE_DIFFERENCES:
-            comparisons.append(backward_check.against_finite_differences(thinned(call, MAX_ROWS_BACKWARD), rng))
-        else:
-            call = thinned(call, MAX_ROWS_BACKWARD)
-            comparisons.append(backward_check.against_linear(call, *_arguments(call, call.element_type), rng))
-    if not comparisons:
-        return Row(road.name, label, None, "no input of any node can be had")
-    return Row(road.name, label, _worst_of(comparisons))
-
-
-def _evaluations(
-    model: onnx.ModelProto, inputs: Mapping[str, Mapping[str, Array]]
-) -> tuple[Callable[[Mapping[str, Array]], Evaluation], dict[str, Evaluation], str]:
-    """Return how to evaluate the model, what came of each input without inner values, and the bound in words."""
-
-    def each(run: Callable[[Mapping[str, Array]], Evaluation], labels: Iterable[str]) -> dict[str, Evaluation]:
-        found = {}
-        for label in labels:
-            evaluation = run(inputs[label])
-            found[label] = replace(evaluation, calls=[thinned(call) for call in evaluation.calls])
+                found.append(feed)
+                break
+            else:
+                found.append(reasons[0])
         return found
 
-    run = Float64Run(model)
-    # What other operators make of infinities and NaN is their own matter; then edge values are for the nodes alone.
-    has_edges = all(node.op_type in HAVE_AGREED_EDGES or node.domain == MYLINEAR.domain for node in all_nodes(model))
-    found = each(run, [label for label in inputs if label != EDGES or has_edges])
-    return lambda feed: run(feed, keep_values=True), found, BOUND_IN_WORDS
+    def _run_case(self, case: Case, feed: Feed | str) -> _Ran | str:
+        if isinstance(feed, str):
+            return feed
+        try:
+            return _Ran(case, feed, self._evaluate(feed))
+        except (ModelError, ContractError) as error:
+            return str(error)
+
+    def _whole_rows(self, road: Road, ran: Sequence[_Ran]) -> list[Row]:
+        rows: list[Row] = []
+        run, refusal = None, None
+        for one in ran:
+            self._plan.start(_RUN, f"{road.name}, {one.case.label}")
+            try:
+                if run is None and refusal is None:
+                    run = road.open_model()
+                row = refusal if run is None else self._whole_row(road, one, run(one.feed))
+            except WholeModelError as error:
+                row = refusal = Row(road.name, WHOLE, None, str(error))
+            except RunError as error:
+                failed = Comparison(float("inf"), float("inf"), str(error))
+                row = Row(road.name, one.case.label, failed, dtype=_dtype_of(one.evaluation))
+            if row is not None and row not in rows:  # one reason, not one for each input
+                rows.append(row)
+        return rows
+
+    def _whole_row(self, road: Road, ran: _Ran, outputs: list[Array]) -> Row:
+        comparison, ulp, counts = _compare_outputs(outputs, ran.evaluation.outputs)
+        where = ""
+        if not comparison.is_within_bound:
+            where = first_divergence(self._model, road, ran.feed, self._evaluate(ran.feed, keep_values=True))
+        label, dtype = ran.case.label, _dtype_of(ran.evaluation)
+        return Row(road.name, label, comparison, "", ulp, counts, where, Part.WHOLE, dtype, ran.case.is_edge)
+
+    def _add_drawn_calls(self) -> None:
+        """Give every node that received nothing drawn numbers, and every node edge values."""
+        missing = [linear.path for linear in self._linear if linear.path not in self._calls]
+        if missing:
+            types = linear_element_types(self._model)
+            nodes = NodeDrawer(self._model, self._drawer.dims, self._seed)
+            for linear, element_type in zip(self._linear, types, strict=True):
+                if linear.path in self._calls:
+                    continue
+                calls = nodes.draw(linear, element_type, _DRAWN_ROWS)
+                if calls:
+                    self._calls[linear.path] = [NodeCall(call) for call in calls]
+                    self._drawn.append(linear.path)
+                else:
+                    why = self._why_not_run or "no input of the model reached it"
+                    self._untested[linear.path] = f"{why}, and its weight is computed, so that it cannot be drawn"
+        if self._drawn:
+            why = "the model was not run" if self._why_not_run else "no input of the model reached "
+            why += "" if self._why_not_run else "it" if len(self._drawn) == 1 else "them"
+            self._notes.append(f"{listed(self._drawn)} ran alone on drawn numbers, because {why}")
+        for received in self._calls.values():
+            if not any(call.is_edge for call in received):
+                received.append(NodeCall(edge_call(received[-1].call), is_edge=True))
 
 
-def _first_divergence(model: onnx.ModelProto, road: Road, feed: Mapping[str, Array], evaluation: Evaluation) -> str:
-    """Name the first node of the main graph whose value leaves its bound on this road, and the MYLINEAR node in it."""
-    try:
-        values = road.run_all(feed)
-    except Exception as error:  # a road that cannot show its inner values
-        return f"its inner values cannot be had ({type(error).__name__})"
-    for node in model.graph.node:
-        for name in node.output:
-            exact = evaluation.values.get(name)
-            if name in values and exact is not None and not exact.compare(values[name]).is_within_bound:
-                where = f"first at node '{node.name or name}' ({node.op_type})"
-                return where + _divergence_within(model, road, node, evaluation)
-    return ""
-
-
-def _divergence_within(model: onnx.ModelProto, road: Road, node: onnx.NodeProto, evaluation: Evaluation) -> str:
-    """Name the MYLINEAR node within a node (in its bodies, or functions that it calls) that leaves its bound alone."""
-    inside = [linear.path for linear in linear_nodes_within(model, node)]
-    if not inside or (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
-        return ""
-    for call in evaluation.calls:
-        if call.label in inside:
-            row = _NodeRow(road, None)
-            _run_alone([thinned(call)], [row])
-            if row.worst is not None and not row.worst[1].is_within_bound:
-                return f", in it at node '{call.label}'"
-    return f", which holds {_listed(inside)}"
-
-
-def _arguments(call: LinearCall, element_type: ElementType) -> tuple[Array, Array, Array | None]:
-    dtype = helper.tensor_dtype_to_np_dtype(element_type.onnx_type)
-    with np.errstate(all="ignore"):
-        bias = None if call.bias is None else call.bias.astype(dtype)
-        return call.x.astype(dtype), call.weight.astype(dtype), bias
+def _dtype_of(evaluation: Evaluation) -> str:
+    types = [value.element_type for value in evaluation.outputs.values() if value.element_type is not None]
+    return ", ".join(dict.fromkeys(element_type.name for element_type in types))
 
 
 def _compare_outputs(outputs: list[Array], exact: Mapping[str, Value]) -> tuple[Comparison, float, tuple[int, ...]]:
     """Compare every output; the comparison that is furthest off, the largest ULP, and all errors in one histogram."""
-    comparisons, ulps, counts = [], [], []
+    comparisons, ulps, counts = [], [0.0], []
     for output, value in zip(outputs, exact.values(), strict=True):
-        if value.element_type is None:
-            continue
         comparisons.append(value.compare(output))
-        ulps.append(max_ulp(output, value.exact, value.element_type))
-        counts.append(histogram(output, value.exact, value.error))
-    if not comparisons:
-        raise ModelError("verify compares floating-point outputs, and the model has none")
-    return _worst_of(comparisons), max(ulps), tuple(map(int, np.sum(counts, axis=0)))
+        if value.element_type is not None:
+            ulps.append(max_ulp(output, value.exact, value.element_type))
+            counts.append(histogram(output, value.exact, value.error))
+    return worst_of(comparisons), max(ulps), _total(counts)
 
 
-def _worst_of(comparisons: Iterable[Comparison]) -> Comparison:
-    return max(comparisons, key=lambda c: (not c.is_within_bound, c.max_in_bounds))
+def _total(counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*counts, strict=True)))

@@ -1,21 +1,92 @@
-"""What the proof runs a model, and a node of it, on: seeded numbers, and edge values."""
+"""What the proof runs a model, and a node of it, on: examples from files, drawn numbers, and edge values."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
+from exporter.local_error import HAVE_AGREED_EDGES
+from exporter.verification_result import EDGES
+from ort_ops.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.evaluate import LinearCall
+from ort_ops.model import LinearNode, all_nodes
+from ort_ops.model_inputs import InputDrawer, model_inputs, read_examples
+from ort_ops.operator import ElementType
+from ort_ops.skeleton import Dims
 
 Array = NDArray[Any]
-MAX_ROWS, MAX_ROWS_BACKWARD = 256, 64
+Feed = Mapping[str, Array]
+MAX_ROWS, MAX_ROWS_BACKWARD, _FEWEST_ROWS = 256, 64, 16
 """Of x at a node alone."""
+_CALLS_NBYTES = 2**28  # that what all nodes received may take in memory
+_LARGER = 64  # of dynamic dimensions that are not the first, where a model does not run on small ones
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input of the whole model.
+
+    Attributes:
+        label: which, in words.
+        attempts: functions that make a feed each; the next is tried where the model does not run on one.
+        num_rows: about how much work it is.
+    """
+
+    label: str
+    attempts: Sequence[Callable[[], Feed]]
+    num_rows: int
+
+    @property
+    def is_edge(self) -> bool:
+        return self.label == EDGES
+
+
+def make_cases(
+    model: onnx.ModelProto,
+    drawer: InputDrawer,
+    batch_sizes: Sequence[int] | None,
+    files: Sequence[str | Path],
+    seed: int,
+) -> list[Case]:
+    """Return the inputs to try: the files' examples, or drawn ones of these sizes; and edge values where they fit.
+
+    Raises: ExampleError for a file that the model cannot take.
+    """
+    cases = []
+    for file in files:
+        feed = read_examples(file, model)
+        rows = max((array.shape[0] for array in feed.values() if array.ndim), default=1)
+        cases.append(Case(Path(file).name, [lambda feed=feed: feed], rows))  # type: ignore[misc]
+    if batch_sizes is None:
+        batch_sizes = () if files else default_batch_sizes(drawer)
+    inner = any(not isinstance(dim, int) for value in drawer.inputs for dim in (value.dims or ())[1:])
+    for size in batch_sizes:
+        others = [None, _LARGER] if inner and size < _LARGER else [None]
+        attempts = [
+            lambda o=o, size=size: drawer.draw(size, np.random.default_rng([seed, size]), others=o) for o in others
+        ]
+        cases.append(Case(f"batch {size}", attempts, size))
+    if all(value.is_floating for value in drawer.inputs) and all(map(_takes_edges, all_nodes(model))):
+        cases.append(Case(EDGES, [lambda: edge_inputs(model)], 9))
+    return cases
+
+
+def _takes_edges(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, NAME) or (
+        node.domain in ("", "ai.onnx") and node.op_type in HAVE_AGREED_EDGES
+    )
+
+
+def default_batch_sizes(drawer: InputDrawer) -> tuple[int, ...]:
+    """A transformer on 64 sequences of 64 takes minutes, most of them in other operators than ours."""
+    return (1, 2, 7, 32) if drawer.num_dynamic > 1 else (1, 2, 7, 64)
 
 
 def thinned(call: LinearCall, most: int = MAX_ROWS) -> LinearCall:
@@ -26,64 +97,92 @@ def thinned(call: LinearCall, most: int = MAX_ROWS) -> LinearCall:
     return replace(call, x=rows[np.linspace(0, len(rows) - 1, most).astype(int)])
 
 
-def _inputs_of(model: onnx.ModelProto) -> list[tuple[str, list[int | str], np.dtype[Any]]]:
-    """Name, shape and dtype of every input that must be fed."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    found = []
-    for value in model.graph.input:
-        if value.name in initializers:
-            continue
-        tensor = value.type.tensor_type
-        dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-        found.append((value.name, dims, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))))
-    return found
+def rows_that_fit(num_features: Sequence[int], num_cases: int) -> int:
+    """Return how many rows of x to keep of each call, so that those of all nodes fit into `_CALLS_NBYTES`.
 
-
-def default_batch_sizes(model: onnx.ModelProto) -> tuple[int, ...]:
-    """A transformer on 64 sequences of 64 takes minutes, most of them in other operators than ours."""
-    num_dynamic = max((sum(isinstance(dim, str) for dim in dims) for _, dims, _ in _inputs_of(model)), default=0)
-    return (1, 2, 7, 32) if num_dynamic > 1 else (1, 2, 7, 64)
-
-
-def random_inputs(model: onnx.ModelProto, size: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Draw every input: normal numbers, and 0 and 1 for integers; ``size`` for each dynamic dimension."""
-    feed = {}
-    for name, dims, dtype in _inputs_of(model):
-        shape = [size if isinstance(dim, str) else dim for dim in dims]
-        if _is_floating(dtype):
-            feed[name] = rng.standard_normal(shape).astype(dtype)
-        else:  # such as token numbers and masks
-            feed[name] = rng.integers(0, 2, shape).astype(dtype)
-    return feed
-
-
-def _is_floating(dtype: np.dtype[Any]) -> bool:
-    return dtype.name in {element_type.name for element_type in ELEMENT_TYPES}
+    >>> rows_that_fit([1024] * 10, 5), rows_that_fit([1024] * 400, 5)
+    (256, 16)
+    """
+    nbytes_a_row = 8 * sum(num_features) * max(1, num_cases)
+    return max(_FEWEST_ROWS, min(MAX_ROWS, _CALLS_NBYTES // max(1, nbytes_a_row)))
 
 
 def edge_call(call: LinearCall) -> LinearCall:
     """Return the call with edge values for x, where none come to it through the model."""
-    element_type = call.element_type
-    tiny, large = element_type.smallest, element_type.largest**0.25
-    patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]
-    x = np.array([np.resize(pattern, call.x.shape[-1]) for pattern in patterns])
-    return replace(call, x=x)
+    patterns = _edge_patterns(call.element_type)
+    return replace(call, x=np.array([np.resize(pattern, call.x.shape[-1]) for pattern in patterns]))
 
 
 def edge_inputs(model: onnx.ModelProto) -> dict[str, Array]:
-    """Zeros of both signs, the smallest and large numbers, near cancellation, infinities and NaN, row by row."""
+    """Edge values row by row, for every input; all of them take floating-point numbers."""
     feed = {}
-    for name, dims, dtype in _inputs_of(model):
-        if not _is_floating(dtype):
-            feed[name] = np.zeros([9 if isinstance(dim, str) else dim for dim in dims], dtype)
+    for value in model_inputs(model):
+        if not value.is_required:
             continue
-        element_type = MYLINEAR.element_type(dtype.name)
-        tiny, large = element_type.smallest, element_type.largest**0.25
-        patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [1.0, -1.0, 1.0 + 2 * element_type.unit_roundoff]]
-        patterns += [[np.inf, 1.0], [-np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]
-        shape = [len(patterns) if isinstance(dim, str) else dim for dim in dims]
+        assert value.dtype is not None
+        patterns = _edge_patterns(MYLINEAR.element_type(value.dtype.name))
+        shape = value.shape({}, 9)
         flat = np.zeros(shape).reshape(shape[0] if len(shape) > 1 else 1, -1)
-        for row, values in zip(flat, patterns * (len(flat) // len(patterns) + 1), strict=False):
-            row[:] = np.resize(values, row.shape)
-        feed[name] = flat.reshape(shape).astype(dtype)
+        for row, numbers in zip(flat, patterns * (len(flat) // len(patterns) + 1), strict=False):
+            row[:] = np.resize(numbers, row.shape)
+        feed[value.name] = flat.reshape(shape).astype(value.dtype)
     return feed
+
+
+def _edge_patterns(element_type: ElementType) -> list[list[float]]:
+    """Return what each row repeats: zeros of both signs, small, large, near cancellation, infinities and NaN."""
+    tiny, large = element_type.smallest, element_type.largest**0.25
+    patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [1.0, -1.0, 1.0 + 2 * element_type.unit_roundoff]]
+    return [*patterns, [np.inf, 1.0], [-np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]
+
+
+class NodeDrawer:
+    """Draws what a MYLINEAR node may receive, where the model was not run or did not reach it."""
+
+    def __init__(self, model: onnx.ModelProto, dims: Mapping[str, Dims], seed: int) -> None:
+        self._dims = dims
+        self._seed = seed
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in all_nodes(model):
+            for attribute in node.attribute:
+                self._stored.update((tensor.name, tensor) for tensor in attribute.g.initializer)
+                for graph in attribute.graphs:
+                    self._stored.update((tensor.name, tensor) for tensor in graph.initializer)
+                if node.op_type == "Constant" and attribute.name == "value":
+                    self._stored[node.output[0]] = attribute.t
+
+    def draw(self, linear: LinearNode, element_type: ElementType, sizes: Sequence[int]) -> list[LinearCall]:
+        """Return calls with normal numbers for x, and for a weight or bias that is computed; none if its shape is not
+        known.
+        """
+        weight_name, bias_name = (*linear.node.input[1:], "")[:2]
+        rng = np.random.default_rng(self._seed)
+        weight = self._tensor(weight_name, rng, linear)
+        if weight is None:
+            return []
+        out_features, in_features = weight.shape
+        bias = None
+        if bias_name:
+            bias = self._tensor(bias_name, rng, linear)
+            bias = rng.standard_normal((out_features,)) if bias is None else bias
+        return [
+            LinearCall(linear.path, rng.standard_normal((size, in_features)), weight, bias, element_type)
+            for size in sizes
+        ]
+
+    def _tensor(self, name: str, rng: np.random.Generator, linear: LinearNode) -> Array | None:
+        is_formal = isinstance(linear.container, onnx.FunctionProto) and name in linear.container.input
+        if is_formal:
+            return None
+        if name in self._stored:
+            return numpy_helper.to_array(self._stored[name])
+        dims = self._dims.get(name)
+        if dims is None or not all(isinstance(dim, int) for dim in dims):
+            return None
+        return rng.standard_normal([int(dim or 0) for dim in dims])
+
+
+def rounded(array: Array, element_type: ElementType) -> Array:
+    """Return the numbers in an element type."""
+    with np.errstate(all="ignore"):
+        return array.astype(helper.tensor_dtype_to_np_dtype(element_type.onnx_type))

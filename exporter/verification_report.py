@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from exporter.error_statistics import EDGES
 from exporter.report import Section, write_report
-from exporter.verification import Verification
+from exporter.verification_result import Verification
 from ort_ops.contract import NAME
 from ort_ops.report_text import markup
 from ort_ops.terminal import printable
@@ -17,10 +17,15 @@ _MAX_DRAWN = 300
 
 
 def to_junit(result: Verification) -> str:
-    """Return the result as JUnit XML: one test case for each road and input."""
-    wrong = [row for row in result.rows if row.comparison is not None and not row.comparison.is_within_bound]
+    """Return the result as JUnit XML: a test case for each row, and a failed one for each untested node."""
+    wrong = [row for row in result.rows if row.is_violated]
     skipped = [row for row in result.rows if row.comparison is None]
-    counts = {"tests": len(result.rows), "failures": len(wrong), "skipped": len(skipped), "errors": 0}
+    counts = {
+        "tests": len(result.rows) + len(result.untested),
+        "failures": len(wrong) + len(result.untested),
+        "skipped": len(skipped),
+        "errors": 0,
+    }
     attributes = {"name": "mylinear verify", **{key: str(count) for key, count in counts.items()}}
     suite = ElementTree.Element("testsuite", attributes)
     for row in result.rows:
@@ -28,28 +33,35 @@ def to_junit(result: Verification) -> str:
         case = ElementTree.SubElement(suite, "testcase", {key: printable(name) for key, name in names.items()})
         if row.comparison is None:
             ElementTree.SubElement(case, "skipped", message=printable(row.reason))
-        elif not row.comparison.is_within_bound:
+        elif row.is_violated:
             ElementTree.SubElement(case, "failure", message=printable(row.verdict))
+    for node, reason in result.untested.items():
+        names = {"classname": f"{result.path}.every backend", "name": f"node '{node}'"}
+        case = ElementTree.SubElement(suite, "testcase", {key: printable(name) for key, name in names.items()})
+        ElementTree.SubElement(case, "failure", message=printable(f"untested: {reason}"))
     text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return text.decode()
 
 
 def write_html(result: Verification, path: str | Path) -> None:
     """Write one page that opens offline: table, histograms of the errors, and the graph. Raises: OutputError."""
-    holds = "Parity holds on every road" if result.is_ok else "Parity is VIOLATED"
+    conclusion = result.conclusion()
+    remarks = [*result.untested_lines(), *result.notes]
     header, rows = result.table()
     write_report(
         path,
         f"Parity of {Path(result.path).name}",
-        f"{holds}. Outputs of the whole model are bounded by {result.bound}; each {NAME} node alone by its own sum.",
+        f"{conclusion[0].upper()}{conclusion[1:]}. Bound of the whole model's outputs: {result.bound}; of each {NAME} "
+        "node alone: its own sum.",
         [
-            Section("Every road on every input", "", header, rows),
+            *([Section("What was not tested", "; ".join(remarks))] if remarks else []),
+            Section("Every backend on every input", "", header, rows),
             Section(
                 "How large the errors are",
-                "Values by the size of their error in units of the bound. Beyond 1, in red, a road is wrong.",
+                "Values by the size of their error in units of the bound. Beyond 1, in red, a backend is wrong.",
                 markup="\n".join(_histogram(result, road) for road in dict.fromkeys(row.road for row in result.rows)),
             ),
-            Section("The graph", "Nodes in the order in which they run; those at which a road diverges are red.",
+            Section("The graph", "Nodes in the order in which they run; those at which a backend diverges are red.",
                     markup=_graph(result)),
         ],
     )  # fmt: skip
@@ -86,7 +98,7 @@ def _histogram(result: Verification, road: str) -> str:
 def _graph(result: Verification) -> str:
     """Draw the main graph: a node below all that it needs, with lines from there."""
     nodes = result.nodes[:_MAX_DRAWN]
-    wrong = " ".join(row.verdict for row in result.rows if row.comparison and not row.comparison.is_within_bound)
+    wrong = " ".join(row.verdict for row in result.rows if row.is_violated)
     depth_of: dict[str, tuple[int, int]] = {}
     rows: dict[int, int] = {}
     boxes, lines = [], []

@@ -81,13 +81,13 @@ class IntegerLimits:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        self._dims = infer_dims(model)
+        self.dims = infer_dims(model)
         self._constants = dict(_constants(model.graph))
         self._functions = {(f.domain, f.name): f for f in model.functions}
 
     def of_inputs(self, sizes: Mapping[str, int]) -> dict[str, Limits]:
         """Return the limits of each input of the main graph, with these sizes of the dynamic dimensions."""
-        scope = _Scope(self._dims, self._constants, sizes, self._functions)
+        scope = _Scope(self.dims, self._constants, sizes, self._functions)
         _visit(self._model.graph.node, scope)
         return {value.name: scope.of(value.name) for value in self._model.graph.input}
 

@@ -143,6 +143,11 @@ class InputDrawer:
         self._limits = IntegerLimits(model)
 
     @property
+    def dims(self) -> Mapping[str, Dims]:
+        """The shapes of the values of the main graph and its bodies, as far as they can be inferred."""
+        return self._limits.dims
+
+    @property
     def num_dynamic(self) -> int:
         """The most dynamic dimensions that one input has."""
         return max((sum(not isinstance(dim, int) for dim in value.dims or ()) for value in self.inputs), default=0)

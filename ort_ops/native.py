@@ -12,7 +12,9 @@ import filecmp
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -148,8 +150,14 @@ def unused_builds() -> list[str]:
 
 def _package_version() -> str | None:
     """The version of this package, or None in a source tree that is not installed."""
+    return _read_version(metadata.version)
+
+
+@cache
+def _read_version(read: Callable[[str], str]) -> str | None:
+    """Ask once: to read the metadata takes milliseconds, and every session that is opened asks."""
     try:
-        return metadata.version(_DISTRIBUTION)
+        return read(_DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,14 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference.op_run import OpRun
 from torch import nn
 
-from exporter import cli, evaluator, functional, verification
+from exporter import cli, evaluator, float64_run, functional, verification_nodes
 from exporter import roads as roads_of
 from exporter.error_statistics import histogram, max_ulp
 from exporter.module import MyLinear
 from exporter.onnx_export import export
 from exporter.verification import FINITE_DIFFERENCES, NN_LINEAR, ParityError, Verification, verify
 from exporter.verification_report import to_junit, write_html
-from ort_ops import evaluate, native, pyop, reference, session
+from ort_ops import native, pyop, reference, session
 from ort_ops.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.errors import MylinearError
 from ort_ops.model import ModelError, attach_function, make_linear_model
@@ -155,14 +156,13 @@ def test_a_model_with_an_unnamed_output_or_wrong_shapes_is_refused(tmp_path: Pat
         verify(tmp_path / "wrong.onnx")
 
 
-def test_a_graph_with_any_operators_is_held_against_float64(tmp_path: Path) -> None:
+def test_a_graph_with_other_operators_is_compared_with_float64(tmp_path: Path) -> None:
     model = nn.Sequential(MyLinear(3, 4), nn.Softmax(-1), MyLinear(4, 4), nn.LayerNorm(4))
     export(model, torch.rand(2, 3), tmp_path / "model.onnx", engine="torchscript")
     result = verify(tmp_path / "model.onnx", batch_sizes=[1, 7])
     assert result.is_ok, result.table()
-    assert "rounding errors of every node" in result.bound
     body = [row.inputs for row in result.rows if row.road == "body"]
-    assert body == ["batch 1", "batch 7", "each node alone"]
+    assert body == ["batch 1", "batch 7", "each node alone", "each node alone, edge values"]
     spoiled = onnx.load(tmp_path / "model.onnx")
     spoiled.functions[0].node[-1].op_type = "Sub"
     onnx.save(spoiled, tmp_path / "model.onnx")
@@ -218,11 +218,12 @@ def test_nodes_of_bodies_and_functions_are_run_alone_too(tmp_path: Path, monkeyp
     result = verify(path, compile_backend=None, on_progress=lambda done, total, what: seen.append(what))
     assert result.is_ok, result.table()
     assert all(row.comparison is not None for row in result.rows), result.table()
-    assert [what.removeprefix("node ").removesuffix(" alone") for what in seen if what.endswith(" alone")] == [
+    told = [what.split("; ")[0] for what in seen]
+    assert [what.removeprefix("node ").removesuffix(" alone") for what in told if what.endswith(" alone")] == [
         "first",
+        "linear in else_branch of If 'choice'",
         "linear in then_branch of If 'choice'",
         "inner in function 'Layer'",
-        "linear in else_branch of If 'choice'",
     ]
     else_weight = numpy_helper.to_array(onnx.load(path).graph.initializer[2])
     right = reference.linear
@@ -238,19 +239,61 @@ def test_nodes_of_bodies_and_functions_are_run_alone_too(tmp_path: Path, monkeyp
     assert wrong == "first at node 'choice' (If), in it at node 'linear in else_branch of If 'choice''"
 
 
-def test_nodes_that_no_input_reaches_are_listed(tmp_path: Path) -> None:
+def test_parity_never_holds_while_a_node_went_untested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the model is not run, nodes get drawn numbers; not the one whose weight a function is given."""
+    path = in_bodies(tmp_path / "m.onnx")
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise ModelError("the model cannot be run in float64: it is too odd")
+
+    monkeypatch.setattr(float64_run.Float64Run, "__call__", fails)
+    result = verify(path, compile_backend=None, batch_sizes=[2])
+    assert result.is_within_bounds
+    assert not result.is_ok
+    (name, reason) = next(iter(result.untested.items()))
+    assert list(result.untested) == [name] == ["inner in function 'Layer'"]
+    assert "it is too odd, and its weight is computed" in reason
+    with pytest.raises(ParityError, match="untested: node 'inner in function 'Layer'': the whole model was not run"):
+        result.check()
+    result.check(allow_untested=True)
+    assert json.loads(result.to_json())["untested"] == result.untested
+    suite = ElementTree.fromstring(to_junit(result))
+    assert int(suite.attrib["failures"]) == len(list(suite.iter("failure"))) == 1
+    command = ["verify", str(path), "--compile", "none", "--batch-size", "2"]
+    assert cli.main(command) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == (
+        "parity is NOT PROVED: 1 of 4 MYLINEAR nodes went untested (the other 3 are within their bounds)"
+    )
+    assert any(line.startswith("untested: node 'inner in function 'Layer''") for line in told)
+    assert cli.main([*command, "--allow-untested"]) == 0
+    assert "parity holds" not in capsys.readouterr().out
+
+
+def test_a_node_that_no_input_reaches_runs_on_drawn_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = in_bodies(tmp_path / "m.onnx")
     model = onnx.load(path)
-    (limit,) = (tensor for tensor in model.graph.initializer if tensor.name == "limit")
-    limit.CopyFrom(numpy_helper.from_array(np.float32(-1e30), "limit"))
+    model.graph.initializer[3].CopyFrom(numpy_helper.from_array(np.float32(1e9), "limit"))  # never the then_branch
     onnx.save(model, path)
     result = verify(path, compile_backend=None, batch_sizes=[2])
-    assert result.is_ok
-    row = result.rows[-1]
-    assert row.road == "every road", result.table()
-    assert "node 'linear in else_branch of If 'choice''" in row.verdict
-    assert "then_branch" not in row.verdict
-    assert "received cannot be had: covered only with the model as a whole" in row.verdict
+    assert result.is_ok, result.untested
+    (note,) = result.notes
+    assert note == (
+        "node 'linear in then_branch of If 'choice'' ran alone on drawn numbers, because no input of the model "
+        "reached it"
+    )
+    then_weight = numpy_helper.to_array(model.graph.initializer[1])
+    right = reference.linear
+
+    def wrong_in_the_then_branch(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        factor = np.float32(1.001) if np.array_equal(weight, then_weight) else np.float32(1)
+        return right(x, weight, bias) * factor
+
+    monkeypatch.setattr(roads_of, "linear", wrong_in_the_then_branch)
+    with pytest.raises(ParityError, match="at node 'linear in then_branch of If 'choice''"):
+        verify(path, compile_backend=None, batch_sizes=[2]).check()
 
 
 def test_an_operator_that_the_evaluator_cannot_run_is_a_reason(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +306,7 @@ def test_an_operator_that_the_evaluator_cannot_run_is_a_reason(mlp: Path, monkey
     monkeypatch.setattr(evaluator, "Gelu", Tanh)
     result = verify(mlp, batch_sizes=[2])
     reason = "not run: onnx's reference evaluator cannot take the model: Tanh of these sizes is beyond me"
-    assert [row.verdict for row in result.rows if row.road == "reference"] == [reason, "ok"]
+    assert [row.verdict for row in result.rows if row.road == "reference"] == [reason, "ok", "ok"]
     assert roads(result)["body"] == "ok"
     with monkeypatch.context() as patch:
         patch.setattr(evaluator, "Gelu", evaluator.Erf)
@@ -281,7 +324,7 @@ def test_a_model_that_onnxruntime_has_no_kernels_for_runs_node_by_node(tmp_path:
     assert result.is_ok, result.table()
     body = {row.inputs: row.verdict for row in result.rows if row.road == "body"}
     assert body["each node alone"] == "ok"
-    assert set(body) == {"the whole model", "each node alone"}
+    assert set(body) == {"the whole model", "each node alone", "each node alone, edge values"}
     assert body["the whole model"].startswith("not run: onnxruntime cannot run the model: [ONNXRuntimeError] : 9")
     assert "Relu" in body["the whole model"]
     assert {row.verdict for row in result.rows if row.road in ("reference", "torch eager")} == {"ok"}
@@ -289,27 +332,33 @@ def test_a_model_that_onnxruntime_has_no_kernels_for_runs_node_by_node(tmp_path:
 
 def test_one_session_serves_a_node_on_every_input(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
-    make = roads_of.make_linear_model
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most: list[int] = []
 
-    def counted(*arguments: Any) -> onnx.ModelProto:
-        opened.append(arguments)
-        return make(*arguments)
+    class Counted(roads_of.InferenceSession):
+        def __init__(self, source: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(source, *arguments, **options)
+            alive.add(self)
+            opened.append(source)
+            most.append(len(alive))
 
-    monkeypatch.setattr(roads_of, "make_linear_model", counted)
+    monkeypatch.setattr(roads_of, "InferenceSession", Counted)
     result = verify(mlp, batch_sizes=[1, 2, 3], compile_backend=None)
     by_sessions = {row.road for row in result.rows} - {"torch eager", "reference"}
-    assert len(opened) == 3 * len(by_sessions)
+    assert sum(isinstance(source, bytes) for source in opened) == 3 * len(by_sessions)
+    assert sum(source == mlp for source in opened) == 1 + len(by_sessions), "one to see what inputs suit the model"
+    assert max(most[: 1 + len(by_sessions)]) == 1, "a session of the whole model ends before the next opens"
+    assert max(most) <= len(by_sessions), "sessions of a node end before the next node"
 
 
 def test_large_inputs_are_thinned_for_the_nodes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    compare = verification.compare
-    for module in (verification, evaluate):
-        monkeypatch.setattr(module, "compare", lambda got, *a: seen.append(len(got)) or compare(got, *a))
+    compare = verification_nodes.compare
+    monkeypatch.setattr(verification_nodes, "compare", lambda got, *a: seen.append(len(got)) or compare(got, *a))
     model = make_linear_model(["batch", "sequence", 3], np.ones((2, 3), np.float32), None)
     onnx.save(model, tmp_path / "m.onnx")
     assert verify(tmp_path / "m.onnx", batch_sizes=[32], compile_backend=None).is_ok
-    assert set(seen) == {32, 9, 256}, "the whole model on 32 and 9 batches, the node on 256 rows"
+    assert set(seen) == {9, 256}, "of 1024 rows 256; of edge values all"
 
 
 def test_sizes_are_smaller_where_they_multiply(tmp_path: Path) -> None:

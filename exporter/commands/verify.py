@@ -1,10 +1,14 @@
-"""`mylinear verify`: the parity table of one model. Exit status 1 if any road leaves its bound."""
+"""`mylinear verify`: the parity table of one model. Exit status 1 unless every MYLINEAR node is within its bound."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, TextIO
 
 from ort_ops.contract import ELEMENT_TYPES
+
+if TYPE_CHECKING:
+    from exporter.verification_result import Verification
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", help="checkpoint to run in torch (default: the operator in torch, node by node)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random input (default: 0)")
+    parser.add_argument(
+        "--inputs",
+        metavar="FILE.npz",
+        action="append",
+        help="run the whole model on these real inputs, an array for each by name; repeat (default: drawn numbers)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn numbers (default: 0)")
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -26,13 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile",
         default="aot_eager",
         choices=("aot_eager", "inductor", "none"),
-        help="backend of the road torch.compile; inductor generates code, which takes long (default: aot_eager)",
+        help="backend of torch.compile; inductor generates code, which takes long (default: aot_eager)",
     )
     parser.add_argument(
         "--device",
         default="auto",
         choices=("auto", "cpu", "cuda"),
-        help="cuda fails where the CUDA kernel cannot run, cpu leaves its roads out (default: auto, as there is)",
+        help="cuda fails where the CUDA kernel cannot run, cpu leaves its backends out (default: auto, as there is)",
+    )
+    parser.add_argument("--all", action="store_true", help="print every row, not one for each backend and dtype")
+    parser.add_argument(
+        "--allow-untested", action="store_true", help="exit with status 0 though MYLINEAR nodes went untested"
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output, and no table")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
@@ -49,28 +63,47 @@ def run(args: argparse.Namespace) -> int:
     from exporter.verification import verify
     from exporter.verification_report import to_junit, write_html
     from ort_ops.progress import progress
-    from ort_ops.table import format_table
 
     with progress("verify", None) as line:
         result = verify(
             args.model,
             checkpoint=args.checkpoint,
             batch_sizes=args.batch_size,
+            inputs=args.inputs or (),
             seed=args.seed,
             dtypes=args.dtype or (),
             compile_backend=None if args.compile == "none" else args.compile,
             device=args.device,
-            on_progress=lambda done, total, road: line.update(done, road, total=total),
+            on_progress=lambda done, total, what: line.update(done, what, total=total),
         )
     if args.json != "-":
-        stream = summary_stream(*outputs)
-        print(format_table(*result.table()), file=stream)
-        print(f"outputs are bounded by {result.bound}", file=stream)
-        print("parity holds" if result.is_ok else "parity is VIOLATED", file=stream)
+        show(result, summary_stream(*outputs), with_all=args.all)
     if args.json is not None:
         write_atomically(args.json, result.to_json().encode() + b"\n")
     if args.junit is not None:
         write_atomically(args.junit, to_junit(result).encode())
     if args.html is not None:
         write_html(result, args.html)
-    return 0 if result.is_ok else 1
+    return 0 if result.passes(allow_untested=args.allow_untested) else 1
+
+
+def show(result: Verification, stream: TextIO, *, with_all: bool) -> None:
+    """Print the table, what it says of edge values, what did not run or was not tested, and the conclusion."""
+    from exporter.verification_result import EDGES_IN_WORDS
+    from ort_ops.table import format_table
+
+    lines = [format_table(*(result.table() if with_all else result.summary())), ""]
+    edges = [] if with_all else result.edge_rows()
+    wrong = [row for row in edges if row.verdict != "ok"]
+    if edges:
+        of_right = f"{len(edges) - len(wrong)} of {len(edges)} ok" if wrong else f"all {len(edges)} ok"
+        lines.append(f"edge values ({EDGES_IN_WORDS}): {of_right}")
+    lines += [f"edge values, {row.road}, {row.dtype}: {row.verdict}" for row in wrong]
+    lines += [] if with_all else [f"not run: {row.road}, {row.inputs}: {row.reason}" for row in result.not_run()]
+    lines += [f"note: {note}" for note in result.notes]
+    lines += result.untested_lines()
+    lines.append("error / bound: the largest error in units of what a right backend may be off; above 1 it is wrong")
+    lines.append(f"bound of the whole model's outputs: {result.bound}")
+    lines.append(result.conclusion())
+    for line in lines:
+        print(line, file=stream)
