@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from exporter.cli import COMMANDS, INTERRUPTED
 from ort_ops.errors import MylinearError
@@ -73,6 +73,15 @@ def _fail(message: str) -> int:
     return BAD_INPUT
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, which says where the options are explained."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with status 2."""
+        print(f"mylinear: {one_line(message)}; `{self.prog} --help` says what there is", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
 class _Version(argparse.Action):
     """Print the version; it takes long to find, so not before it is asked for."""
 
@@ -86,7 +95,7 @@ class _Version(argparse.Action):
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Make the parser; only the subcommand that is asked for is imported."""
-    parser = argparse.ArgumentParser(prog="mylinear", description="Train, export, run and prove the MYLINEAR operator.")
+    parser = _Parser(prog="mylinear", description="Train, export, run and prove the MYLINEAR operator.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, summary in COMMANDS.items():

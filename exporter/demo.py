@@ -16,7 +16,7 @@ from exporter.training import TrainingResult, train
 from exporter.training_run import LOSS_PLOT_NAME
 from exporter.verification import Verification, verify
 from ort_ops.contract import ELEMENT_TYPES
-from ort_ops.files import temporary_folder
+from ort_ops.files import make_folder, temporary_folder
 from ort_ops.session import InferenceSession, available_kernels
 
 MODEL_NAME = "linear.onnx"
@@ -48,7 +48,7 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
 
     Raises: MylinearError for a folder that cannot be written, and where a step fails.
     """
-    folder = Path(folder)
+    folder = make_folder(folder)
     names = [element_type.name for element_type in ELEMENT_TYPES]
     total = len(names) + 3
     on_progress(0, total, "training on y = 2 x0 + 3 x1 + 4")

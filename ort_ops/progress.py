@@ -39,7 +39,8 @@ class Progress:
 
     def finish(self) -> None:
         """Show the last state and end the line."""
-        self._show("\n" if self._is_terminal else "")
+        if self._is_terminal or self._done:  # in a log, work that failed at once has nothing to show
+            self._show("\n" if self._is_terminal else "")
 
     def _show(self, end: str) -> None:
         line = f"{self._title} {self._bar()} {time.monotonic() - self._started:.1f} s  {self._note}".rstrip()

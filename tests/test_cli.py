@@ -116,6 +116,7 @@ def test_demo_leaves_what_the_readme_says(tmp_path: Path) -> None:
         (["train"], "say what to train on"),
         (["train", "--data", "missing.csv", "--target", "y"], "missing.csv"),
         (["demo", "--output", "text.onnx"], "text.onnx"),
+        (["demo", "--output", ""], "the path of the output folder is empty; name a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -154,14 +155,28 @@ def test_a_violated_bound_gives_status_1(linear_onnx: Path, capsys: pytest.Captu
     assert "parity is VIOLATED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["run"], ["run", "m.onnx"], ["export", "a"], ["train", "--hidden", "x"]], ids=str
-)
+USAGE_MISTAKES: list[list[str]] = [
+    [],
+    ["fly"],
+    ["run"],
+    ["run", "m.onnx"],
+    ["export", "a"],
+    ["train", "--hidden", "x"],
+    ["inspect", "m.onnx", "--provider", "Nope"],
+    ["verify", "m.onnx", "--seed", "-1"],
+    ["verify", "m.onnx", "--seed", str(2**64)],
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE_MISTAKES, ids=str)
 def test_usage_mistakes_give_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert "usage: mylinear" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("mylinear: ")
+    assert error.endswith(" --help` says what there is\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [*cli.COMMANDS, ""])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from exporter.option_types import provider
+
 if TYPE_CHECKING:
     from ort_ops.inspection import Inspection
 
@@ -16,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-kernel", metavar="NAME", help="exit with status 1 if MYLINEAR would not run by this kernel here"
     )
-    parser.add_argument("--provider", action="append", help="execution provider of onnxruntime; may be repeated")
+    parser.add_argument(
+        "--provider", type=provider, action="append", help="execution provider of onnxruntime; may be repeated"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TextIO
 
+from exporter.option_types import seed
 from ort_ops.contract import ELEMENT_TYPES
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="run the whole model on these real inputs, an array for each by name; repeat (default: drawn numbers)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn numbers (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the drawn numbers (default: 0)")
     parser.add_argument(
         "--batch-size",
         type=int,
