@@ -106,7 +106,7 @@ def _as_data_errors() -> Iterator[None]:
 
 
 def _widened(values: NDArray[Any]) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):  # of long double
+    with np.errstate(over="ignore", invalid="ignore"):  # of long double, and NaN; what is not finite is refused later
         return values.astype(np.float64)
 
 

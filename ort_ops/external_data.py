@@ -22,12 +22,18 @@ class ExternalData:
     def __init__(self, model: str | Path, *, may_be_linked: bool = True) -> None:
         self._folder = Path(model).parent.resolve()
         self._may_be_linked = may_be_linked
+        self._is_in_memory = False
         self._nbytes: dict[str, int] = {}
 
     @classmethod
     def within(cls, location: str, nbytes: int) -> ExternalData:
-        """Return the data that lies within ``nbytes`` bytes in memory, which go by the name ``location``."""
+        """Return the data that lies within ``nbytes`` bytes in memory, which go by the name ``location``.
+
+        Of a model in memory onnxruntime alone knows where its other data lies: in the folder that a session option
+        names, or the current one. That is not checked.
+        """
         data = cls(".")
+        data._is_in_memory = True
         data._nbytes[location] = nbytes
         return data
 
@@ -41,6 +47,8 @@ class ExternalData:
             raise ModelError(f" is damaged: where the data of tensor '{tensor.name}' lies is not in UTF-8")
         location = entries.get("location", "")
         if location not in self._nbytes:
+            if self._is_in_memory:
+                return
             self._nbytes[location] = self._look_at(location, tensor.name)
         offset = _number(entries.get("offset", "0"), tensor.name)
         length = _number(entries.get("length", str(nbytes)), tensor.name)

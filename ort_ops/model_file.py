@@ -52,12 +52,15 @@ class _Bytes:
             )
 
 
-def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onnx.ModelProto:
+def load_model(
+    source: str | Path | bytes, *, external_data: bool = True, may_be_linked: bool = False
+) -> onnx.ModelProto:
     """Read a model from a file or from its bytes, and validate it.
 
     Args:
         source: path of the file, or the serialized model.
         external_data: whether to read weights that lie in files beside the model too.
+        may_be_linked: whether such a file may have several hard links, where only onnxruntime will read it.
 
     Raises: ModelError if there is no such file, it holds no ONNX model, or the model is damaged.
     """
@@ -71,7 +74,7 @@ def load_model(source: str | Path | bytes, *, external_data: bool = True) -> onn
     if isinstance(source, bytes):
         validate_model(model, data.what, None)
         return model
-    validate_model(model, data.what, ExternalData(source, may_be_linked=False))
+    validate_model(model, data.what, ExternalData(source, may_be_linked=may_be_linked))
     if external_data:
         try:
             onnx.load_external_data_for_model(model, str(Path(source).parent))

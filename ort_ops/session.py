@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+from packaging.version import Version
 
 from ort_ops import cuda, kernel_failures, native, numpy_kernel, pyop, python_node, python_op, trampoline
 from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
@@ -30,6 +31,8 @@ _CONFIG_KEY = "mylinear.kernels"
 _PYOP_KEY = "mylinear.pyop"
 _PYTHON_OPS_KEY = "mylinear.python_ops"
 _domain_sets: list[frozenset[str]] = []  # what the entry of _PYTHON_OPS_KEY is an index of: a value holds 8192 bytes
+# Where the external data of a model in memory lies; tried with 1.20.1, which does not know it, and 1.21.1.
+_FOLDER_KEY, _TAKES_FOLDER = "session.model_external_initializers_file_folder_path", Version("1.21")
 _warned: set[tuple[str, ...]] = set()
 
 
@@ -273,7 +276,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             _check_python_nodes(proto, options)
         self.kernel = name
         self._uses_pyop = _entry(options, _PYOP_KEY) is not None
-        source = _completed(model, proto, nodes, "pyop" if self._uses_pyop else name)
+        source = _completed(model, proto, nodes, "pyop" if self._uses_pyop else name, options)
         path_or_bytes = str(source) if isinstance(source, Path) else source
         if not providers:
             providers = [cuda.PROVIDER] * (name == "cuda") + ["CPUExecutionProvider"]
@@ -409,9 +412,16 @@ def _element_types(proto: onnx.ModelProto | None, nodes: Sequence[LinearNode]) -
 
 
 def _completed(
-    model: str | Path | bytes, proto: onnx.ModelProto | None, nodes: Sequence[LinearNode], kernel: str
+    model: str | Path | bytes,
+    proto: onnx.ModelProto | None,
+    nodes: Sequence[LinearNode],
+    kernel: str,
+    options: onnxruntime.SessionOptions,
 ) -> str | Path | bytes:
-    """Return the model as it is, or the bytes of one that the chosen kernel can run."""
+    """Return the model as it is, or the bytes of one that the chosen kernel can run.
+
+    External data stays where it is, where onnxruntime can be told the folder; it is read into the model otherwise.
+    """
     from ort_ops.model import attach_function, complete_biases, has_function, load_model
 
     if proto is None or not nodes or kernel not in ("pyop", "body"):
@@ -420,7 +430,10 @@ def _completed(
     lacks_function = kernel == "body" and not has_function(proto)
     if not (lacks_bias or lacks_function):
         return model
-    proto = load_model(model)
+    stays_outside = not isinstance(model, bytes) and Version(onnxruntime.__version__) >= _TAKES_FOLDER
+    proto = load_model(model, external_data=not stays_outside, may_be_linked=stays_outside)
+    if not isinstance(model, bytes) and stays_outside:
+        options.add_session_config_entry(_FOLDER_KEY, str(Path(model).parent.absolute()))
     complete_biases(proto)
     if kernel == "body":
         attach_function(proto)

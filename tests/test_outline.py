@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
+from packaging.version import Version
 
 import ort_ops
 from ort_ops import outline
@@ -98,6 +100,27 @@ def test_external_data_is_not_read_when_a_session_opens(tmp_path: Path) -> None:
     assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in found.graph.initializer)
     assert not any(tensor.raw_data for tensor in found.graph.initializer)
     assert ort_ops.InferenceSession(tmp_path / "m.onnx").get_outputs()[0].name == "h2"
+
+
+def test_a_model_is_completed_without_reading_its_external_data(tmp_path: Path) -> None:
+    model = chain(2, 600)
+    del model.functions[:]
+    del model.graph.node[1].input[2]
+    inside = model.SerializeToString()
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin")
+    options = ort_ops.SessionOptions()
+    session = ort_ops.InferenceSession(tmp_path / "m.onnx", options, kernels="body")
+    x = np.ones((2, 600), np.float32)
+    expected = ort_ops.InferenceSession(inside, kernels="body").run(None, {"h0": x})[0]
+    np.testing.assert_array_equal(session.run(None, {"h0": x})[0], expected)
+    if Version(onnxruntime.__version__) >= Version("1.21"):
+        key = "session.model_external_initializers_file_folder_path"
+        assert options.get_session_config_entry(key) == str(tmp_path)
+        own = ort_ops.SessionOptions()  # a caller may say the same of a model in memory
+        own.add_session_config_entry(key, str(tmp_path))
+        complete = chain(2, 600)
+        onnx.save(complete, tmp_path / "n.onnx", save_as_external_data=True, location="w.bin")
+        ort_ops.InferenceSession((tmp_path / "n.onnx").read_bytes(), own).run(None, {"h0": x})
 
 
 @pytest.mark.parametrize("cut", [1, 7, 60, 200, 1500, 4000])
