@@ -55,11 +55,14 @@ class Measured:
 
     Attributes:
         seconds: the least of all runs.
+        cpu: seconds of the processor, of all threads, which other work on the machine leaves as they are; of a whole
+            process, its imports too.
         peak: bytes, the most of all runs.
         status: of the process; 0 for success.
     """
 
     seconds: float
+    cpu: float
     peak: int
     status: int
 
@@ -148,7 +151,7 @@ def measure(arguments: Sequence[str], timeout: float) -> Measured:
         if process.returncode not in (0, -9):
             errors.seek(0)
             print(f"{' '.join(arguments[-4:])}: {errors.read()[-300:]}", file=sys.stderr)
-    return Measured(seconds, usage.ru_maxrss * 1024, process.returncode)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, process.returncode)
 
 
 def measured(
@@ -164,17 +167,26 @@ def measured(
             runs.append(measure(command(part, model, plain, folder), timeout))
     for part, runs in found.items():
         worst = max(run.status for run in runs) or min(run.status for run in runs)
-        yield part, Measured(min(run.seconds for run in runs), max(run.peak for run in runs), worst)
+        seconds, cpu = min(run.seconds for run in runs), min(run.cpu for run in runs)
+        yield part, Measured(seconds, cpu, max(run.peak for run in runs), worst)
 
 
 def row(part: str, what: str, found: Measured, layers: int, nbytes: int) -> list[str]:
     """Return a line of the table."""
     if found.status:
         why = "took too long" if found.status == -9 else f"exit status {found.status}"
-        return [part, what, f"{found.seconds:.2f} s ({why})", "-", f"{found.peak / 2**20:.0f} MiB", "-"]
+        return [
+            part,
+            what,
+            f"{found.seconds:.2f} s ({why})",
+            f"{found.cpu:.1f} s",
+            "-",
+            f"{found.peak / 2**20:.0f} MiB",
+            "-",
+        ]
     each = f"{found.seconds / layers * 1e3:.2f} ms"
     return [
-        part, what, f"{found.seconds:.2f} s", each, f"{found.peak / 2**20:.0f} MiB",
+        part, what, f"{found.seconds:.2f} s", f"{found.cpu:.1f} s", each, f"{found.peak / 2**20:.0f} MiB",
         f"{max(0, found.peak - 2**30) / nbytes:.1f}" if nbytes >= 2**24 else "-",
     ]  # fmt: skip
 
@@ -193,7 +205,7 @@ def main() -> None:
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         parser.error(f"--parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
-    header = ["what", "model", "time", "each layer", "peak", "(peak - 1 GiB) / weights"]
+    header = ["what", "model", "time", "processor time", "time a layer", "peak", "(peak - 1 GiB) / weights"]
     rows: list[list[str]] = []
 
     def add(part: str, what: str, found: Measured, layers: int, nbytes: int) -> None:

@@ -213,3 +213,54 @@ def test_a_kernel_that_fails_on_every_input_is_wrong(tmp_path: Path, monkeypatch
     result = verify(path, batch_sizes=[2], compile_backend=None)
     assert {row.road for row in result.rows if row.is_violated} == {"body"}
     assert not result.notes
+
+
+@pytest.mark.parametrize("command", ["inspect", "bench"])
+def test_other_commands_take_real_inputs_too(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, file = shaped(tmp_path / "m.onnx"), tmp_path / "real.npz"
+    x = RNG.standard_normal((3, 8)).astype(np.float32)
+    np.savez(file, x=x, shape=np.array([6, 4]))
+    arguments = {"inspect": [str(path), "--run"], "bench": ["--model", str(path), "--budget", "0.1"]}[command]
+    assert cli.main([command, *arguments]) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(
+            "no numbers can be drawn for input 'shape': it gives the shape to Reshape 'reshape'; "
+            "give real inputs by --inputs file.npz"
+        )
+    )
+    assert cli.main([command, *arguments, "--inputs", str(file)]) == 0
+    told = capsys.readouterr().out
+    if command == "inspect":
+        assert "run        y: float32 [6, 3], " in told
+    else:
+        rows = [line.split() for line in told.splitlines()[2:]]
+        assert next(row[0] for row in rows) == "lowered"
+        assert {"cpp", "python", "body"} <= {row[0] for row in rows}
+        assert {row[-1] for row in rows} == {"ok"}
+    np.savez(file, x=x)
+    assert cli.main([command, *arguments, "--inputs", str(file)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"mylinear: '{file}': it has no 'shape'"
+    without = [str(path)] if command == "inspect" else []
+    assert cli.main([command, *without, "--inputs", "f.npz"]) == 2
+    assert "--inputs needs --" in capsys.readouterr().err
+
+
+def test_a_wrong_result_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matmul = np.matmul
+
+    def wrong(a: Any, b: Any) -> Any:
+        return matmul(a, b) * np.float32(1.001) if a.dtype == np.float32 else matmul(a, b)
+
+    monkeypatch.setattr(np, "matmul", wrong)
+    assert cli.main(["bench", "--model", str(embedding(tmp_path / "m.onnx")), "--budget", "0.1"]) == 1
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
+    assert "not timed: wrong result" in row
+
+
+def test_inspect_runs_on_drawn_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(embedding(tmp_path / "m.onnx")), "--run"]) == 0
+    assert "run        y: float32 [2, 3], " in capsys.readouterr().out

@@ -7,6 +7,12 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear bench`."""
+    parser.add_argument(
+        "--model", metavar="FILE.onnx", help="time this whole model, by each kernel and lowered, instead"
+    )
+    parser.add_argument(
+        "--inputs", metavar="FILE.npz", help="with --model: on these real inputs, an array for each by name"
+    )
     parser.add_argument("--output", default="mylinear-bench", help="folder to write into (default: ./mylinear-bench)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under two minutes")
@@ -34,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from ort_ops.extras import install_extra
     from ort_ops.progress import progress
 
+    if args.inputs and not args.model:
+        raise BenchError("--inputs needs --model")
+    if args.model:
+        return _run_model(args)
     if args.goals and args.device != "cpu":
         raise BenchError(f"--goals must be left out with --device {args.device}: they are goals for the CPU's kernels")
     plan = make_plan(
@@ -65,3 +75,17 @@ def run(args: argparse.Namespace) -> int:
     if bench.cells and not any(path.suffix == ".png" for path in written):
         print(f"PNGs need matplotlib: {install_extra('matplotlib')}; the page has the same drawings")
     return 0
+
+
+def _run_model(args: argparse.Namespace) -> int:
+    """Time one whole model and print a table; status 1 if a result is wrong."""
+    from exporter.bench.cells import BenchError
+    from exporter.bench.whole_model import bench_model, table
+    from ort_ops.table import format_table
+
+    if args.threads is not None and not (args.threads.isdigit() and int(args.threads)):
+        raise BenchError(f"--threads must be one number with --model, got {args.threads}")
+    threads = None if args.threads is None else int(args.threads)
+    found = bench_model(args.model, args.inputs, budget_s=args.budget or 5.0, threads=threads)
+    print(format_table(*table(found)))
+    return 1 if any(side.reason.startswith("wrong result") for side in found.values()) else 0

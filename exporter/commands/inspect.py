@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--require-kernel", metavar="NAME", help="exit with status 1 if MYLINEAR would not run by this kernel here"
     )
     parser.add_argument(
+        "--run", dest="is_run", action="store_true", help="run the model once too, and say what comes out"
+    )
+    parser.add_argument(
+        "--inputs", metavar="FILE.npz", help="with --run: on these real inputs, an array for each by name"
+    )
+    parser.add_argument(
         "--provider", type=provider, action="append", help="execution provider of onnxruntime; may be repeated"
     )
 
@@ -27,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what was found; status 1 if the model breaks the contract, or does not run as required."""
     from ort_ops.inspection import GateError, inspect_model, require_kernel
     from ort_ops.report_text import json_text
+    from ort_ops.trial_run import TrialRunError, trial_run
 
     found = inspect_model(args.model, providers=args.provider)
     verdict = ""
@@ -35,11 +42,21 @@ def run(args: argparse.Namespace) -> int:
             require_kernel(found, args.require_kernel)
         except GateError as error:
             verdict = str(error)
+    outputs = []
+    if args.inputs and not args.is_run:
+        raise TrialRunError("--inputs needs --run")
+    if args.is_run and not found.faults:
+        outputs = trial_run(args.model, args.inputs, args.provider)
     if args.json:
-        print(json_text({**found.as_dict(), "gate": verdict or "passed"}))
+        ran = {"run": [output.as_dict() for output in outputs]} if args.is_run else {}
+        print(json_text({**found.as_dict(), "gate": verdict or "passed", **ran}))
         return 1 if verdict or found.faults else 0
 
     _show(found)
+    for output in outputs:
+        span = "no finite number" if output.least is None else f"{output.least:.6g} to {output.largest:.6g}"
+        rest = f", {output.num_not_finite} not finite" if output.num_not_finite else ""
+        print(f"run        {output.name}: {output.dtype} {output.shape}, {span}{rest}")
     for fault in found.faults:
         print(f"fault      {fault}")
     if verdict:
