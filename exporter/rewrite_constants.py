@@ -153,7 +153,10 @@ def resolve(value: ir.Value | None) -> Constant | None:
     for step in reversed(passed):
         if constant is None:
             return None
-        constant = _fold(step, constant)
+        try:
+            constant = _fold(step, constant)
+        except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError):  # it breaks the operator's rules
+            return None
     return constant
 
 
@@ -175,7 +178,9 @@ def _fold(value: ir.Value, inner: Constant) -> Constant | None:
         perm = perm_of(node, len(inner.shape))
         return inner.then(f"transpose {perm}", lambda array: np.transpose(array, perm))
     shape = _static_shape(node, inner.shape)
-    return None if shape is None else inner.then(f"reshape {shape}", lambda array: array.reshape(shape))
+    if shape is None or math.prod(shape) != inner.size:
+        return None
+    return inner.then(f"reshape {shape}", lambda array: array.reshape(shape))
 
 
 def _part_of_split(node: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
@@ -236,8 +241,11 @@ def _cast(constant: Constant, to: ir.DataType) -> Constant | None:
 
 
 def _read_constant(value: ir.Value) -> bool:
-    """Keep a Constant node's tensor with its value, as onnx_ir does for initializers."""
-    value.const_value = ir.convenience.get_const_tensor(value)
+    """Keep a Constant node's tensor with its value, as onnx_ir does for initializers; False if it holds none."""
+    try:
+        value.const_value = ir.convenience.get_const_tensor(value)
+    except (TypeError, ValueError):  # several attributes, or of other types than the operator's
+        return False
     return value.const_value is not None
 
 

@@ -17,6 +17,7 @@ from ort_ops.files import (
     replace_atomically,
     temporary_folder,
 )
+from ort_ops.input_files import first_line
 from ort_ops.model import ModelError, check_linear_nodes, check_opsets, load_model
 from ort_ops.model_checks import check_linear_shapes, function_difference
 from ort_ops.operator import ContractError
@@ -66,9 +67,9 @@ def read_model(source: str | Path) -> ModelFile:
         raise ModelError(f"'{source}' has sparse initializers or training information, which would be lost")
     try:
         model = ir.from_proto(proto)
-    except Exception as error:
-        raise ModelError(f"'{source}' is damaged: {error}") from error
-    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+        tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    except Exception as error:  # onnx_ir raises errors of many types, with notes of several lines
+        raise ModelError(f"'{source}' is damaged: {first_line(error)}") from error
     return ModelFile(proto, Path(source).parent, any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors))
 
 

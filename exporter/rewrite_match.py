@@ -63,6 +63,8 @@ class LinearLayer:
 
 def match(node: ir.Node) -> LinearLayer:
     """Return the linear layer that the MatMul or Gemm is. Raises: NoMatch with the reason if it is none."""
+    if len(node.inputs) < 2 or None in node.inputs[:2]:
+        raise NoMatch(Cause.MISSING_INPUT)
     layer = _match_gemm(node) if node.op_type == "Gemm" else _match_matmul(node)
     dtype = layer.weight.dtype
     if dtype not in DTYPES:
@@ -281,7 +283,8 @@ def _keeps_features(node: ir.Node, rank: int | None, out_features: int) -> bool:
     if is_standard(node, "Reshape"):
         target = resolve(node.inputs[1])
         if target is not None:
-            return target.shape[0] > 0 and int(target.array()[-1]) == out_features > 0
+            sizes = target.array().reshape(-1) if target.dtype == ir.DataType.INT64 else np.zeros(0)
+            return sizes.size > 0 and int(sizes[-1]) == out_features > 0
         shape = known_shape(node.outputs[0])
         return shape is not None and len(shape) > 0 and shape[-1] == out_features > 0
     return False

@@ -29,6 +29,7 @@ class Cause(Enum):
     TRANSPOSED_INPUT = "transA=1: the input enters transposed, and would need a Transpose when the model runs"
     ROUNDED_SCALE = "{name}={value:g} cannot go into the {what} without rounding it"
     ATTRIBUTE_OF_FUNCTION = "an attribute of it is one of the function around it, and known only at a call"
+    MISSING_INPUT = "it has less than its two inputs"
     ZERO_SCALE = "alpha=0: nothing of the product is left"
     C_NOT_CONSTANT = "C is not a constant, nor known to be one number for each output feature"
     C_NOT_A_BIAS = "C is not one number for each output feature"

@@ -33,7 +33,8 @@ def infer_shapes(model: ir.Model) -> None:
         for node in owner.all_nodes():
             for name, attribute in node.attributes.items():
                 if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    node.attributes[name] = ir.AttrTensor(name, _without_numbers(attribute.as_tensor()))
+                    # Not as_tensor(), which fails for a tensor of no type.
+                    node.attributes[name] = ir.AttrTensor(name, _without_numbers(attribute.value))
     try:
         inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light), data_prop=True)
     except Exception:  # a model that breaks an operator's rules, which onnx reports in many ways
@@ -55,7 +56,7 @@ def known_dtype(value: ir.Value) -> ir.DataType | None:
 
 def _without_numbers(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Return a tensor of that type and shape that is written as a reference to nowhere, if it is large."""
-    if tensor.nbytes <= _MAX_NBYTES_READ or tensor.dtype == ir.DataType.STRING:
+    if tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) or tensor.nbytes <= _MAX_NBYTES_READ:
         return tensor
     assert isinstance(tensor.shape, ir.Shape)
     return ir.ExternalTensor("nowhere", None, None, tensor.dtype, shape=tensor.shape, name=tensor.name or "")

@@ -21,6 +21,7 @@ from ort_ops.graphs import bodies
 from ort_ops.skeleton import Dims, infer_dims
 
 Array = NDArray[Any]
+_NO_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 _MAX_CONSTANT = 1 << 16  # numbers of a tensor whose values are looked at
 _MICROSOFT = "com.microsoft"
 
@@ -340,7 +341,7 @@ def _constants(container: onnx.GraphProto | onnx.FunctionProto) -> list[tuple[st
             elif isinstance(value, int | float):
                 arrays.append((node.output[0], np.asarray(value)))
     for name, tensor in found:
-        is_here = tensor.data_location != onnx.TensorProto.EXTERNAL and tensor.data_type != onnx.TensorProto.STRING
+        is_here = tensor.data_location != onnx.TensorProto.EXTERNAL and tensor.data_type not in _NO_NUMBERS
         if is_here and math.prod(tensor.dims) <= _MAX_CONSTANT:
             arrays.append((name, numpy_helper.to_array(tensor)))
     return arrays
