@@ -12,6 +12,7 @@ from torch import Tensor
 from exporter.errors import ExportError
 from exporter.example import PREFIX, DynamicShapes
 from exporter.export_job import Job, check_count
+from exporter.export_simplify import simplify
 from exporter.export_surroundings import every_layer
 from exporter.onnx_registration import translate
 from exporter.parity import root_cause
@@ -37,12 +38,14 @@ def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:
-        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {root_cause(error)}") from error
+        cause = root_cause(error)
+        hint = "; name in dynamic_shapes only dimensions that may change, {} for none" * ("static shape" in cause)
+        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {cause}{hint}") from error
     assert program is not None
     found = [n for graph in program.model.graphs() for n in graph if (n.domain, n.op_type) == (DOMAIN, NAME)]
     inner = sum(len(list(graph)) for graph in program.model.graphs()) > len(program.model.graph)
     check_count(len(found), job, has_inner_graphs=inner)
-    program.optimize()
+    simplify(program.model)
     if job.program is not None:
         _name_dims(program, job)
     if job.example.is_wrapped:

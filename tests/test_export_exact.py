@@ -1,0 +1,117 @@
+"""An exported graph computes what the model computes, to the last bit that matters, also at the edge of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from exporter import ExportError, MyLinear, export, export_dynamo
+from exporter.export_trials import trials
+from exporter.parity import root_cause
+
+ENGINES = ("dynamo", "torchscript")
+
+
+class Of(nn.Module):
+    """A function of a layer's result."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.function = MyLinear(3, 4, bias=False, dtype=dtype), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+def normalized(y: Tensor) -> Tensor:
+    return y / (y.abs().amax(-1, keepdim=True) + 1e-8)
+
+
+def run(path: Path, x: Tensor) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x.numpy()})[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("function", [normalized, lambda y: y * (1 + 1e-6), lambda y: y - 1e-9], ids=str)
+def test_small_constants_stay(engine: str, function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    model = Of(function).eval()
+    export(model, torch.rand(4, 3), tmp_path / "m.onnx", engine=engine)
+    x = torch.zeros(2, 3)
+    np.testing.assert_array_equal(run(tmp_path / "m.onnx", x), model(x).detach().numpy())
+    assert {"Add", "Sub", "Mul"} & {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+
+
+@pytest.mark.parametrize("shapes", [None, {}], ids=["dynamic", "fixed"])
+def test_the_comparison_sees_what_inexact_rules_delete(
+    shapes: dict[str, dict[int, str]] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_dynamo, "simplify", optimizer.optimize_ir)
+    with pytest.raises(ExportError, match=r"in float64 on (rows|inputs) of 0.* instead of nan"):
+        export(Of(normalized), torch.rand(4, 3), tmp_path / "m.onnx", dynamic_shapes=shapes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_values_are_tried_only_where_their_order_is_defined(tmp_path: Path) -> None:
+    export(Of(lambda y: torch.topk(y, 2).values), torch.rand(4, 3), tmp_path / "m.onnx")
+    x = torch.rand(2, 3)
+    whats = [trial.what for trial in trials([x], ["x"], {"x": {0: "batch"}}, with_ties=False)]
+    assert whats == ["", "", "rows of large values"]
+    rows = list(trials([x, torch.tensor([[1], [2]])], ["x", "i"], {"x": {0: "n"}, "i": {0: "n"}}))[-1]
+    assert rows.tensors[0].tolist() == [[0.0] * 3, [1.0] * 3, [1e4] * 3]
+    assert rows.tensors[1].tolist() == [[1]] * 3
+
+
+def test_constants_of_numbers_are_folded_only_by_moving_them() -> None:
+    def kept() -> list[str]:
+        constant = ir.Value(name="c", const_value=ir.tensor(np.array([0.3], np.float32), name="c"))
+        constant.shape, constant.dtype = ir.Shape([1]), ir.DataType.FLOAT
+        x = ir.Value(name="x", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
+        last, made = constant, []
+        for node in ("Identity", "Erf", "Neg"):
+            made.append(ir.node(node, [last]))
+            last = made[-1].outputs[0]
+        made.append(ir.node("Add", [x, last]))
+        graph = ir.Graph([x], made[-1].outputs, nodes=made, initializers=[constant], opset_imports={"": 20}, name="g")
+        made[-1].outputs[0].name = "y"
+        model = ir.Model(graph, ir_version=9)
+        export_dynamo.simplify(model)
+        return [node.op_type for node in model.graph]
+
+    assert kept() == ["Erf", "Neg", "Add"], "onnx's evaluator rounds Erf through float32"
+
+
+def test_the_cause_names_the_dimension(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"static shape of 8 for dimension .*shape\[0\]\.; name in dynamic_shapes"
+    ) as e:
+        export(Of(lambda y: y.view(8, 4)), torch.rand(8, 3), tmp_path / "m.onnx")
+    assert "\n" not in str(e.value)
+
+
+def test_the_cause_is_one_line_of_its_first_paragraph() -> None:
+    error = ValueError("one:\n  - two\n  File 'x.py'\n\nadvice")
+    assert root_cause(error) == "ValueError: one: - two"
+    assert len(root_cause(ValueError("long " * 1000))) < 700
+
+
+def test_a_file_that_onnxruntime_cannot_run_on_other_sizes_is_said_in_a_line(tmp_path: Path) -> None:
+    def fixed_by_tracing(y: Tensor) -> Tensor:
+        return y + torch.ones(y.shape[0] + 0, 4) if not torch.jit.is_tracing() else y + torch.ones(int(y.shape[0]), 4)
+
+    with pytest.raises(ExportError, match=r"onnxruntime does not run .* on 'x' of \[5, 3\].*name the dimensions") as e:
+        export(Of(fixed_by_tracing), torch.rand(4, 3), tmp_path / "m.onnx", engine="torchscript")
+    assert "\n" not in str(e.value)
