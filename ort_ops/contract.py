@@ -19,7 +19,7 @@ an infinity among the terms counts for P or N as its sign says. Where neither ho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ort_ops.operator import ContractError, ElementType, Operator, Parameter, Shape
@@ -74,30 +74,75 @@ def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
     return None if x is None else [*x[:-1], out_features]
 
 
-def make_body(
-    opset_version: int, accumulator: ElementType | None, output_type: ElementType | None
-) -> list[onnx.NodeProto]:
+def make_body(opset_version: int, accumulator: ElementType, element_type: ElementType | None) -> list[onnx.NodeProto]:
     """Write ``Y = X W^T + B`` in standard operators; see `ort_ops.operator.Operator`.
 
     MatMul rather than Gemm, because Gemm takes matrices only and Reshape around it would lose the shapes.
     """
+    return _make_body(opset_version, accumulator, element_type, _transposed)
+
+
+def make_former_body(
+    opset_version: int, accumulator: ElementType, element_type: ElementType | None
+) -> list[onnx.NodeProto]:
+    """Write the body that models had before float64 took another: Transpose and MatMul side by side in every type."""
+    return _make_body(opset_version, accumulator, element_type, lambda name, *_: [_transpose(name)])
+
+
+def _make_body(
+    opset_version: int,
+    accumulator: ElementType,
+    element_type: ElementType | None,
+    transposed: Callable[[str, int, ElementType], list[onnx.NodeProto]],
+) -> list[onnx.NodeProto]:
     from onnx import helper
 
-    if accumulator is None:
+    if accumulator == element_type:
         return [
-            helper.make_node("Transpose", ["W"], ["W_transposed"], perm=[1, 0]),
+            *transposed("W", opset_version, accumulator),
             helper.make_node("MatMul", ["X", "W_transposed"], ["product"]),
             helper.make_node("Add", ["product", "B"], ["Y"]),
         ]
     nodes = [helper.make_node("Cast", [name], [f"{name}_cast"], to=accumulator.onnx_type) for name in "XWB"]
     nodes += [
-        helper.make_node("Transpose", ["W_cast"], ["W_transposed"], perm=[1, 0]),
+        *transposed("W_cast", opset_version, accumulator),
         helper.make_node("MatMul", ["X_cast", "W_transposed"], ["product"]),
         helper.make_node("Add", ["product", "B_cast"], ["sum"]),
     ]
-    if output_type is None:
+    if element_type is None:
         return [*nodes, helper.make_node("CastLike", ["sum", "X"], ["Y"])]
-    return [*nodes, helper.make_node("Cast", ["sum"], ["Y"], to=output_type.onnx_type)]
+    return [*nodes, helper.make_node("Cast", ["sum"], ["Y"], to=element_type.onnx_type)]
+
+
+def _transposed(name: str, opset_version: int, accumulator: ElementType) -> list[onnx.NodeProto]:
+    """Transpose a matrix, to ``W_transposed``.
+
+    Up to 1.25, onnxruntime fuses Transpose and MatMul into an operator that it has no float64 kernel for, and then does
+    not load the model. In float64 there is therefore another node between the two: a dimension more and less, which
+    copies nothing. Where the weight is constant, all of it is computed when the model is loaded.
+    """
+    from onnx import helper
+
+    if accumulator.name != "float64":
+        return [_transpose(name)]
+    if opset_version < 13:
+        return [
+            helper.make_node("Unsqueeze", [name], ["W_batch"], axes=[0]),
+            helper.make_node("Transpose", ["W_batch"], ["W_batch_transposed"], perm=[0, 2, 1]),
+            helper.make_node("Squeeze", ["W_batch_transposed"], ["W_transposed"], axes=[0]),
+        ]
+    return [
+        helper.make_node("Constant", [], ["axes"], value_ints=[0]),
+        helper.make_node("Unsqueeze", [name, "axes"], ["W_batch"]),
+        helper.make_node("Transpose", ["W_batch"], ["W_batch_transposed"], perm=[0, 2, 1]),
+        helper.make_node("Squeeze", ["W_batch_transposed", "axes"], ["W_transposed"]),
+    ]
+
+
+def _transpose(name: str) -> onnx.NodeProto:
+    from onnx import helper
+
+    return helper.make_node("Transpose", [name], ["W_transposed"], perm=[1, 0])
 
 
 MYLINEAR = Operator(
@@ -114,6 +159,7 @@ MYLINEAR = Operator(
     doc="Linear transformation Y = X W^T + B; float16 and bfloat16 sum in float32 and round once.",
     infer_shape=infer_shape,
     make_body=make_body,
+    former_bodies=(make_former_body,),
 )
 
 

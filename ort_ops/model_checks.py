@@ -38,10 +38,22 @@ def function_difference(model: onnx.ModelProto) -> str | None:
     (function,) = found
     opset = next((entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")), 0)
     try:
-        expected = MYLINEAR.function(opset or domain_version(model, ""), element_types(model))
+        types = element_types(model)
+        expected, *former = (
+            MYLINEAR.function(opset or domain_version(model, ""), types, make_body)
+            for make_body in (None, *MYLINEAR.former_bodies)
+        )
     except ContractError as error:
         return f"the definition of {MYLINEAR.name} inside the model is not the contract's: {error}"
+    detail = _difference(function, expected)
+    if detail is None or any(_difference(function, other) is None for other in former):
+        return None
     remedy = "export the model again, or take the definition out"
+    return f"the definition of {MYLINEAR.name} inside the model is not the contract's{detail}; {remedy}"
+
+
+def _difference(function: onnx.FunctionProto, expected: onnx.FunctionProto) -> str | None:
+    """Say what differs, in words that go on from "is not the contract's"; None for nothing."""
     for what, got, wanted in (
         ("inputs", list(function.input), list(expected.input)),
         ("outputs", list(function.output), list(expected.output)),
@@ -50,8 +62,7 @@ def function_difference(model: onnx.ModelProto) -> str | None:
         ("nodes", [_essence(node) for node in function.node], [_essence(node) for node in expected.node]),
     ):
         if got != wanted:
-            detail = "" if what == "nodes" else f": {what} {got} instead of {wanted}"
-            return f"the definition of {MYLINEAR.name} inside the model is not the contract's{detail}; {remedy}"
+            return "" if what == "nodes" else f": {what} {got} instead of {wanted}"
     return None
 
 

@@ -64,6 +64,9 @@ class ContractError(MylinearError, ValueError):
     """A shape, element type, attribute or version breaks an operator's contract."""
 
 
+MakeBody = Callable[[int, ElementType, ElementType | None], "list[onnx.NodeProto]"]
+
+
 @dataclass(frozen=True)
 class Operator:
     """One version of one operator, and every ONNX object that states it.
@@ -71,9 +74,10 @@ class Operator:
     Attributes:
         infer_shape: shapes of the inputs (None for a missing or unknown one) -> shape of the output, or None
             if it cannot be known. Raises ContractError if the known dimensions contradict the contract.
-        make_body: (opset version, accumulator or None, output type or None) -> nodes of the function body,
-            over the parameters' names. ``accumulator`` is the element type to cast every input to first, None
-            for no cast; ``output_type`` the one to cast the result to, None for "like the first input".
+        make_body: (opset version, accumulator, element type or None) -> nodes of the function body, over the
+            parameters' names. ``accumulator`` is the element type to compute in, to which every input is cast first
+            unless it is the inputs' own; the result is cast back to that, None for "like the first input".
+        former_bodies: what stood in place of ``make_body`` in older versions of this project; as right, and accepted.
         min_opset: the oldest version of ONNX's own domain that the body is written for.
     """
 
@@ -85,7 +89,8 @@ class Operator:
     element_types: tuple[ElementType, ...]
     doc: str
     infer_shape: Callable[[Sequence[Shape | None]], Shape | None]
-    make_body: Callable[[int, ElementType | None, ElementType | None], list[onnx.NodeProto]]
+    make_body: MakeBody
+    former_bodies: tuple[MakeBody, ...] = ()
     min_opset: int = 7
 
     @property
@@ -181,7 +186,9 @@ class Operator:
         if not schemas.is_registered(self.name, self.since_version, self.domain):
             schemas.register(self.schema())
 
-    def function(self, opset_version: int, element_types: Collection[str]) -> onnx.FunctionProto:
+    def function(
+        self, opset_version: int, element_types: Collection[str], make_body: MakeBody | None = None
+    ) -> onnx.FunctionProto:
         """Make the model-local function that defines the operator in standard ONNX operators.
 
         One function serves every node of a model, so it depends on what types the model's nodes have:
@@ -193,6 +200,7 @@ class Operator:
         Args:
             opset_version: the model's own version of the default domain.
             element_types: names of the element types of the model's nodes.
+            make_body: one of `former_bodies`; None for the present one.
 
         Raises: ContractError if a type is not accepted or the opset version cannot say it.
         """
@@ -201,14 +209,10 @@ class Operator:
         self.check_opset(opset_version)
         types = sorted({self.element_type(name) for name in element_types}, key=lambda t: t.unit_roundoff)
         accumulators = [self.element_type(t.accumulator) for t in types]
-        accumulator: ElementType | None = min(accumulators, key=lambda t: t.unit_roundoff)
-        output_type: ElementType | None = None
+        accumulator = min(accumulators, key=lambda t: t.unit_roundoff)
+        element_type = types[0] if len(types) == 1 else None
         argument = "the opset version"
-        if len(types) == 1:
-            output_type = types[0]
-            if accumulator == output_type:
-                accumulator = output_type = None
-        elif opset_version < 15:
+        if element_type is None and opset_version < 15:
             rule = f"15 or newer for a model that mixes {' and '.join(t.name for t in types)}"
             raise ContractError(self.message(argument, rule, str(opset_version)))
         if opset_version < 13 and "bfloat16" in {t.name for t in types}:
@@ -218,7 +222,7 @@ class Operator:
             self.name,
             [parameter.name for parameter in self.inputs],
             [self.output.name],
-            self.make_body(opset_version, accumulator, output_type),
+            (make_body or self.make_body)(opset_version, accumulator, element_type),
             [helper.make_opsetid("", opset_version)],
             doc_string=self.doc,
         )

@@ -5,6 +5,8 @@ Also why an absent bias is written as -0.0: the two other ways, and what speaks 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper
 from ort_ops.comparison import compare
 from ort_ops.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
 from ort_ops.model import attach_function, make_linear_model
+from ort_ops.model_checks import function_difference
 from ort_ops.reference import linear_float64
 from tests.cases import CASES, Array, Case, numpy_dtype
 
@@ -173,3 +176,76 @@ def test_a_model_with_the_body_has_an_ir_version_that_knows_functions(before: in
     model.ir_version = before
     attach_function(model)
     assert model.ir_version == after
+
+
+def computed_weight_model(opset: int, dtypes: tuple[str, ...], *, is_input: bool) -> onnx.ModelProto:
+    """Y = X W^T + B twice, in each dtype, with W = 2 w, or w an input of the graph, which no runtime can fold."""
+    nodes, last = [], "x"
+    for i, name in enumerate(dtypes):
+        element_type = MYLINEAR.element_type(name).onnx_type
+        nodes += [helper.make_node("Cast", [v], [f"{v}{i}"], to=element_type) for v in (last, "w", "b") if v != last]
+        nodes.append(helper.make_node("Cast", [last], [f"x{i}"], to=element_type))
+        weight = f"w{i}"
+        if not is_input:
+            nodes.append(helper.make_node("Add", [weight, weight], [f"w{i}_twice"]))
+            weight = f"w{i}_twice"
+        nodes.append(helper.make_node(NAME, [f"x{i}", weight, f"b{i}"], [f"y{i}"], domain=DOMAIN))
+        last = f"y{i}"
+    nodes.append(helper.make_node("Cast", [last], ["y"], to=TensorProto.DOUBLE))
+    shapes = {"x": ["batch", 2], "w": [2, 2], "b": [2], "y": ["batch", 2]}
+    infos = {name: helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape) for name, shape in shapes.items()}
+    graph = helper.make_graph(nodes, "computed", [infos["x"], infos["w"], infos["b"]], [infos["y"]])
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    attach_function(model)
+    return model
+
+
+@pytest.mark.parametrize("is_input", [True, False], ids=["an input", "computed"])
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 20])
+@pytest.mark.parametrize(
+    "dtypes", [("float64",), ("float32",), ("float64", "float32"), ("float16", "float64")], ids=str
+)
+def test_a_weight_need_not_be_constant(opset: int, dtypes: tuple[str, ...], is_input: bool) -> None:
+    if len(dtypes) > 1 and opset < 15:
+        pytest.skip("a body for several types takes opset 15")
+    model = computed_weight_model(opset, dtypes, is_input=is_input)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x, w, b = np.array([[1.0, 2], [3, 4], [5, 6]]), np.array([[1.0, 0.5], [2, 4]]), np.array([0.25, -1])
+    expected = x
+    for _ in dtypes:
+        expected = expected @ (w if is_input else 2 * w).T + b
+    assert session.run(None, {"x": x, "w": w, "b": b})[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("opset", [9, 20])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_all_that_is_done_to_a_constant_weight_is_done_when_the_model_is_loaded(
+    opset: int, dtype: str, tmp_path: Path
+) -> None:
+    weight = np.arange(6).reshape(2, 3).astype(dtype)
+    model = make_linear_model(["batch", 3], weight, weight[:, 0], with_function=False)
+    next(entry for entry in model.opset_import if entry.domain == "").version = opset
+    attach_function(model)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    assert [node.op_type for node in optimized.graph.node] in (["MatMul", "Add"], ["Gemm"])
+
+
+def test_a_model_with_the_former_body_is_as_good() -> None:
+    weight = np.ones((2, 3))
+    model = make_linear_model(["batch", 3], weight, None)
+    assert function_difference(model) is None
+    del model.functions[:]
+    (former,) = MYLINEAR.former_bodies
+    model.functions.append(MYLINEAR.function(20, ["float64"], former))
+    assert [node.op_type for node in model.functions[0].node] == ["Transpose", "MatMul", "Add"]
+    assert function_difference(model) is None
+    model.functions[0].node[0].op_type = "Identity"
+    assert "is not the contract's" in str(function_difference(model))
