@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ort_ops.contract import MYLINEAR
 from ort_ops.operator import ElementType
-from ort_ops.reference import linear_scaled
+from ort_ops.scaled_sum import linear_scaled
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]

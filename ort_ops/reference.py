@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
 from ort_ops.contract import DOMAIN, NAME, check_arguments
+from ort_ops.scaled_sum import linear_scaled
 
 
 def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[np.float64]:
@@ -34,24 +35,6 @@ def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | N
             # A partial sum may have overflowed where the exact sum does not.
             result = np.where(np.isfinite(result), result, np.ldexp(*linear_scaled(*wide)))
         return result
-
-
-def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> tuple[NDArray[np.float64], int]:
-    """Return ``y`` and a shift, so that ``y * 2^shift`` is ``x @ weight.T + bias`` and no sum overflows float64.
-
-    All of float64; the shift is 0 where no sum comes near its largest number. What is lost to underflow by the shift
-    is less than 2^-1000 of the largest term.
-    """
-    terms = x.shape[-1] + 1
-    sizes = [float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a))) for a in (x, weight)]
-    exponents = [int(np.frexp(size)[1]) for size in sizes]
-    with np.errstate(all="ignore"):
-        if sum(exponents) + terms.bit_length() < 1000 and (bias is None or not (np.abs(bias) > 2.0**1000).any()):
-            product: NDArray[np.float64] = np.matmul(x, weight.T)
-            return (product if bias is None else product + bias), 0
-        half = 512 + terms.bit_length()
-        product = np.matmul(np.ldexp(x, -half), np.ldexp(weight, -half).T)
-        return (product if bias is None else product + np.ldexp(bias, -2 * half)), 2 * half
 
 
 def linear(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:

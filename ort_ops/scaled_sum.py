@@ -1,0 +1,26 @@
+"""Sums of float64 products that may overflow float64 on their way, or as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> tuple[NDArray[np.float64], int]:
+    """Return ``y`` and a shift, so that ``y * 2^shift`` is ``x @ weight.T + bias`` and no sum overflows float64.
+
+    All of float64; the shift is 0 where no sum comes near its largest number. What is lost to underflow by the shift
+    is less than 2^-1000 of the largest term.
+    """
+    terms = x.shape[-1] + 1
+    sizes = [float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a))) for a in (x, weight)]
+    exponents = [int(np.frexp(size)[1]) for size in sizes]
+    with np.errstate(all="ignore"):
+        if sum(exponents) + terms.bit_length() < 1000 and (bias is None or not (np.abs(bias) > 2.0**1000).any()):
+            product: NDArray[np.float64] = np.matmul(x, weight.T)
+            return (product if bias is None else product + bias), 0
+        half = 512 + terms.bit_length()
+        product = np.matmul(np.ldexp(x, -half), np.ldexp(weight, -half).T)
+        return (product if bias is None else product + np.ldexp(bias, -2 * half)), 2 * half
