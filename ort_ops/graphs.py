@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx
 
+from ort_ops.contract import MYLINEAR
 from ort_ops.operator import Dim, Shape
 
 NodeContainer = onnx.GraphProto | onnx.FunctionProto
@@ -142,6 +143,11 @@ def tensors_of(container: NodeContainer) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+
+
+def is_linear(node: onnx.NodeProto) -> bool:
+    """Whether a node is MYLINEAR."""
+    return node.op_type == MYLINEAR.name and node.domain == MYLINEAR.domain
 
 
 def node_label(node: onnx.NodeProto) -> str:

@@ -11,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ort_ops.contract import ABSENT_BIAS, MYLINEAR
+from ort_ops.bias_completion import complete_biases as complete_biases
+from ort_ops.contract import MYLINEAR
 from ort_ops.errors import ModelError as ModelError
 from ort_ops.graphs import NodeContainer as NodeContainer
-from ort_ops.graphs import Scope, function_scopes, node_label, scopes, scopes_at
+from ort_ops.graphs import Scope, function_scopes, is_linear, node_label, scopes, scopes_at
 from ort_ops.graphs import all_nodes as all_nodes
 from ort_ops.graphs import tensors as tensors
 from ort_ops.model_file import load_model as load_model
@@ -96,7 +97,7 @@ def linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
 def linear_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[LinearNode]:
     """Return the MYLINEAR nodes that a node of the main graph is, has in its bodies, or calls as functions."""
     graph = Scope(model.graph)
-    found = [LinearNode(graph, node)] if _is_linear(node) else []
+    found = [LinearNode(graph, node)] if is_linear(node) else []
     functions = {
         (f.domain, f.name): f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)
     }
@@ -194,31 +195,6 @@ def stated_types(nodes: Sequence[LinearNode]) -> list[int | None]:
     return [_stated_type(linear) for linear in nodes]
 
 
-def complete_biases(model: onnx.ModelProto) -> int:
-    """Give every MYLINEAR node without a bias one that changes nothing, and return how many that were.
-
-    The model-local function and kernels of onnxruntime-extensions take exactly three inputs. A second function under
-    an overload name would do for the first, but onnxruntime mistakes one overload for the other up to 1.24 at least
-    (``tests/test_function_body.py`` shows it), and it does not help the second. The added bias is -0.0, the number
-    that leaves every other as it is.
-
-    Raises: ModelError for a computed weight without bias below opset 15.
-    """
-    count = 0
-    for linear in linear_nodes(model):
-        if linear.has_bias:
-            continue
-        if _weight_is_computed(linear) and domain_version(model, "") < 15:
-            raise ModelError(
-                f"node '{linear.label}' has a computed weight and no bias, which takes opset 15 or newer; "
-                f"the model has opset {domain_version(model, '')}"
-            )
-        count += 1
-        del linear.node.input[2:]
-        linear.node.input.append(_absent_bias(linear))
-    return count
-
-
 def attach_function(model: onnx.ModelProto) -> None:
     """Put the operator's definition into the model, as a model-local function at the model's own opset.
 
@@ -241,12 +217,8 @@ def has_function(model: onnx.ModelProto) -> bool:
 def _linear_nodes_of(scope: Scope) -> Iterator[LinearNode]:
     """Yield the MYLINEAR nodes of one graph or function, not of the bodies inside."""
     for node in scope.container.node:
-        if _is_linear(node):
+        if is_linear(node):
             yield LinearNode(scope, node)
-
-
-def _is_linear(node: onnx.NodeProto) -> bool:
-    return node.op_type == MYLINEAR.name and node.domain == MYLINEAR.domain
 
 
 def _stated_type(linear: LinearNode) -> int | None:
@@ -257,46 +229,3 @@ def _stated_type(linear: LinearNode) -> int | None:
             if found:
                 return found
     return None
-
-
-def _weight_is_computed(linear: LinearNode) -> bool:
-    """Whether the weight is anything but an initializer of the node's own graph."""
-    if isinstance(linear.container, onnx.FunctionProto):
-        return True
-    return all(tensor.name != linear.node.input[1] for tensor in linear.container.initializer)
-
-
-def _absent_bias(linear: LinearNode) -> str:
-    """Add a bias of -0.0 to the container and return its name."""
-    container, weight = linear.container, linear.node.input[1]
-    name = _unused_name(container, f"{linear.label}_absent_bias")
-    if not _weight_is_computed(linear):
-        tensor = next(t for t in container.initializer if t.name == weight)
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        container.initializer.append(numpy_helper.from_array(np.full(tensor.dims[0], ABSENT_BIAS, dtype), name))
-        return name
-    # The weight is computed: its size is known only when the model runs.
-    index, shape, size, zeros = (
-        _unused_name(container, f"{name}_{part}") for part in ("index", "shape", "size", "float")
-    )
-    nodes = [
-        helper.make_node("Constant", [], [index], value=helper.make_tensor("index", onnx.TensorProto.INT64, [1], [0])),
-        helper.make_node("Shape", [weight], [shape]),
-        helper.make_node("Gather", [shape, index], [size], axis=0),
-        helper.make_node("ConstantOfShape", [size], [zeros], value=helper.make_tensor("value", 1, [1], [ABSENT_BIAS])),
-        helper.make_node("CastLike", [zeros, weight], [name]),
-    ]
-    position = next(i for i, node in enumerate(container.node) if node == linear.node)
-    for node in reversed(nodes):
-        container.node.insert(position, node)
-    return name
-
-
-def _unused_name(container: NodeContainer, wanted: str) -> str:
-    used = {name for node in container.node for name in (*node.input, *node.output)}
-    if isinstance(container, onnx.GraphProto):
-        used |= {value.name for value in (*container.initializer, *container.input)}
-    name, number = wanted, 1
-    while name in used:
-        name, number = f"{wanted}_{number}", number + 1
-    return name

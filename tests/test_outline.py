@@ -19,7 +19,7 @@ from ort_ops import outline
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.errors import ModelError
 from ort_ops.inspection import inspect_model
-from ort_ops.model import attach_function, load_model, look_at_model
+from ort_ops.model import attach_function, complete_biases, load_model, look_at_model
 from tests.test_rewrite import INNER
 
 
@@ -170,3 +170,20 @@ def test_the_work_grows_as_the_number_of_nodes(
         counts.append(num_calls(look, tmp_path / f"{length}.onnx"))
         assert num_inferences <= (1 if look is inspect_model else 0)
     assert counts[2] - counts[0] < 2.1 * (counts[1] - counts[0])
+
+
+@pytest.mark.parametrize("is_computed", [False, True], ids=["stored", "computed"])
+def test_the_work_of_completing_biases_grows_as_the_number_of_nodes(is_computed: bool) -> None:
+    counts = []
+    for length in (100, 200):
+        model = chain(length, 2)
+        for i, node in enumerate(model.graph.node):
+            del node.input[2]
+            if is_computed:
+                model.graph.initializer[2 * i].name = f"stored{i}"
+        if is_computed:
+            for i in range(length):
+                model.graph.node.insert(0, helper.make_node("Identity", [f"stored{i}"], [f"w{i}"]))
+        counts.append(num_calls(complete_biases, model))
+        assert ort_ops.InferenceSession(model.SerializeToString(), kernels="body").get_outputs()
+    assert counts[1] < 2.1 * counts[0]
