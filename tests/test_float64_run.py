@@ -181,45 +181,67 @@ def mlp(layers: int, width: int) -> nn.Module:
     return nn.Sequential(*parts, MyLinear(width, 10)).eval()
 
 
-@pytest.mark.parametrize(
-    ("model", "example"),
-    [
-        (transformer(2, 32), torch.randn(2, 6, 32)),
-        (mlp(12, 32), torch.randn(8, 32)),
-        pytest.param(transformer(12, 128), torch.randn(4, 16, 128), marks=pytest.mark.slow),
-        pytest.param(mlp(60, 256), torch.randn(8, 256), marks=pytest.mark.slow),
-    ],
-    ids=["transformer 2", "mlp 12", "transformer 12", "mlp 60"],
-)
-@pytest.mark.filterwarnings("ignore")  # torch's own, of traced sizes
-def test_a_weight_off_by_a_ten_thousandth_is_found(
-    model: nn.Module, example: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By export's check, in three layers in turn, and in the whole-model row of `verify`."""
-    export(model, example, tmp_path / "m.onnx", engine="torchscript")
-    proto = onnx.load(tmp_path / "m.onnx")
-    taken = [node.input[1] for node in proto.graph.node if node.op_type == NAME]
+def wrong_weights(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Check that three layers in turn are found by export's check, where their weights are not compared as such."""
+    export(model, example, path, engine="torchscript")
+    taken = [node.input[1] for node in onnx.load(path).graph.node if node.op_type == NAME]
     for name in {taken[0], taken[len(taken) // 2], taken[-1]}:
-        spoiled = onnx.load(tmp_path / "m.onnx")
+        spoiled = onnx.load(path)
         (tensor,) = (t for t in spoiled.graph.initializer if t.name == name)
-        right = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array(right * np.float32(1.0001), name))
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.0001), "renamed"))
+        for node in spoiled.graph.node:
+            node.input[:] = ["renamed" if value == name else value for value in node.input]
         with pytest.raises(ExportError, match="torch's output 'y' is not what the exported graph gives in float64"):
             compare_with_torch(spoiled, model, (example,), ["x"], {"x": {}})
-    (middle,) = (t for t in proto.graph.initializer if t.name == taken[len(taken) // 2])
-    monkeypatch.setattr(roads_of, "linear", _wrong_for(numpy_helper.to_array(middle)))
-    result = verify(tmp_path / "m.onnx", batch_sizes=[4], compile_backend=None, device="cpu")
-    (row,) = (r for r in result.rows if r.road == "reference" and r.inputs == "batch 4")
-    assert row.comparison is not None
-    assert row.comparison.verdict is Verdict.VIOLATED
 
 
-def _wrong_for(weight: Array) -> Any:
+def wrong_in_verify(path: Path, batch_size: int) -> None:
+    """Check that the whole-model row of `verify` finds it in the middle layer of one runtime."""
+    model = onnx.load(path)
+    taken = [node.input[1] for node in model.graph.node if node.op_type == NAME]
+    (tensor,) = (t for t in model.graph.initializer if t.name == taken[len(taken) // 2])
+    weight = numpy_helper.to_array(tensor)
+
     def wrong(x: Array, given: Array, bias: Array | None) -> Array:
         is_it = given.shape == weight.shape and np.array_equal(given, weight)
         return linear(x, given * given.dtype.type(1.0001) if is_it else given, bias)
 
-    return wrong
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roads_of, "linear", wrong)
+        result = verify(path, batch_sizes=[batch_size], compile_backend=None, device="cpu")
+    (row,) = (r for r in result.rows if r.road == "reference" and r.inputs == f"batch {batch_size}")
+    assert row.comparison is not None
+    assert row.comparison.verdict is Verdict.VIOLATED
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of traced sizes
+def test_a_weight_off_by_a_ten_thousandth_is_found(tmp_path: Path) -> None:
+    wrong_weights(transformer(1, 16), torch.randn(2, 6, 16), tmp_path / "transformer.onnx")
+    wrong_weights(mlp(6, 16), torch.randn(8, 16), tmp_path / "mlp.onnx")
+    wrong_in_verify(tmp_path / "mlp.onnx", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, of traced sizes
+@pytest.mark.parametrize("name", ["transformer", "mlp"])
+def test_a_weight_off_by_a_ten_thousandth_is_found_in_a_deep_model(name: str, tmp_path: Path) -> None:
+    models = {"transformer": (transformer(12, 128), (4, 16, 128)), "mlp": (mlp(60, 256), (8, 256))}
+    model, shape = models[name]
+    wrong_weights(model, torch.randn(shape), tmp_path / "m.onnx")
+    wrong_in_verify(tmp_path / "m.onnx", 4)
+
+
+def test_one_number_of_a_weight_off_by_a_ten_thousandth_is_found(tmp_path: Path) -> None:
+    """Deep in a model it changes the outputs by less than rounding: the weights themselves are compared."""
+    model, example = mlp(12, 8), torch.randn(4, 8)
+    export(model, example, tmp_path / "m.onnx", engine="torchscript")
+    proto = onnx.load(tmp_path / "m.onnx")
+    (tensor,) = (t for t in proto.graph.initializer if t.name == "6.weight")
+    spoiled = numpy_helper.to_array(tensor).copy()
+    spoiled[3, 5] *= np.float32(1.0001)
+    tensor.CopyFrom(numpy_helper.from_array(spoiled, tensor.name))
+    with pytest.raises(ExportError, match=r"the weight '6\.weight' of the exported graph is not that of the model"):
+        compare_with_torch(proto, model, (example,), ["x"], {"x": {}})
 
 
 def test_a_cast_to_float16_before_a_layer(tmp_path: Path) -> None:
