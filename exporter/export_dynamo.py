@@ -12,6 +12,7 @@ from torch import Tensor
 from exporter.errors import ExportError
 from exporter.example import PREFIX, DynamicShapes
 from exporter.export_job import Job, check_count
+from exporter.export_scalars import exact_scalars, has_float64, translations
 from exporter.export_simplify import simplify
 from exporter.export_surroundings import every_layer
 from exporter.onnx_registration import translate
@@ -22,26 +23,10 @@ from ort_ops.model import load_model
 
 def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
     """Return the model, in ``file`` if one is given. Raises: ExportError."""
-    dims = tuple(dict(job.axes[name]) or None for name in job.inputs)
-    try:
-        with every_layer():
-            program = torch.onnx.export(
-                job.program or job.example.model,
-                () if job.program else job.example.tensors,
-                dynamo=True,
-                opset_version=job.opset,
-                input_names=job.inputs,
-                output_names=job.outputs,
-                dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
-                custom_translation_table={torch.ops.mylinear.linear.default: translate()},
-                optimize=False,  # it merges equal calls, and none must go uncounted
-                verbose=False,
-            )
-    except Exception as error:
-        cause = root_cause(error)
-        hint = "; name in dynamic_shapes only dimensions that may change, {} for none" * ("static shape" in cause)
-        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {cause}{hint}") from error
-    assert program is not None
+    program = _translate(job)
+    if has_float64(program.model):
+        with exact_scalars():
+            program = _translate(job)
     found = [n for graph in program.model.graphs() for n in graph if (n.domain, n.op_type) == (DOMAIN, NAME)]
     inner = sum(len(list(graph)) for graph in program.model.graphs()) > len(program.model.graph)
     check_count(len(found), job, has_inner_graphs=inner)
@@ -56,6 +41,30 @@ def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
         return program.model_proto
     program.save(file, external_data=True)
     return load_model(file, external_data=False)
+
+
+def _translate(job: Job) -> torch.onnx.ONNXProgram:
+    dims = tuple(dict(job.axes[name]) or None for name in job.inputs)
+    try:
+        with every_layer():
+            program = torch.onnx.export(
+                job.program or job.example.model,
+                () if job.program else job.example.tensors,
+                dynamo=True,
+                opset_version=job.opset,
+                input_names=job.inputs,
+                output_names=job.outputs,
+                dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
+                custom_translation_table={torch.ops.mylinear.linear.default: translate(), **translations()},
+                optimize=False,  # it merges equal calls, and none must go uncounted
+                verbose=False,
+            )
+    except Exception as error:
+        cause = root_cause(error)
+        hint = "; name in dynamic_shapes only dimensions that may change, {} for none" * ("static shape" in cause)
+        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {cause}{hint}") from error
+    assert program is not None
+    return program
 
 
 def _name_dims(program: Any, job: Job) -> None:

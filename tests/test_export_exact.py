@@ -115,3 +115,45 @@ def test_a_file_that_onnxruntime_cannot_run_on_other_sizes_is_said_in_a_line(tmp
     with pytest.raises(ExportError, match=r"onnxruntime does not run .* on 'x' of \[5, 3\].*name the dimensions") as e:
         export(Of(fixed_by_tracing), torch.rand(4, 3), tmp_path / "m.onnx", engine="torchscript")
     assert "\n" not in str(e.value)
+
+
+SCALARS: dict[str, Callable[[Tensor], Tensor]] = {
+    "add": lambda y: y + 0.1,
+    "sub": lambda y: 0.1 - y,
+    "mul": lambda y: y * 0.1,
+    "div": lambda y: y / 0.3,
+    "reciprocal": lambda y: 0.3 / (y * y + 2),
+    "pow": lambda y: y.abs() ** 0.3,
+    "base of pow": lambda y: 0.3**y,
+    "alpha of add": lambda y: torch.add(y, y, alpha=0.1),
+    "alpha of sub": lambda y: torch.sub(y, y * y, alpha=0.1),
+    "clamp": lambda y: y.clamp(-0.1, 0.1),
+    "clamp from below": lambda y: y.clamp_min(0.1),
+    "full": lambda y: y + torch.full((4,), 0.1, dtype=y.dtype),
+    "full_like": lambda y: y + torch.full_like(y, 0.1),
+    "new_full": lambda y: y + y.new_full((4,), 0.1),
+    "where": lambda y: torch.where(y > 0.1, y, 0.1),
+    "masked_fill": lambda y: y.masked_fill(y > 0.1, 0.1),
+    "addmm": lambda y: torch.addmm(y[:, :1], y, y.new_ones(4, 4), beta=0.1, alpha=0.3),
+    "baddbmm": lambda y: torch.baddbmm(y[None], y[None], y.new_ones(1, 4, 4), beta=0.1, alpha=0.3),
+    "addcmul": lambda y: torch.addcmul(y, y, y, value=0.1),
+    "addcdiv": lambda y: torch.addcdiv(y, y, y * y + 2, value=0.1),
+    "lerp": lambda y: torch.lerp(y, y * y, 0.1),
+    "layer_norm": lambda y: nn.functional.layer_norm(y, (4,), eps=1e-3),
+    "layer_norm with weights": lambda y: nn.functional.layer_norm(y, (4,), y[0], y[1], eps=1e-3),
+    "rms_norm": lambda y: nn.functional.rms_norm(y, (4,), eps=1e-3),
+    "batch_norm": lambda y: nn.functional.batch_norm(y, y.new_ones(4) * 0.1, y.new_ones(4) * 0.7, eps=1e-3),
+    "hardtanh": lambda y: nn.functional.hardtanh(y, -0.1, 0.3),
+    "softshrink": lambda y: nn.functional.softshrink(y, 0.1),
+    "threshold": lambda y: nn.functional.threshold(y, 0.1, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_scalars_stay_exact_in_float64(name: str, tmp_path: Path) -> None:
+    model = Of(SCALARS[name], torch.float64).eval()
+    x = torch.rand(4, 3, dtype=torch.float64) - 0.5
+    export(model, x, tmp_path / "m.onnx", dynamic_shapes={})
+    got, expected = run(tmp_path / "m.onnx", x), model(x).detach().numpy()
+    size = np.maximum(np.abs(expected), 0.05)  # of what is added up
+    assert np.max(np.abs(got - expected) / size) <= 64 * 2.0**-53
