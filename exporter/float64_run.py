@@ -42,6 +42,7 @@ import onnx
 from numpy.typing import NDArray
 
 from exporter.float64_evaluator import FLOAT64_SCALE, Perturbation, Stored, Tracker, make_float64_evaluator
+from exporter.local_error import FACTOR
 from exporter.single_node import with_fallback
 from ort_ops.errors import MylinearError
 from ort_ops.evaluate import Evaluation, LinearCall, Value
@@ -49,8 +50,6 @@ from ort_ops.model import ModelError, linear_nodes
 from ort_ops.operator import ElementType
 
 Array = NDArray[Any]
-FACTOR = 4.0
-"""In units of sigma; see above."""
 RUNS = ("independent",) * 4 + ("tied",) * 2 + ("drift",)
 """The perturbed runs, for each of: float64 nodes, and nodes of the other types."""
 MAX_CALLS = 3

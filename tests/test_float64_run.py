@@ -406,6 +406,13 @@ def test_the_size_of_a_sum_s_error_knows_the_order_of_the_terms() -> None:
     assert np.sqrt(np.mean(error**2)) > size.mean() / 20
 
 
+def test_equal_terms_are_rounded_one_way() -> None:
+    x, weight = np.full((1, 30_000), 0.3, np.float32), np.full((30_000, 1), 0.1, np.float32)
+    exact, size = sum_size(x.astype(np.float64), weight.astype(np.float64), FLOAT32)
+    running = np.add.accumulate((x * weight.T)[0], dtype=np.float32)[-1]
+    assert 1.5 * size[0, 0] / 4 < abs(running - exact[0, 0]) < 4 * size[0, 0]
+
+
 def test_the_number_of_runs_is_small_and_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
     start = Tracker.start
