@@ -46,7 +46,9 @@ def run(path: Path, x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("function", [normalized, lambda y: y * (1 + 1e-6), lambda y: y - 1e-9], ids=str)
+@pytest.mark.parametrize(
+    "function", [normalized, lambda y: y * (1 + 1e-6), lambda y: y - 1e-9], ids=["normalized", "scaled", "shifted"]
+)
 def test_small_constants_stay(engine: str, function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     model = Of(function).eval()
     export(model, torch.rand(4, 3), tmp_path / "m.onnx", engine=engine)
