@@ -29,7 +29,7 @@ from exporter.options import TrainingOptions
 from exporter.typed_fields import convert, from_fields
 from ort_ops.errors import MylinearError
 from ort_ops.files import OutputError, write_atomically
-from ort_ops.input_files import InputError, first_line, open_input
+from ort_ops.input_files import InputError, first_line, input_path, open_input
 
 CHECKPOINT_NAME = "checkpoint.pt"
 FORMAT = "mylinear checkpoint"
@@ -107,7 +107,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises: CheckpointError if it is missing, no checkpoint, damaged, or of another format version.
     """
-    path = Path(path)
+    try:
+        path = input_path(path, what="checkpoint")
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     content = _load(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' is not a checkpoint of `mylinear train`")

@@ -15,7 +15,7 @@ from exporter.data import DataError, Dataset, Fill, Task
 from exporter.table import read_table
 from exporter.targets import are_few, number_classes
 from ort_ops.csv_file import open_csv
-from ort_ops.input_files import InputError
+from ort_ops.input_files import InputError, input_path
 from ort_ops.npy_file import read_npz
 
 _NPZ_ADVICE = "write one with np.savez(path, x=x, y=y)"
@@ -33,7 +33,7 @@ def load_data(
 
     Raises: DataError that names file, line and column.
     """
-    path, choice = Path(path), choice or ColumnChoice()
+    path, choice = _data_path(path), choice or ColumnChoice()
     if path.suffix.lower() != ".npz":
         return load_csv(path, target, task, choice)
     if target is not None:
@@ -53,7 +53,7 @@ def load_csv(
 
     Raises: DataError that names file, line and column, and lists all columns that cannot be used.
     """
-    path = Path(path)
+    path = _data_path(path)
     with _as_data_errors(), open_csv(path, what="data file", folder_advice="a CSV or NPZ file") as records:
         return read_table(path, records, target, task, choice or ColumnChoice())
 
@@ -66,7 +66,7 @@ def load_npz(path: str | Path, task: Task | None = None, fill: Fill | None = Non
 
     Raises: DataError that names file, array and position.
     """
-    path = Path(path)
+    path = _data_path(path)
     with _as_data_errors():
         arrays = read_npz(path, ("x", "y"), what="data file", folder_advice="a CSV or NPZ file", remedy=_NPZ_ADVICE)
     x, y = arrays["x"], arrays["y"]
@@ -92,6 +92,11 @@ def load_npz(path: str | Path, task: Task | None = None, fill: Fill | None = Non
     if y.dtype.kind in "US":
         raise DataError(f"'{path}': array y must be numbers for a regression, got text")
     return Dataset(path.name, task, features, _widened(y).reshape(len(x), -1), names, fill=fill)
+
+
+def _data_path(path: str | Path) -> Path:
+    with _as_data_errors():
+        return input_path(path, what="data file")
 
 
 @contextmanager

@@ -18,6 +18,19 @@ def seed(text: str) -> int:
     return value
 
 
+def kernel(text: str) -> str:
+    """Read the name of a kernel that this version knows, whether or not it is available."""
+    from ort_ops import requirements
+
+    requirements.check()
+    from ort_ops.session import available_kernels
+
+    names = [kernel.name for kernel in available_kernels()]
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"must be among {', '.join(names)}, got '{text}'")
+    return text
+
+
 def provider(text: str) -> str:
     """Read the name of an execution provider that onnxruntime knows, whether or not it is here."""
     from ort_ops import requirements

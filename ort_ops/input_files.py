@@ -26,6 +26,21 @@ class InputError(MylinearError, ValueError):
     """A file, row or value that cannot be taken; the message names file, line and column."""
 
 
+def input_path(path: str | os.PathLike[str], *, what: str = "file") -> Path:
+    """Return the path of a file to read. Raises: InputError if it is empty, which ``Path`` takes for the folder here.
+
+    Args:
+        what: what the path should be, for the message.
+
+    >>> input_path("", what="checkpoint")
+    Traceback (most recent call last):
+    ort_ops.input_files.InputError: the path of the checkpoint is empty; name a file
+    """
+    if not os.fspath(path):
+        raise InputError(f"the path of the {what} is empty; name a file")
+    return Path(path)
+
+
 @contextmanager
 def open_input(
     path: str | Path, *, what: str = "file", folder_advice: str = "a file", missing_advice: str = ""
@@ -41,6 +56,7 @@ def open_input(
 
     Raises: InputError.
     """
+    path = input_path(path, what=what)
     try:
         _require_regular(path, os.stat(path).st_mode, folder_advice)
         with open(path, "rb", opener=_open_without_waiting) as file:

@@ -14,6 +14,7 @@ import onnx
 
 from ort_ops.errors import ModelError
 from ort_ops.external_data import ExternalData
+from ort_ops.input_files import InputError, input_path
 from ort_ops.model_validation import guard_model, validate_model
 from ort_ops.outline import Read, read_outline
 
@@ -128,7 +129,11 @@ def _opened(source: str | Path | bytes) -> Iterator[_Bytes]:
         yield _Bytes(what, lambda at, nbytes: source[at : at + nbytes], len(source))
         return
     try:
-        file = FileIO(source, "rb", opener=_open_at_once)
+        path = input_path(source, what="model")
+    except InputError as error:
+        raise ModelError(str(error)) from error
+    try:
+        file = FileIO(path, "rb", opener=_open_at_once)
     except IsADirectoryError as error:
         raise ModelError(f"{what} is a folder; name an .onnx file") from error
     except FileNotFoundError as error:

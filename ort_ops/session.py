@@ -109,7 +109,7 @@ def select_kernel(kernels: str, element_types: Collection[str] = (), providers: 
         usable = [k for k in known.values() if k.is_available and set(element_types) <= set(k.element_types)]
         return usable[0]  # the body serves everything
     if kernels not in known:
-        raise KernelError(f"kernels must be auto, cuda, {' or '.join(known)}, got {kernels!r}")
+        raise KernelError(f"kernels must be auto, cuda, {', '.join([*known][:-1])} or {[*known][-1]}, got {kernels!r}")
     kernel = known[kernels]
     if not kernel.is_available:
         raise KernelError(f"the {kernel.name} kernel is not available: {kernel.reason}")

@@ -117,6 +117,12 @@ def test_demo_leaves_what_the_readme_says(tmp_path: Path) -> None:
         (["train", "--data", "missing.csv", "--target", "y"], "missing.csv"),
         (["demo", "--output", "text.onnx"], "text.onnx"),
         (["demo", "--output", ""], "the path of the output folder is empty; name a folder"),
+        (["export", "", "out.onnx"], "the path of the checkpoint is empty"),
+        (["verify", "linear.onnx", "--checkpoint", ""], "the path of the checkpoint is empty"),
+        (["verify", "linear.onnx", "--inputs", ""], "the path of the file is empty"),
+        (["train", "--data", "", "--target", "y"], "the path of the data file is empty"),
+        (["run", "", "--input", "1,2"], "the path of the model is empty"),
+        (["bench", "--model", ""], "the path of the model is empty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -163,6 +169,8 @@ USAGE_MISTAKES: list[list[str]] = [
     ["export", "a"],
     ["train", "--hidden", "x"],
     ["inspect", "m.onnx", "--provider", "Nope"],
+    ["inspect", "m.onnx", "--require-kernel", "nope"],
+    ["inspect", "m.onnx", "--require-kernel", ""],
     ["verify", "m.onnx", "--seed", "-1"],
     ["verify", "m.onnx", "--seed", str(2**64)],
 ]

@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from ort_ops.extras import install_extra
     from ort_ops.progress import progress
 
-    if args.inputs and not args.model:
+    if args.inputs is not None and args.model is None:
         raise BenchError("--inputs needs --model")
-    if args.model:
+    if args.model is not None:
         return _run_model(args)
     if args.goals and args.device != "cpu":
         raise BenchError(f"--goals must be left out with --device {args.device}: they are goals for the CPU's kernels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from exporter.option_types import provider
+from exporter.option_types import kernel, provider
 
 if TYPE_CHECKING:
     from ort_ops.inspection import Inspection
@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="the .onnx file")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--require-kernel", metavar="NAME", help="exit with status 1 if MYLINEAR would not run by this kernel here"
+        "--require-kernel",
+        metavar="NAME",
+        type=kernel,
+        help="exit with status 1 if MYLINEAR would not run by this kernel here",
     )
     parser.add_argument(
         "--run", dest="is_run", action="store_true", help="run the model once too, and say what comes out"
@@ -37,13 +40,13 @@ def run(args: argparse.Namespace) -> int:
 
     found = inspect_model(args.model, providers=args.provider)
     verdict = ""
-    if args.require_kernel:
+    if args.require_kernel is not None:
         try:
             require_kernel(found, args.require_kernel)
         except GateError as error:
             verdict = str(error)
     outputs = []
-    if args.inputs and not args.is_run:
+    if args.inputs is not None and not args.is_run:
         raise TrialRunError("--inputs needs --run")
     if args.is_run and not found.faults:
         outputs = trial_run(args.model, args.inputs, args.provider)
