@@ -61,8 +61,8 @@ def diagnose() -> Diagnosis:
     if broken is not None and broken.package not in {fault.package for fault in faults}:
         faults.append(broken)
     kernels, backend, kernel_faults = _kernels() if broken is None else ([], None, [])
-    said = {fault.what for fault in faults}
-    faults += [fault for fault in kernel_faults if fault.what not in said]
+    said = {fault.what for fault in faults} | {fault.package for fault in faults if fault.package}
+    faults += [fault for fault in kernel_faults if fault.what not in said and fault.package not in said]
     return Diagnosis(describe_python(), packages, library, backend, kernels, faults)
 
 
@@ -100,7 +100,8 @@ def _kernels() -> tuple[list[dict[str, Any]], cuda.CudaStatus | None, list[Fault
         kernels, backend = available_kernels(), cuda.status()
     except Exception as error:  # whatever a broken installation raises
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return [], None, [Fault("the kernels cannot be looked at", f"mend this first: {first_line}")]
+        package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        return [], None, [Fault("the kernels cannot be looked at", f"mend this first: {first_line}", package)]
     faults = [
         Fault(f"the {kernel.name} kernel is not available", kernel.reason)
         for kernel in kernels

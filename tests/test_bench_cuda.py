@@ -107,7 +107,7 @@ def test_a_torch_without_cuda_is_said(
     words = bench_fails(tmp_path / "out", capsys)
     assert "built for CUDA 13.0, finds no device; `nvidia-smi` says" in words
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "torch is not installed; pip install torch" in bench_fails(tmp_path / "out", capsys)
+    assert "torch is not installed; pip install '.[export]'" in bench_fails(tmp_path / "out", capsys)
 
 
 @pytest.mark.usefixtures("kernel")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporter import evaluation, functional, training
+from exporter import evaluation, functional, training_run
 from exporter.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, load_network
 from exporter.data import ArticleProblem, DataError, Dataset, load_diabetes, load_digits
 from exporter.gradients import GradientError
@@ -283,7 +283,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         steps += 1
         return compute_loss(network, standardized, y) * (bad if steps == 13 else 1)
 
-    monkeypatch.setattr(training, "compute_loss", spoiled)
+    monkeypatch.setattr(training_run, "compute_loss", spoiled)
     with pytest.raises(TrainingError, match=rf"epoch 3, step 3: the loss is {bad}; .* epoch 2 is kept in '.*point.pt'"):
         train(regression(), SGD, folder=tmp_path)
     checkpoint = load_checkpoint(tmp_path / CHECKPOINT_NAME)
