@@ -25,6 +25,7 @@ from ort_ops.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.error_bound import linear_bound
 from ort_ops.operator import ElementType
 from ort_ops.reference import linear_float64
+from ort_ops.scaled_sum import largest_finite
 
 Array = NDArray[Any]
 _BY_NAME = {element_type.name: element_type for element_type in MYLINEAR.element_types}
@@ -32,6 +33,8 @@ _BY_ONNX_TYPE = {element_type.onnx_type: element_type for element_type in MYLINE
 _FLOAT64 = _BY_NAME["float64"]
 FLOAT64_SCALE = 2.0**20
 """Float64 nodes are perturbed so much more, and what arrives divided by it: float64 cannot show their errors else."""
+_SIZES_NBYTES = 2**28
+"""What the kept error sizes of sums may take in memory; those beyond it are computed in each run."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,11 @@ class Tracker:
         self.has_flips = False
         self.found_types: set[bool] = set()
         self.input_types: list[ElementType | None] = []
+        self._sizes: dict[int, Array] = {}
         self._decisions: list[Array] = []
         self._overflows: dict[int, Array] = {}
         self._doubts: dict[int, Array] = {}
-        self._decided = self._count = 0
+        self._decided = self._count = self._sizes_nbytes = 0
 
     def start(self, perturbation: Perturbation | None) -> None:
         """Begin a run; the first is the exact one."""
@@ -131,12 +135,15 @@ class Tracker:
         attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute if a.type != a.GRAPH}
         result_types = [self._result_type(proto, i, types, known) for i, known in enumerate(declared)]
         held = next((t for t in result_types if t is not None), None) or next((t for t in types if t is not None), None)
+        factors = None if held is None else _factors(proto, attributes, inputs)
+        if self.perturbation is None and factors is not None and held is not None:
+            self._keep_size(*factors, held)
         scale = 0.0 if self.perturbation is None or held is None else self.perturbation.scale(held)
         if not scale or held is None:
             results = [_as_array(result) for result in run(*inputs)]
             return [self._settle(proto, r, t, inputs) for r, t in zip(results, result_types, strict=False)]
-        if proto.op_type in ("MatMul", "Gemm") and (summed := self._sum(proto, attributes, inputs, held)) is not None:
-            result, size = summed
+        if factors is not None:
+            result, size = self._sum(*factors, held)
             result = self._perturbed(result, size * scale, held, 0)
             return [self._settle(proto, result, result_types[0], inputs)]
         error = local_error(proto.op_type, attributes, inputs, held)
@@ -160,6 +167,7 @@ class Tracker:
             stored = [v if isinstance(v, Stored) else a for v, a in zip(values, inputs, strict=True)]
             self.on_linear(proto, x, stored[1], (*stored, None)[2], element_type)
             result: Array = linear_float64(x, weight, bias)
+            self._keep_size(x, weight.T, bias, element_type)
             if _may_overflow(x, weight, bias, element_type):
                 bound = linear_bound(x, weight, bias, element_type)
                 doubt = (bound.above | bound.below) & ~np.isnan(result)
@@ -167,23 +175,29 @@ class Tracker:
                     self._doubts[self._count] = doubt
         elif scale := self.perturbation.scale(element_type):
             MYLINEAR.infer_shape([x.shape, weight.shape, None if bias is None else bias.shape])
-            result, size = sum_size(x, weight.T, element_type, bias)
+            result, size = self._sum(x, weight.T, bias, element_type)
             result = self._perturbed(result, size * scale, element_type, 0)
         else:
             result = linear_float64(x, weight, bias)
         return self._settle(proto, result, element_type, inputs)  # type: ignore[no-any-return]
 
-    def _sum(
-        self, proto: onnx.NodeProto, attributes: Mapping[str, Any], inputs: list[Any], held: ElementType
-    ) -> tuple[Array, Array] | None:
-        a, b, c = (*inputs, None)[:3]
-        if min(a.ndim, b.ndim) < 2:
-            return None
-        if proto.op_type == "MatMul":
-            return sum_size(a, b, held)
-        a, b = (m.T if attributes.get(key) else m for m, key in ((a, "transA"), (b, "transB")))
-        bias = None if c is None else attributes.get("beta", 1.0) * c
-        return sum_size(attributes.get("alpha", 1.0) * a, b, held, bias)
+    def _keep_size(self, a: Array, b: Array, bias: Array | None, element_type: ElementType) -> None:
+        """Keep the size of a sum's error for the perturbed runs, which change it to second order only; if it fits."""
+        nbytes = 8 * (a.size // max(1, a.shape[-1])) * b.shape[-1]
+        if self._sizes_nbytes + nbytes <= _SIZES_NBYTES:
+            self._sizes[self._count] = sum_size(a, b, element_type, bias)[1]
+            self._sizes_nbytes += self._sizes[self._count].nbytes
+
+    def _sum(self, a: Array, b: Array, bias: Array | None, element_type: ElementType) -> tuple[Array, Array]:
+        """Return ``a @ b + bias`` and the size of its error, which is that of the exact run where it was kept."""
+        assert self.perturbation is not None
+        # With free decisions, nodes may run in another number, and a count is then that of another node.
+        size = self._sizes.get(self._count) if self.perturbation.is_frozen else None
+        if size is None:
+            return sum_size(a, b, element_type, bias)
+        with np.errstate(all="ignore"):
+            total = np.matmul(a, b)
+            return total if bias is None else total + bias, size
 
     def _random(self, shape: tuple[int, ...], salt: int) -> Array:
         """Return random signs and sizes of variance 1: numbers spread evenly, as roundings are."""
@@ -292,6 +306,22 @@ class Tracker:
         return next((t for t in types if t is not None), None)
 
 
+def _factors(
+    proto: onnx.NodeProto, attributes: Mapping[str, Any], inputs: list[Any]
+) -> tuple[Array, Array, Array | None] | None:
+    """Return the matrices that a node multiplies, and what it adds; None for a node that does not, or for vectors."""
+    if proto.domain not in ("", "ai.onnx") or proto.op_type not in ("MatMul", "Gemm"):
+        return None
+    a, b, c = (*inputs, None)[:3]
+    if min(a.ndim, b.ndim) < 2 or not (_is_float(a) and _is_float(b)):
+        return None
+    if proto.op_type == "MatMul":
+        return a, b, None
+    a, b = (m.T if attributes.get(key) else m for m, key in ((a, "transA"), (b, "transB")))
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    return a if alpha == 1 else alpha * a, b, c if c is None or beta == 1 else beta * c
+
+
 def _letters(proto: onnx.NodeProto, count: int) -> list[str | None]:
     schema = _schema(proto)
     if schema is None or not schema.inputs:
@@ -317,9 +347,8 @@ def _schema(proto: onnx.NodeProto) -> Any:
 def _may_overflow(x: Array, weight: Array, bias: Array | None, element_type: ElementType) -> bool:
     """Whether the largest numbers would let a partial sum overflow, if they came together."""
     largest = MYLINEAR.element_type(element_type.accumulator).largest
-    sizes = [float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a))) for a in (x, weight)]
-    bias_size = 0.0 if bias is None else float(np.max(np.abs(bias), initial=0.0, where=np.isfinite(bias)))
-    return bool((x.shape[-1] + 1) * 2 * sizes[0] * sizes[1] + bias_size >= largest / 2)
+    bias_size = 0.0 if bias is None else largest_finite(bias)
+    return bool((x.shape[-1] + 1) * 2 * largest_finite(x) * largest_finite(weight) + bias_size >= largest / 2)
 
 
 def _is_same(a: Array, b: Array) -> bool:

@@ -19,6 +19,7 @@ from onnx import helper
 
 from ort_ops.contract import MYLINEAR
 from ort_ops.operator import ElementType
+from ort_ops.scaled_sum import largest_finite
 
 Array = NDArray[Any]
 FACTOR = 4.0
@@ -167,9 +168,8 @@ def sum_size(a: Array, b: Array, element_type: ElementType, bias: Array | None =
         if not count:
             total = np.matmul(a, b)
         # float32 is enough for a size, and halves the time; numbers are scaled so that their squares fit into it.
-        scale_a, scale_b = _scale(a, axis=-1), _scale(b, axis=None)
-        small_a, small_b = (m.astype(np.float32) for m in (a / scale_a, b / scale_b))
-        terms = np.matmul(np.square(small_a), np.square(small_b)) * np.square(scale_a * scale_b)
+        scale_a, scale_b = _scale(a), np.exp2(np.frexp(largest_finite(b))[1])
+        terms = np.matmul(_small_squares(a, scale_a), _small_squares(b, scale_b)) * np.square(scale_a * scale_b)
         squares = num_terms * squares / max(1, count) + (step + 1) * terms
         are_equal = num_terms * terms <= (1 + _EQUAL + num_terms * 2.0**-24) * np.square(total)
         squares = np.maximum(squares, np.where(are_equal, np.square(num_terms * total / (2 * FACTOR)), 0.0))
@@ -186,8 +186,15 @@ def sum_size(a: Array, b: Array, element_type: ElementType, bias: Array | None =
     return total, size
 
 
-def _scale(values: Array, axis: int | None) -> Array:
-    """Return a power of 2 about the largest finite number along an axis, which stays, or of all."""
-    largest = np.max(np.abs(values), axis=axis, keepdims=axis is not None, initial=0.0, where=np.isfinite(values))
+def _scale(values: Array) -> Array:
+    """Return a power of 2 about the largest finite number of each row, whose axis stays."""
+    largest = np.max(np.abs(values), axis=-1, keepdims=True, initial=0.0, where=np.isfinite(values))
     scale: Array = np.exp2(np.frexp(largest)[1])
     return scale
+
+
+def _small_squares(values: Array, scale: Any) -> Array:
+    """Return the squares of the scaled numbers, in float32."""
+    small = np.empty_like(values, dtype=np.float32)
+    np.divide(values, scale, out=small, dtype=np.float64, casting="same_kind")
+    return np.square(small, out=small)

@@ -95,8 +95,8 @@ def linear_bound(
     accumulator = MYLINEAR.element_type(element_type.accumulator)
     terms = x.shape[-1] + 1
     with np.errstate(all="ignore"):
-        x, weight = x.astype(np.float64), weight.astype(np.float64)
-        bias = None if bias is None else bias.astype(np.float64)
+        x, weight = x.astype(np.float64, copy=False), weight.astype(np.float64, copy=False)
+        bias = None if bias is None else bias.astype(np.float64, copy=False)
         absolute_x, absolute_weight = np.abs(x), np.abs(weight)
         inherited: Any = 0.0
         if x_error is not None:
@@ -136,19 +136,20 @@ def _overflowing(
     A term with an infinity or NaN in it is left out: it decides the result by itself, and the exact result shows it.
     """
     (x_plus, x_minus), (weight_plus, weight_minus) = _halves(x), _halves(weight)
-    both = np.concatenate([x_plus, x_minus], axis=-1)
     found = []
     for positive, negative, sign in ((weight_plus, weight_minus, 1.0), (weight_minus, weight_plus, -1.0)):
         part = None if bias is None else _halves(sign * bias)[0]
-        terms = np.matmul(both, np.concatenate([positive, negative], axis=-1).T)
+        terms = np.matmul(x_plus, positive.T) + np.matmul(x_minus, negative.T)
         found.append((terms if part is None else terms + part) >= largest)
     return found[0], found[1]
 
 
 def _halves(values: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Return the positive part, and the negative one as positive numbers; 0 for what is not finite."""
-    finite = np.where(np.isfinite(values), values, 0.0)
-    return np.maximum(finite, 0.0), np.maximum(-finite, 0.0)
+    is_finite = np.isfinite(values)
+    finite = values if is_finite.all() else np.where(is_finite, values, 0.0)
+    positive = np.maximum(finite, 0.0)
+    return positive, positive - finite
 
 
 def linear_error_bound(

@@ -28,12 +28,14 @@ def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | N
         [None if a is None else a.shape for a in arrays], [None if a is None else a.dtype.name for a in arrays]
     )
     with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        wide = (x.astype(np.float64), weight.astype(np.float64), None if bias is None else bias.astype(np.float64))
-        product: NDArray[np.float64] = np.matmul(wide[0], wide[1].T)
-        result = product if wide[2] is None else product + wide[2]
+        wide_x, wide_weight = (a.astype(np.float64, copy=False) for a in (x, weight))
+        wide_bias = None if bias is None else bias.astype(np.float64, copy=False)
+        product: NDArray[np.float64] = np.matmul(wide_x, wide_weight.T)
+        result = product if wide_bias is None else product + wide_bias
         if x.itemsize == 8 and not np.isfinite(result).all():
             # A partial sum may have overflowed where the exact sum does not.
-            result = np.where(np.isfinite(result), result, np.ldexp(*linear_scaled(*wide)))
+            scaled, shift = linear_scaled(wide_x, wide_weight, wide_bias)
+            result = np.where(np.isfinite(result), result, np.ldexp(scaled, shift))
         return result
 
 

@@ -8,6 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def largest_finite(values: NDArray[Any]) -> float:
+    """Return the size of the largest finite number; 0 for none."""
+    if not values.size:
+        return 0.0
+    largest = max(float(values.max()), -float(values.min()))  # without a copy of a large array; NaN comes through
+    if np.isfinite(largest):
+        return largest
+    return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+
+
 def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> tuple[NDArray[np.float64], int]:
     """Return ``y`` and a shift, so that ``y * 2^shift`` is ``x @ weight.T + bias`` and no sum overflows float64.
 
@@ -15,8 +25,7 @@ def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | No
     is less than 2^-1000 of the largest term.
     """
     terms = x.shape[-1] + 1
-    sizes = [float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a))) for a in (x, weight)]
-    exponents = [int(np.frexp(size)[1]) for size in sizes]
+    exponents = [int(np.frexp(largest_finite(a))[1]) for a in (x, weight)]
     with np.errstate(all="ignore"):
         if sum(exponents) + terms.bit_length() < 1000 and (bias is None or not (np.abs(bias) > 2.0**1000).any()):
             product: NDArray[np.float64] = np.matmul(x, weight.T)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from exporter import float64_evaluator
 from exporter import roads as roads_of
 from exporter.float64_evaluator import Tracker
 from exporter.float64_run import RUNS, Float64Run
@@ -419,6 +420,19 @@ def test_the_number_of_runs_is_small_and_constant(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Tracker, "start", lambda self, p: started.append(p) or start(self, p))
     Float64Run(chain(5, 8))({"x": rows(2, 8)})
     assert len(started) == 1 + len(RUNS) == 8
+
+
+def test_error_sizes_are_computed_once_and_no_more_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Any] = []
+    monkeypatch.setattr(float64_evaluator, "sum_size", lambda *a: computed.append(a[0].shape) or sum_size(*a))
+    model, x = chain(5, 8), rows(2, 8)
+    kept = Float64Run(model)({"x": x}).outputs["y"].error
+    assert len(computed) == 5
+    monkeypatch.setattr(float64_evaluator, "_SIZES_NBYTES", 2 * 8 * 8 * 2)
+    computed.clear()
+    anew = Float64Run(model)({"x": x}).outputs["y"].error
+    assert len(computed) == 2 + 3 * len(RUNS)
+    np.testing.assert_allclose(kept, anew, rtol=1e-3)
 
 
 def test_one_weight_at_a_time_is_held_in_float64() -> None:
