@@ -50,6 +50,7 @@ _FUNCTIONS = (
 
 _OBJECTS = ("none", "describe_failure", "refuse_kept", "end_child")
 _FAIL, _INVALID_ARGUMENT = 1, 2  # OrtErrorCode
+_MAX_MESSAGE_NBYTES = 2000  # onnxruntime cuts at 4095 (1.32) or 2047 (1.17)
 _SHUTDOWN_MS = 2000
 
 _lock = threading.Lock()
@@ -214,7 +215,15 @@ def _describe_failure(error: BaseException, prepare: Any, loans: Loans) -> tuple
             error = settled
     if failures is not None:
         text = f"{failures.record(error)} {text}"  # first, because onnxruntime cuts long messages
-    return code, text.replace("\0", "?").encode("utf-8", "backslashreplace")
+    return code, _as_message(text)
+
+
+def _as_message(text: str) -> bytes:
+    """Encode a text for onnxruntime, and cut it between two characters where onnxruntime might cut within one."""
+    data = text.replace("\0", "?").encode("utf-8", "backslashreplace")
+    if data.isascii():
+        return data
+    return data[:_MAX_MESSAGE_NBYTES].decode("utf-8", "ignore").encode("utf-8")
 
 
 def _text_of(error: BaseException) -> str:

@@ -75,6 +75,14 @@ def raised_by(opened: ort_ops.InferenceSession, x: Array = X) -> BaseException:
     return caught.value
 
 
+@pytest.mark.parametrize("text", ["é", "aé", "€", "a€", "aa€", "😀", "a😀", "aa😀", "aaa😀"])
+def test_a_long_text_is_never_cut_within_a_character(text: str) -> None:
+    error = OwnError(text + text[-1] * 5000)
+    model = one_node(define(raising(error)))
+    assert raised_by(session(model)) is error
+    assert text in text_of_run(plain_session(model))
+
+
 @pytest.mark.parametrize("length", [0, 4000, 4096, 5000, 200_000])
 def test_a_message_of_any_length(length: int) -> None:
     error = OwnError("x" * length)
