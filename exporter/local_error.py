@@ -81,7 +81,11 @@ class LocalError:
     floor: Callable[[Array], Array] | None = None
 
     def size(self, result: Array, inputs: Sequence[Any], element_type: ElementType) -> Array:
-        """Return the error size of each number; 0 for what one rounding leaves as it is, as sums of integers are."""
+        """Return the error size of each number; 0 for what one rounding leaves as it is, as sums of integers are.
+
+        In float64 the result is rounded before it comes here, and so no rounding changes it: there, what is computed
+        from whole numbers and is a whole number itself counts as exact, and nothing else.
+        """
         with np.errstate(all="ignore"):
             size = np.abs(result)
             if self.floor is not None and inputs[0].shape == result.shape:
@@ -89,11 +93,27 @@ class LocalError:
             found = self.of_result * size + np.where(result == 0, 0.0, element_type.smallest)
             if self.of_result != element_type.unit_roundoff:
                 return found
+            if element_type.name == "float64":
+                return np.where(_is_of_integers(result, inputs), 0.0, found)
             rounded = result.astype(helper.tensor_dtype_to_np_dtype(element_type.onnx_type)).astype(np.float64)
         return np.where(rounded == result, 0.0, found)
 
 
 NONE = LocalError(0.0, 0.0)
+
+
+def _is_of_integers(result: Array, inputs: Sequence[Any]) -> NDArray[np.bool_]:
+    """Whether a result and the elements that it comes of are whole, and small enough for float64 to hold all such."""
+    limit = 2.0**53
+    whole: NDArray[np.bool_] = (np.rint(result) == result) & (np.abs(result) < limit)
+    for value in inputs:
+        if isinstance(value, np.ndarray) and value.dtype == np.float64:
+            is_whole = (np.rint(value) == value) & (np.abs(value) < limit)
+            try:
+                whole = whole & np.broadcast_to(is_whole, whole.shape)
+            except ValueError:  # no elementwise operator
+                whole = whole & is_whole.all()
+    return whole
 
 
 def local_error(
@@ -108,7 +128,7 @@ def local_error(
         element_type: that holds the result.
     """
     unit = element_type.unit_roundoff
-    if op_type in EXACT:
+    if op_type in EXACT or (op_type in ("Cast", "CastLike") and element_type.name == "float64"):
         return NONE
     if op_type in _ONE_ROUNDING:
         return LocalError(0.0, unit)

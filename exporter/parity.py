@@ -105,9 +105,6 @@ def _where_they_differ(value: Value, got: NDArray[Any], torch_output: NDArray[An
         return value
     with np.errstate(invalid="ignore"):
         is_same = (got == torch_output) | (np.isnan(got) & np.isnan(torch_output))
-    if value.element_type is not None and value.element_type.name == "float64":
-        # Where zeros leave only constants to compute with, float64 is its own exact result, and has no bound.
-        is_same |= (value.error == 0) & np.isfinite(got) & np.isfinite(torch_output) & np.isfinite(value.exact)
     return replace(value, undecided=is_same if value.undecided is None else is_same | value.undecided)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from exporter import ExportError, MyLinear, export, export_dynamo
 from exporter.export_trials import trials
-from exporter.parity import root_cause
+from exporter.parity import compare_with_torch, root_cause
 
 ENGINES = ("dynamo", "torchscript")
 
@@ -159,3 +160,20 @@ def test_scalars_stay_exact_in_float64(name: str, tmp_path: Path) -> None:
     got, expected = run(tmp_path / "m.onnx", x), model(x).detach().numpy()
     size = np.maximum(np.abs(expected), 0.05)  # of what is added up
     assert np.max(np.abs(got - expected) / size) <= 64 * 2.0**-53
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-12])
+def test_a_wrong_value_on_an_edge_row_is_refused_in_float64(error: float, tmp_path: Path) -> None:
+    """On zeros BatchNorm computes with constants alone, each of whose roundings counts."""
+    x = torch.rand(4, 3, dtype=torch.float64)
+    right = Of(SCALARS["batch_norm"], torch.float64).eval()
+    export(right, x, tmp_path / "m.onnx", dynamic_shapes={})
+
+    class Other(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return right(x) + error * (x == 0).all().to(x.dtype)
+
+    proto = onnx.load(tmp_path / "m.onnx")
+    refused = pytest.raises(ExportError, match=r"torch's output 'y' is not .* in float64 on inputs of 0: 16 of 16")
+    with refused if error else contextlib.nullcontext():
+        compare_with_torch(proto, Other(), (x,), ["x"], {"x": {}})

@@ -454,3 +454,14 @@ def test_values_of_another_shape_or_type_are_violations() -> None:
     assert value.compare(np.array([1, 2])).verdict is Verdict.OK
     assert value.compare(np.array([1, 3])).text == "1 of 2 values differ, the first at [1]: got 3 instead of 2"
     assert value.compare(np.array([[1, 2]])).verdict is Verdict.VIOLATED
+
+
+def test_float64_rounds_what_is_computed_from_fractions() -> None:
+    """A result in float64 is rounded already, and so looks exact."""
+    unit = MYLINEAR.element_type("float64").unit_roundoff
+    a, whole = np.array([0.1, 1.0, 3.0, 0.0]), np.array([0.2, 2.0, 1.0, 0.0])
+    sizes = local_error("Add", {}, [a, whole], MYLINEAR.element_type("float64")).size(
+        a + whole, [a, whole], MYLINEAR.element_type("float64")
+    )
+    assert sizes[0] >= unit * 0.3
+    assert sizes[1:].tolist() == [0.0] * 3
