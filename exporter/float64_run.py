@@ -67,6 +67,8 @@ class Float64Run:
 
         Args:
             folder: of its external data, for a model that was read without.
+
+        Raises: ModelError for a model that onnx's evaluator cannot read.
         """
         self._linear = linear_nodes(model)
         self._paths = {id(linear.node): linear.path for linear in self._linear}
@@ -79,7 +81,12 @@ class Float64Run:
             return with_fallback(node, opsets, implementation, lambda: self._tracker.input_types)
 
         place = None if folder is None else Path(folder)
-        self._evaluator = make_float64_evaluator(model, self._tracker, fallback, place)
+        try:
+            self._evaluator = make_float64_evaluator(model, self._tracker, fallback, place)
+        except MylinearError:
+            raise
+        except Exception as error:  # it wants more of a model than onnxruntime does
+            raise ModelError(f"the model cannot be run in float64: {_first_line(error)}") from error
 
     def __call__(self, feed: Mapping[str, Array], *, keep_values: bool = False) -> Evaluation:
         """Evaluate one input: the exact outputs, the bound of each, and what each MYLINEAR node received.
@@ -125,8 +132,7 @@ class Float64Run:
         except MylinearError:
             raise
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"the model cannot be run in float64: {first}") from error
+            raise ModelError(f"the model cannot be run in float64: {_first_line(error)}") from error
         found = {name: (value, self._tracker.type_of(value)) for name, value in self._shown.items()}
         for name, value in zip(self._outputs, outputs, strict=True):
             found[name] = value, self._tracker.type_of(value)
@@ -148,6 +154,10 @@ class Float64Run:
         calls = self._calls.setdefault(path, [])
         del calls[MAX_CALLS - 1 :]
         calls.append(LinearCall(path, thinned_rows(x), weight, bias, element_type))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def thinned_rows(x: Array, most: int = MAX_ROWS) -> Array:

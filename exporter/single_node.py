@@ -73,13 +73,16 @@ def with_fallback(
     """
     if implementation is not None and not isinstance(implementation, type):
         return implementation
-    if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+    if implementation is not None and any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
         return implementation
     single = SingleNode(node, opsets)
     base: Any = implementation or OpRun
 
     class Operator(base):  # type: ignore[misc]
         """Runs as the evaluator does, or else by onnxruntime."""
+
+        if implementation is None:
+            op_schema = None  # the evaluator looks by name alone for one, which may be of another domain
 
         def run(self, *inputs: Any, **options: Any) -> Any:
             reason: Exception | None = None

@@ -465,3 +465,12 @@ def test_float64_rounds_what_is_computed_from_fractions() -> None:
     )
     assert sizes[0] >= unit * 0.3
     assert sizes[1:].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("attributes", [{}, {"body": onnx.GraphProto(name="body")}], ids=["plain", "with a body"])
+def test_an_unknown_operator_with_the_name_of_a_known_one_is_named(attributes: dict[str, Any]) -> None:
+    """Its attributes are its own, and not those of the operator of that name in ONNX."""
+    node = helper.make_node("Scan", ["x"], ["y"], "strange", domain=DOMAIN, **attributes)
+    run = Float64Run(model_of([node], {"x": ["n", 5]}))
+    with pytest.raises(ModelError, match=r"node 'strange' \(Scan\) can be run neither by onnx's evaluator nor alone"):
+        run({"x": rows(6, 5)})
