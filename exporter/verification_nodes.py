@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ Array = NDArray[Any]
 FINITE_DIFFERENCES = "gradients, finite differences in float64"
 NN_LINEAR = "gradients, nn.Linear"
 _CHUNK = 2**22  # weights that are widened to float64 at a time
+_TOGETHER = 2**21  # results that are computed from one pass over a weight
 _MOST_WEIGHTS = 2**20  # of a node whose gradients are checked: its first features
 _MOST_OF_A_SHAPE = 3  # nodes whose gradients are checked: they are one function of the same shapes
 
@@ -112,34 +114,42 @@ def _run_in_type(
     calls: Sequence[NodeCall], rows: Sequence[NodeRows], own_type: ElementType, weight: Array, bias: Array | None
 ) -> bool:
     served = [row for row in rows if row.road.element_types is None or own_type.name in row.road.element_types]
-    runners: dict[tuple[int, int], Any] = {}
-    node, known = None, None
+    ways = {row.road.arithmetic for row in served}
     is_proved = False
-    for node_call in calls:
-        call = node_call.call
-        if known is None or not _is_same_node(known, call):
-            if known is not None:  # a weight that is computed may be another each time
-                weight, bias = call.weight, call.bias
-            node, known = None, call
-        x = rounded(call.x, own_type)
-        if node is None:
-            runners.clear()
-            node = NodeAlone(rounded(weight, own_type), None if bias is None else rounded(bias, own_type))
-        exact, bounds = _exact_and_bounds(x, node, own_type, {row.road.arithmetic for row in served})
-        for index, row in enumerate(served):
-            key = (index, x.ndim)  # a session for each rank, not for each input
-            if key not in runners:
-                runners[key] = row.road.open_node(node, x.ndim)
-            got, bound = runners[key](x), bounds[row.road.arithmetic]
-            comparison = compare(got, exact, bound, own_type)
-            row.dtypes[own_type.name] = None
-            row.add(
-                call.label, node_call.is_edge, comparison, max_ulp(got, exact, own_type),
-                histogram(got, exact, bound.error),
-            )  # fmt: skip
-            unproved = comparison.num_unbounded + comparison.num_undecided
-            is_proved |= not comparison.num_values or unproved < comparison.num_values
+    first = True
+    for group in _calls_of_one_node(calls):
+        if not first:  # a weight that is computed may be another each time
+            weight, bias = group[0].call.weight, group[0].call.bias
+        first = False
+        node = NodeAlone(rounded(weight, own_type), None if bias is None else rounded(bias, own_type))
+        runners: dict[tuple[int, int], Any] = {}
+        xs = [rounded(node_call.call.x, own_type) for node_call in group]
+        for node_call, x, (exact, bounds) in zip(group, xs, _exact_and_bounds(xs, node, own_type, ways), strict=True):
+            for index, row in enumerate(served):
+                key = (index, x.ndim)  # a session for each rank, not for each input
+                if key not in runners:
+                    runners[key] = row.road.open_node(node, x.ndim)
+                got, bound = runners[key](x), bounds[row.road.arithmetic]
+                comparison = compare(got, exact, bound, own_type)
+                row.dtypes[own_type.name] = None
+                row.add(
+                    node_call.call.label, node_call.is_edge, comparison, max_ulp(got, exact, own_type),
+                    histogram(got, exact, bound.error),
+                )  # fmt: skip
+                unproved = comparison.num_unbounded + comparison.num_undecided
+                is_proved |= not comparison.num_values or unproved < comparison.num_values
     return is_proved
+
+
+def _calls_of_one_node(calls: Sequence[NodeCall]) -> list[list[NodeCall]]:
+    """Return the calls in their order, those beside each other with one weight and bias together."""
+    groups: list[list[NodeCall]] = []
+    for node_call in calls:
+        if groups and _is_same_node(groups[-1][0].call, node_call.call):
+            groups[-1].append(node_call)
+        else:
+            groups.append([node_call])
+    return groups
 
 
 def _is_same_node(a: LinearCall, b: LinearCall) -> bool:
@@ -152,10 +162,31 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _exact_and_bounds(
-    x: Array, node: NodeAlone, own_type: ElementType, ways: Iterable[Arithmetic]
-) -> tuple[Array, dict[Arithmetic, LinearBound]]:
-    """Return the exact result, and for each arithmetic what is allowed: in float64, and so some features at a time."""
+    xs: Sequence[Array], node: NodeAlone, own_type: ElementType, ways: Iterable[Arithmetic]
+) -> Iterator[tuple[Array, dict[Arithmetic, LinearBound]]]:
+    """Give for each x the exact result, and for each arithmetic what is allowed.
+
+    Every pass over the weight in float64 costs, and so the rows of several x go together, as far as results fit.
+    """
+    together: list[Array] = []
+    num_values = 0
+    for x in xs:
+        of_this = math.prod(x.shape[:-1]) * len(node.weight)
+        if together and num_values + of_this > _TOGETHER:
+            yield from _exact_and_bounds_together(together, node, own_type, ways)
+            together, num_values = [], 0
+        together.append(x)
+        num_values += of_this
+    if together:
+        yield from _exact_and_bounds_together(together, node, own_type, ways)
+
+
+def _exact_and_bounds_together(
+    xs: Sequence[Array], node: NodeAlone, own_type: ElementType, ways: Iterable[Arithmetic]
+) -> Iterator[tuple[Array, dict[Arithmetic, LinearBound]]]:
+    """Do the same for the rows of all x at once, in float64 and so some features at a time."""
     weight, bias = node.weight, node.bias
+    x = np.concatenate([x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in xs])
     step = max(1, _CHUNK // max(1, weight.shape[1]))
     exact: list[Array] = []
     bounds: dict[Arithmetic, list[LinearBound]] = {way: [] for way in ways}
@@ -165,11 +196,22 @@ def _exact_and_bounds(
         exact.append(linear_float64(x, rows, some_bias))
         for way, found in bounds.items():
             found.append(linear_bound(x, rows, some_bias, own_type, arithmetic=way))
-    return np.concatenate(exact, axis=-1), {
-        way: LinearBound(*(np.concatenate([getattr(b, name) for b in found], axis=-1)
-                           for name in ("error", "above", "below")))
+    of_all = np.concatenate(exact, axis=-1)
+    bound_of_all = {
+        way: [np.concatenate([getattr(b, name) for b in found], axis=-1) for name in ("error", "above", "below")]
         for way, found in bounds.items()
-    }  # fmt: skip
+    }
+    start = 0
+    for x in xs:
+        part, shape = slice(start, start + math.prod(x.shape[:-1])), (*x.shape[:-1], weight.shape[0])
+        start = part.stop
+        yield (
+            of_all[part].reshape(shape),
+            {
+                way: LinearBound(*(values[part].reshape(shape) for values in parts))
+                for way, parts in bound_of_all.items()
+            },
+        )
 
 
 def backward_row(road: Road, label: str, calls: Mapping[str, Sequence[NodeCall]]) -> Row:

@@ -26,6 +26,7 @@ from exporter.verification import FINITE_DIFFERENCES, NN_LINEAR, ParityError, Ve
 from exporter.verification_report import to_junit, write_html
 from ort_ops import native, pyop, reference, session
 from ort_ops.contract import DOMAIN, MYLINEAR, NAME
+from ort_ops.error_bound import linear_bound
 from ort_ops.errors import MylinearError
 from ort_ops.model import ModelError, attach_function, make_linear_model
 from ort_ops.operator import ContractError
@@ -349,6 +350,21 @@ def test_one_session_serves_a_node_on_every_input(mlp: Path, monkeypatch: pytest
     assert sum(source == mlp for source in opened) == 1 + len(by_sessions), "one to see what inputs suit the model"
     assert max(most[: 1 + len(by_sessions)]) == 1, "a session of the whole model ends before the next opens"
     assert max(most) <= len(by_sessions), "sessions of a node end before the next node"
+
+
+@pytest.mark.parametrize("together", [2**21, 1], ids=["together", "one by one"])
+def test_a_node_is_bounded_for_all_inputs_at_once_where_they_fit(
+    together: int, mlp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded: list[int] = []
+    monkeypatch.setattr(verification_nodes, "_TOGETHER", together)
+    monkeypatch.setattr(
+        verification_nodes, "linear_bound", lambda *a, **k: bounded.append(len(a[0])) or linear_bound(*a, **k)
+    )
+    result = verify(mlp, batch_sizes=[2, 5], compile_backend=None)
+    assert result.is_ok
+    assert len(bounded) == result.num_nodes * (1 if together > 1 else 3)
+    assert sum(bounded) == result.num_nodes * (2 + 5 + 9)
 
 
 def test_large_inputs_are_thinned_for_the_nodes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
