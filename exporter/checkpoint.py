@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -176,6 +177,11 @@ def _load(path: Path) -> Any:
         raise
     except InputError as error:
         raise CheckpointError(str(error)) from error
+    except pickle.UnpicklingError as error:  # torch's advice is to execute what is in the file
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint of `mylinear train`, or is damaged: it holds more than plain data, "
+            "and nothing in it was executed"
+        ) from error
     except Exception as error:  # zipfile and torch report damage in a dozen ways
         raise CheckpointError(
             f"'{path}' is not a checkpoint of `mylinear train`, or is damaged: {first_line(error)}"
