@@ -595,6 +595,17 @@ def test_a_mistake_in_the_rewriter_is_found_layer_by_layer(tmp_path: Path, monke
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def test_an_infinity_hides_no_mistake_in_another_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite_whole, "_MAX_NBYTES", 0)
+    weight = W.copy()
+    weight[0, 0] = np.inf
+    onnx.save(model_of([node("MatMul", "x W", "y")], {"W": weight}), tmp_path / "m.onnx")
+    adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
+    monkeypatch.setattr(rewrite_edit, "scale", lambda array, factor: array * np.float32(1.00001))
+    with pytest.raises(RewriteError, match="the output of 'node_y' would change"):
+        adopt(tmp_path / "m.onnx", tmp_path / "b.onnx")
+
+
 @pytest.mark.parametrize(("form", "argument"), [("MatMul+Add", "weight"), ("Gemm+C", "weight"), ("Gemm+C", "bias")])
 def test_a_mistake_in_lowering_a_layer_is_found_without_the_whole_model(
     form: str, argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
