@@ -37,7 +37,7 @@ class Job:
     training: bool
 
     def compare(self, proto: onnx.ModelProto, path: Path | None = None) -> dict[str, Comparison]:
-        if self.training and not self._is_deterministic():
+        if not self.is_comparable():
             return {}
         try:
             return compare_with_torch(proto, self.example.call, self.example.tensors, self.inputs, self.axes, path=path)
@@ -49,7 +49,10 @@ class Job:
                 raise ExportError(f"{error}{_FAST_PATH}") from error
             raise
 
-    def _is_deterministic(self) -> bool:
+    def is_comparable(self) -> bool:
+        """Whether the model gives the same twice; in training mode it may draw random numbers."""
+        if not self.training:
+            return True
         with torch.no_grad():
             first, second = (flatten_outputs(copy.deepcopy(self.example.call)(*self.example.tensors)) for _ in range(2))
         return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

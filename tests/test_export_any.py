@@ -23,6 +23,7 @@ from exporter.onnx_export import export
 from ort_ops.contract import DOMAIN, NAME
 from ort_ops.model import linear_nodes
 from ort_ops.runtimes import TargetError, newest_versions, oldest_runtime
+from ort_ops.session import InferenceSession
 
 ENGINES = ("dynamo", "torchscript")
 
@@ -300,6 +301,21 @@ def test_the_target_s_own_python_runs_the_file(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="is no Python that runs"):
         export(MyLinear(3, 4), torch.rand(2, 3), path, target="1.17", target_python=tmp_path / "python")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_target_s_result_has_the_bound_of_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    factor = 1.0
+
+    def run(python: Any, model: Any, feed: dict[str, Any], target: str) -> list[Any]:
+        return [InferenceSession(model, kernels="body").run(None, feed)[0] * np.float32(factor)]
+
+    monkeypatch.setattr(onnx_export, "run_elsewhere", run)
+    torch.manual_seed(0)
+    path, layer, x = tmp_path / "m.onnx", MyLinear(3, 4), torch.rand(2, 3)
+    export(layer, x, path, target="1.22", target_python=sys.executable)
+    factor = 1 + 2e-6
+    with pytest.raises(TargetError, match=r"1\.22 gives another output 'y' than the graph in float64: .* are off"):
+        export(layer, x, path, target="1.22", target_python=sys.executable)
 
 
 @pytest.mark.slow
