@@ -12,7 +12,7 @@ from torch import Tensor
 from exporter.errors import ExportError
 from exporter.example import PREFIX, DynamicShapes
 from exporter.export_job import Job, check_count
-from exporter.export_scalars import exact_scalars, has_float64, translations
+from exporter.export_scalars import check_precision, exact_scalars, has_float64, translations
 from exporter.export_simplify import simplify
 from exporter.export_surroundings import every_layer
 from exporter.onnx_registration import translate
@@ -27,6 +27,7 @@ def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
     if has_float64(program.model):
         with exact_scalars():
             program = _translate(job)
+        check_precision(program)
     found = [n for graph in program.model.graphs() for n in graph if (n.domain, n.op_type) == (DOMAIN, NAME)]
     inner = sum(len(list(graph)) for graph in program.model.graphs()) > len(program.model.graph)
     check_count(len(found), job, has_inner_graphs=inner)

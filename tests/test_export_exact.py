@@ -149,6 +149,19 @@ SCALARS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardtanh": lambda y: nn.functional.hardtanh(y, -0.1, 0.3),
     "softshrink": lambda y: nn.functional.softshrink(y, 0.1),
     "threshold": lambda y: nn.functional.threshold(y, 0.1, 0.3),
+    "log2": lambda y: torch.log2(y.abs() + 1),
+    "log10": lambda y: torch.log10(y.abs() + 1),
+    "deg2rad": torch.deg2rad,
+    "vector_norm": lambda y: torch.linalg.vector_norm(y, 0.3, dim=-1),
+    "attention": lambda y: nn.functional.scaled_dot_product_attention(*[y[None, None]] * 3, scale=0.1),
+    "linspace": lambda y: y + torch.linspace(0.1, 0.7, 4, dtype=y.dtype),
+    "arange": lambda y: y.sum() + torch.arange(0.1, 1.0, 0.1, dtype=y.dtype),
+    "xlogy": lambda y: torch.xlogy(0.1, y.abs() + 0.3),
+    "index_fill": lambda y: y.index_fill(1, torch.tensor([1]), 0.1),
+    "gelu": lambda y: nn.functional.gelu(y, approximate="tanh"),
+    "celu": lambda y: nn.functional.celu(y, 0.3),
+    "group_norm": lambda y: nn.functional.group_norm(y[:, :, None], 2, y[0], y[1], eps=1e-3),
+    "instance_norm": lambda y: nn.functional.instance_norm(y[None], weight=y[:, 0], bias=y[:, 1], eps=1e-3),
 }
 
 
@@ -177,3 +190,33 @@ def test_a_wrong_value_on_an_edge_row_is_refused_in_float64(error: float, tmp_pa
     refused = pytest.raises(ExportError, match=r"torch's output 'y' is not .* in float64 on inputs of 0: 16 of 16")
     with refused if error else contextlib.nullcontext():
         compare_with_torch(proto, Other(), (x,), ["x"], {"x": {}})
+
+
+OF_SIZES: dict[str, tuple[Callable[[Tensor], Tensor], str | None]] = {
+    "quotient": (lambda y: y / y.shape[0], None),
+    "root": (lambda y: y * (1 / y.shape[0] ** 0.5), "sym_float"),
+    "mean": (lambda y: y.mean(0), None),
+    "as a tensor": (lambda y: y * torch.tensor(y.shape[0], dtype=y.dtype) ** 0.3, None),
+    "power": (lambda y: y * y.shape[0] ** 0.3, "sym_float"),
+    "filled": (lambda y: y + torch.full((4,), y.shape[0] / 3, dtype=y.dtype), "truediv"),
+}
+
+
+@pytest.mark.parametrize("name", OF_SIZES)
+def test_numbers_made_of_dynamic_sizes_are_exact_in_float64_or_refused(name: str, tmp_path: Path) -> None:
+    function, refused = OF_SIZES[name]
+    model = Of(function, torch.float64).eval()
+    if refused is not None:
+        with pytest.raises(ExportError, match=f"computes .*{refused}.*in float32 where .* in float64; make the size"):
+            export(model, torch.rand(4, 3, dtype=torch.float64), tmp_path / "m.onnx")
+        assert list(tmp_path.iterdir()) == []
+        return
+    export(model, torch.rand(4, 3, dtype=torch.float64), tmp_path / "m.onnx")
+    x = torch.rand(7, 3, dtype=torch.float64)
+    got, expected = run(tmp_path / "m.onnx", x), model(x).detach().numpy()
+    assert np.max(np.abs(got - expected) / np.maximum(np.abs(expected), 0.05)) <= 64 * 2.0**-53
+
+
+def test_what_is_float32_in_the_model_may_be_so_in_the_graph(tmp_path: Path) -> None:
+    model = Of(lambda y: nn.functional.celu(y.float(), 0.3).double(), torch.float64).eval()
+    export(model, torch.rand(4, 3, dtype=torch.float64), tmp_path / "m.onnx")
