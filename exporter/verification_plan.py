@@ -26,6 +26,7 @@ class Plan:
     _spent: dict[str, tuple[float, float]] = field(default_factory=dict)
     _running: tuple[str, float] | None = None
     _started_at: float = 0.0
+    _sums: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._began = self._started_at = self.clock()
@@ -59,12 +60,13 @@ class Plan:
         seconds, cost = (sum(pair[i] for pair in self._spent.values()) for i in (0, 1))
         if self.clock() - self._began < _SILENT_S or not cost:
             return None
+        if not self._sums:
+            self._sums = {kind: sum(costs) for kind, costs in self.costs.items()}
         left = 0.0
-        for kind, costs in self.costs.items():
-            begun = max(0, self._counts.get(kind, 0) - (self._running is not None and self._running[0] == kind))
+        for kind, sum_of_costs in self._sums.items():
             own_seconds, own_cost = self._spent.get(kind, (0.0, 0.0))
             speed = own_seconds / own_cost if own_cost else seconds / cost
-            left += speed * sum(costs[begun:])
+            left += speed * max(0.0, sum_of_costs - own_cost)
         return left
 
 
