@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ from exporter.example import PREFIX, output_dims
 from exporter.export_job import Job, check_count
 from exporter.export_surroundings import every_layer
 from exporter.parity import root_cause
+from exporter.tensors import to_numpy
 from ort_ops.contract import MYLINEAR
 from ort_ops.graphs import Scope
 from ort_ops.model import all_nodes, linear_nodes, load_model
@@ -44,6 +46,7 @@ def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
     check_count(len(linear_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
     if job.example.is_wrapped:
         _remove_prefix(proto)
+    _restore_unused_inputs(proto, job)
     return _infer_shapes_anew(proto, job)
 
 
@@ -57,6 +60,22 @@ def _remove_prefix(proto: onnx.ModelProto) -> None:
     for node in all_nodes(proto):
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
+
+
+def _restore_unused_inputs(proto: onnx.ModelProto, job: Job) -> None:
+    """Add the inputs that no node reads, which torch leaves out: the graph takes what forward takes."""
+    found = {value.name: onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in proto.graph.input}
+    if list(found) != [name for name in job.inputs if name in found]:
+        return  # an input was renamed; `check_value_names` says which
+    del proto.graph.input[:]
+    for name, tensor in zip(job.inputs, job.example.tensors, strict=True):
+        proto.graph.input.append(found.get(name) or _value_of(name, tensor, job.axes[name]))
+
+
+def _value_of(name: str, tensor: torch.Tensor, dims: Mapping[int, str]) -> onnx.ValueInfoProto:
+    element_type = helper.np_dtype_to_tensor_dtype(to_numpy(tensor).dtype)
+    shape = [dims.get(axis, size) for axis, size in enumerate(tensor.shape)]
+    return helper.make_tensor_value_info(name, element_type, shape)
 
 
 def _has_inner_graphs(proto: onnx.ModelProto) -> bool:

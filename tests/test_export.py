@@ -309,3 +309,26 @@ def test_what_onnxruntime_cannot_run_is_an_error_that_names_the_operator_and_the
 def test_bad_example_shapes_give_the_contract_s_message(tmp_path: Path) -> None:
     with pytest.raises(ort_ops.ContractError, match=r"weight must be \[out_features, 5\]"):
         export(Mlp(), torch.rand(2, 5), tmp_path / "model.onnx")
+
+
+class _Unread(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = MyLinear(3, 4)
+
+    def forward(self, x: Tensor, extra: dict[str, Tensor], half: Tensor) -> Tensor:
+        return self.linear(x) + extra["read"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inputs_that_no_node_reads_stay_inputs(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    extra = {"unread": torch.zeros(2, 5, dtype=torch.int64), "read": torch.ones(2, 4)}
+    export(_Unread(), (torch.rand(2, 3), extra, torch.tensor(1.0, dtype=torch.bfloat16)), path, engine=engine)
+    found = [(value.name, value.type.tensor_type.elem_type, dims(value)) for value in onnx.load(path).graph.input]
+    assert found == [
+        ("x", onnx.TensorProto.FLOAT, ["batch", 3]),
+        ("extra_unread", onnx.TensorProto.INT64, ["batch", 5]),
+        ("extra_read", onnx.TensorProto.FLOAT, ["batch", 4]),
+        ("half", onnx.TensorProto.BFLOAT16, []),
+    ]
