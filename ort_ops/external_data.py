@@ -40,6 +40,8 @@ class ExternalData:
     def check(self, tensor: onnx.TensorProto, nbytes: int) -> None:
         """Check that a tensor's data, of ``nbytes`` bytes, lies within the model's folder, and is whole.
 
+        Where no length is stated, it is stated here: onnx would read up to the end of the file, onnxruntime does not.
+
         Raises: ModelError; its message lacks the name of the model.
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -59,6 +61,8 @@ class ExternalData:
                 f": its external data '{location}' is truncated: tensor '{tensor.name}' ends at byte "
                 f"{offset + length}, the file at {self._nbytes[location]}; copy it again"
             )
+        if "length" not in entries:
+            tensor.external_data.add(key="length", value=str(nbytes))
 
     def _look_at(self, location: str, name: str) -> int:
         """Return the size of a file beside the model."""

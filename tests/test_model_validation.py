@@ -296,3 +296,19 @@ def test_what_is_no_model_file_is_told_apart(kind: str, tmp_path: Path) -> None:
     for load in (load_model, look_at_model):
         with pytest.raises(ModelError, match=words):
             load(path)
+
+
+def test_data_without_a_stated_length_ends_where_the_tensor_does(tmp_path: Path) -> None:
+    model = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), np.zeros(2, np.float32))
+    (weight, *_) = model.graph.initializer
+    (tmp_path / "weights.bin").write_bytes(weight.raw_data + b"what lies behind it")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    read = load_model(tmp_path / "m.onnx").graph.initializer[0]
+    np.testing.assert_array_equal(numpy_helper.to_array(read), np.ones((2, 3), np.float32))
+    for arguments in (["inspect"], ["run", "--input", "1,2,3"], ["verify", "--batch-size", "2"]):
+        assert cli.main([arguments[0], str(tmp_path / "m.onnx"), *arguments[1:]]) == 0
+    session = ort_ops.InferenceSession(str(tmp_path / "m.onnx"))
+    np.testing.assert_array_equal(session.run(None, {"x": np.ones((1, 3), np.float32)})[0], [[3.0, 3.0]])
