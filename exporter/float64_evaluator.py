@@ -131,6 +131,7 @@ class Tracker:
         if (proto.domain, proto.op_type) == (DOMAIN, NAME):
             return [self._linear(proto, inputs, types, values)]
         if isinstance(node, OpFunction) or node.has_subgraph:
+            inputs = [self._remember(v, t) if t is not None else v for v, t in zip(inputs, types, strict=True)]
             return [self._typed(result, types, known) for result, known in zip(run(*inputs), declared, strict=False)]
         attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute if a.type != a.GRAPH}
         result_types = [self._result_type(proto, i, types, known) for i, known in enumerate(declared)]
@@ -430,6 +431,7 @@ def make_float64_evaluator(
             self.stored = {t.name: Stored(t, folder) for t in self.inits_ if isinstance(t, TensorProto)}
             self.inits_ = [t for t in self.inits_ if not isinstance(t, TensorProto)]
             super()._init()
+            self.bound: dict[tuple[int, bytes], OpRun] = {}
             self.gone_after = _last_uses(self.nodes_, self.output_names)
             types = self.all_types_ or {}
             self.declared = [[_declared(types.get(name)) for name in node.output] for node in self.nodes_]
@@ -446,10 +448,13 @@ def make_float64_evaluator(
         ) -> Any:
             results: dict[str, Any] = {**self.rt_inits_, **self.stored, **feed_inputs, "": None}
             shown = tracker.on_value if isinstance(self.proto_, onnx.ModelProto) else None
-            for index, node in enumerate(self.rt_nodes_):
+            for index, found_node in enumerate(self.rt_nodes_):
+                node = found_node
                 keywords: dict[str, Any] = {}
-                if node.has_linked_attribute and attributes:
-                    keywords["linked_attributes"] = attributes
+                if node.has_linked_attribute and (node.has_subgraph or isinstance(node, OpFunction)):
+                    keywords["linked_attributes"] = attributes or {}
+                elif node.has_linked_attribute:
+                    node = self._bind(index, node, attributes or {})
                 if node.need_context():
                     keywords["context"] = results
                 values = [results[name] for name in node.input]
@@ -469,7 +474,34 @@ def make_float64_evaluator(
             found = [results[name] for name in self.output_names]
             return [value.load() if isinstance(value, Stored) else value for value in found]
 
+        def _bind(self, index: int, node: OpRun, attributes: Mapping[str, Any]) -> OpRun:
+            """Return the operator with the attributes of the call, which many of onnx's operators cannot take."""
+            proto = with_attributes(node.onnx_node, attributes)
+            key = index, proto.SerializeToString(deterministic=True)
+            if key not in self.bound:
+                self.bound[key] = self._load_impl(proto)(proto, node.run_params)
+            return self.bound[key]
+
     return Evaluator(model)
+
+
+def with_attributes(node: onnx.NodeProto, attributes: Mapping[str, Any]) -> onnx.NodeProto:
+    """Return a copy of a node in a function that has the values of the call, as the evaluator holds them, for its own.
+
+    An attribute that the call does not give is left out, as ONNX has it.
+    """
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.attribute[:]
+    for attribute in node.attribute:
+        name = attribute.ref_attr_name
+        if not name:
+            copy.attribute.append(attribute)
+        elif attributes.get(name) is not None:
+            value = attributes[name]
+            value = numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+            copy.attribute.append(helper.make_attribute(attribute.name, value, attr_type=attribute.type))
+    return copy
 
 
 def _declared(value_type: Any) -> ElementType | None:

@@ -370,6 +370,25 @@ def test_an_operator_of_onnxruntime_only_is_run_by_it() -> None:
     assert value.compare(got * np.float32(1.0001)).verdict is Verdict.VIOLATED
 
 
+@pytest.mark.parametrize("chosen", [0, 1])
+@pytest.mark.parametrize(
+    ("op_type", "count", "attribute"),
+    [("Softmax", 1, "axis"), ("Concat", 2, "axis"), ("ReduceSum", 1, "keepdims"), ("Gemm", 2, "transA")],
+)
+def test_attributes_that_a_function_takes_from_its_call(op_type: str, count: int, attribute: str, chosen: int) -> None:
+    inner = helper.make_node(op_type, ["x"] * count, ["y"])
+    inner.attribute.add(name=attribute, ref_attr_name="chosen", type=onnx.AttributeProto.INT)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "Call", ["x"], ["y"], [inner], opsets, ["chosen"])
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    call = helper.make_node("Call", ["x"], ["y"], domain="own", chosen=chosen)
+    graph = helper.make_graph([call], "calls", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=[function])
+    x = rows(3, 3)
+    comparison = Float64Run(model)({"x": x}).outputs["y"].compare(run_in_onnxruntime(model, x=x)[0])
+    assert comparison.verdict is Verdict.OK, comparison.text
+
+
 def test_an_operator_that_nothing_runs_is_named() -> None:
     model = model_of([helper.make_node("NoSuch", ["x"], ["y"], "strange", domain="com.microsoft")], {"x": ["n", 5]})
     with pytest.raises(ModelError, match=r"node 'strange' \(NoSuch\) can be run neither by onnx's evaluator nor alone"):
