@@ -14,6 +14,7 @@ from torch.onnx import TrainingMode
 from exporter.errors import ExportError
 from exporter.example import PREFIX, output_dims
 from exporter.export_job import Job, check_count
+from exporter.export_precision import check_casts
 from exporter.export_surroundings import every_layer
 from exporter.parity import root_cause
 from exporter.tensors import to_numpy
@@ -44,6 +45,7 @@ def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
         raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}{hint}") from error
     proto = load_model(file, external_data=False) if file else onnx.load_model_from_string(buffer.getvalue())
     check_count(len(linear_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
+    check_casts(proto, job)
     if job.example.is_wrapped:
         _remove_prefix(proto)
     _restore_unused_inputs(proto, job)

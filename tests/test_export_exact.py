@@ -220,3 +220,20 @@ def test_numbers_made_of_dynamic_sizes_are_exact_in_float64_or_refused(name: str
 def test_what_is_float32_in_the_model_may_be_so_in_the_graph(tmp_path: Path) -> None:
     model = Of(lambda y: nn.functional.celu(y.float(), 0.3).double(), torch.float64).eval()
     export(model, torch.rand(4, 3, dtype=torch.float64), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "function", [torch.nn.functional.celu, lambda y: y * y.shape[0] ** 0.3], ids=["celu", "power of a size"]
+)
+def test_the_older_exporter_s_detours_by_a_smaller_type_are_refused(
+    function: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="in float32, where the model does all in float64; export with engine='dyn"):
+        export(Of(function, torch.float64).eval(), torch.rand(4, 3).double(), tmp_path / "m.onnx", engine="torchscript")
+
+
+def test_detours_that_the_model_itself_takes_are_exported(tmp_path: Path) -> None:
+    def detour(y: Tensor) -> Tensor:
+        return y * y.float().double().mean()
+
+    export(Of(detour, torch.float64).eval(), torch.rand(4, 3).double(), tmp_path / "m.onnx", engine="torchscript")
