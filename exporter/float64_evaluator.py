@@ -171,7 +171,9 @@ class Tracker:
             self._keep_size(x, weight.T, bias, element_type)
             if _may_overflow(x, weight, bias, element_type):
                 bound = linear_bound(x, weight, bias, element_type)
-                doubt = (bound.above | bound.below) & ~np.isnan(result)
+                limit = _overflow_limit(element_type)
+                doubt = np.where(result <= -limit, bound.above, bound.above | bound.below)
+                doubt = np.where(result >= limit, bound.below, doubt) & ~np.isnan(result)
                 if doubt.any():
                     self._doubts[self._count] = doubt
         elif scale := self.perturbation.scale(element_type):
@@ -250,9 +252,8 @@ class Tracker:
         return exact
 
     def _overflow(self, result: Array, element_type: ElementType) -> Array:
-        limit = element_type.largest * (1 + element_type.unit_roundoff / 2)
         with np.errstate(invalid="ignore"):
-            natural = (np.abs(result) >= limit) & np.isfinite(result)
+            natural = (np.abs(result) >= _overflow_limit(element_type)) & np.isfinite(result)
         mask = natural
         if self.perturbation is None:
             if natural.any():
@@ -264,7 +265,7 @@ class Tracker:
         else:
             doubt = self._doubts.get(self._count)
             if doubt is not None and doubt.shape == result.shape:
-                result = np.where(doubt, np.nan, result)
+                result, mask = np.where(doubt, np.nan, result), mask & ~doubt
         return np.where(mask, np.copysign(np.inf, result), result) if mask.any() else result
 
     def _typed(self, result: Any, types: Sequence[Any], declared: ElementType | None) -> Any:
@@ -362,6 +363,11 @@ def _as_array(value: Any) -> Any:
 
 def _is_float(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.float64
+
+
+def _overflow_limit(element_type: ElementType) -> float:
+    """Return the smallest number that rounds to infinity."""
+    return element_type.largest * (1 + element_type.unit_roundoff / 2)
 
 
 def _widen(value: Any) -> Any:

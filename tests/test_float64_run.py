@@ -346,6 +346,19 @@ def test_partial_sums_that_may_overflow_leave_what_follows_undecided() -> None:
     assert value.undecided.tolist() == [[True, False], [False, False]]
 
 
+def test_a_sum_that_overflows_is_undecided_where_partial_sums_of_both_signs_do() -> None:
+    node = helper.make_node(NAME, ["x", "w"], ["y"], domain=DOMAIN)
+    weight = numpy_helper.from_array(np.full((1, 3), 3e38, np.float32), "w")
+    model = model_of([node], {"x": ["n", 3]}, [weight])
+    x = np.array([[2, 3, -2], [-2, -3, 2], [2, 2, 0], [-2, 0, -2]], np.float32)
+    value = Float64Run(model)({"x": x}).outputs["y"]
+    np.testing.assert_array_equal(value.undecided[:, 0], [True, True, False, False])
+    nan = np.full((2, 1), np.nan, np.float32)
+    right = np.concatenate([nan, np.array([[np.inf], [-np.inf]], np.float32)])
+    assert value.compare(right).verdict is Verdict.UNDECIDED
+    assert value.compare(np.concatenate([nan, nan])).verdict is Verdict.VIOLATED
+
+
 def test_a_bound_as_large_as_the_values_proves_nothing_and_says_so() -> None:
     """(1 + x) - 1 for tiny x has lost everything."""
     one = numpy_helper.from_array(np.float32(1), "one")
