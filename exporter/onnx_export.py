@@ -13,6 +13,7 @@ import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from exporter.errors import ExportError
 from exporter.example import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
@@ -144,7 +145,8 @@ def _module_of(
             "it was made from"
         )
     if not isinstance(model, nn.Module):
-        hint = "; are model and args swapped? The call is export(model, args, path)" * isinstance(model, Tensor)
+        is_args = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(model))
+        hint = "; are model and args swapped? The call is export(model, args, path)" * is_args
         raise ExportError(f"model must be a torch.nn.Module or an ExportedProgram, got {kind_of(model)}{hint}")
     while isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # what torch.compile returns
         model = original

@@ -176,6 +176,7 @@ def test_a_model_that_overwrites_its_input_leaves_the_example_as_it_was(engine: 
     [
         (MyLinear(3, 3), np.zeros((2, 3)), None, r"got a numpy.ndarray; torch.from_numpy\(array\) makes a tensor"),
         (torch.rand(2, 3), MyLinear(3, 3), None, r"model must be a torch.nn.Module .* are model and args swapped\?"),
+        ((torch.rand(2, 3),), MyLinear(3, 3), None, r"model must be a torch.nn.Module .* are model and args swapped\?"),
         (MyLinear(3, 3), "m.onnx", None, r"got a str; the call is export\(model, args, path\)"),
         (MyLinear(3, 3), {"x": torch.rand(2, 3)}, None, r"got a dict; a single argument .* args=\(argument,\)"),
         (MyLinear(3, 3), Pair(torch.rand(2, 3), None), None, r"Pair; a single argument .* args=\(argument,\)"),
