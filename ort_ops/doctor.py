@@ -10,10 +10,12 @@ from ort_ops import native
 from ort_ops.extras import install_extra
 from ort_ops.requirements import (
     DISTRIBUTION,
+    OLDEST_OF_OTHERS,
     RUNTIMES,
     Fault,
     describe_python,
     first_import_fault,
+    import_fault,
     installed_version,
     version_faults,
 )
@@ -58,8 +60,10 @@ def diagnose() -> Diagnosis:
     library = native.status(in_child_first=True)
     faults = [*_package_faults(packages, list(runtimes), library), *_library_faults(library)]
     broken = first_import_fault()
-    if broken is not None and broken.package not in {fault.package for fault in faults}:
-        faults.append(broken)
+    others = (fault for module in OLDEST_OF_OTHERS if (fault := import_fault(module)) is not None)
+    first = broken or next(others, None)  # the modules behind it need it
+    if first is not None and first.package not in {fault.package for fault in faults}:
+        faults.append(first)
     kernels, backend, kernel_faults = _kernels() if broken is None else ([], None, [])
     said = {fault.what for fault in faults} | {fault.package for fault in faults if fault.package}
     faults += [fault for fault in kernel_faults if fault.what not in said and fault.package not in said]

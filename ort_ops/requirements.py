@@ -7,7 +7,7 @@ but the standard library until it is asked, so that it can speak where nothing e
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import platform
 import re
 from collections.abc import Iterator
@@ -25,6 +25,8 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxrunti
 """Distributions of the one module ``onnxruntime``; pip does not see that they overwrite each other."""
 OLDEST = {"numpy": (1, 26), "onnxruntime": (1, 17)}
 """Modules without which nothing of this package runs, and the lowest versions of them."""
+OLDEST_OF_OTHERS = {"ml_dtypes": (0, 5), "onnx": (1, 19)}
+"""Modules that are imported when a model needs them."""
 
 
 class RequirementError(MylinearError, ImportError):
@@ -50,15 +52,18 @@ def installed_version(distribution: str) -> str | None:
 
 @functools.cache
 def check() -> None:
-    """Check that numpy and onnxruntime can be used. Raises: RequirementError."""
-    fault = first_import_fault()
+    """Check that numpy and onnxruntime can be used, and that the others are installed. Raises: RequirementError."""
+    fault = first_import_fault() or next(
+        (f for module in OLDEST_OF_OTHERS if (f := _absence(module)) is not None), None
+    )
     if fault is not None:
         raise RequirementError(f"{fault.what}; {fault.remedy}")
 
 
 def import_fault(module: str) -> Fault | None:
-    """Say what is wrong with one of the modules in `OLDEST`; None for nothing."""
-    oldest = ".".join(map(str, OLDEST[module]))
+    """Say what is wrong with one of the modules in `OLDEST` and `OLDEST_OF_OTHERS`; None for nothing."""
+    lowest = (OLDEST | OLDEST_OF_OTHERS)[module]
+    oldest = ".".join(map(str, lowest))
     install = f"pip install '{module}>={oldest}'"
     reinstall = f"pip install --force-reinstall '{module}>={oldest}'"
     try:
@@ -75,9 +80,19 @@ def import_fault(module: str) -> Fault | None:
         what = f"{module} is not whole: files of it are left, as after uninstalling one of two distributions of it"
         return Fault(what, reinstall, module)
     numbers = re.match(r"(\d+)\.(\d+)", str(version))
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST[module]:
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < lowest:
         return Fault(f"{module} {version} is older than {oldest}", install, module)
     return None
+
+
+def _absence(module: str) -> Fault | None:
+    """Say that a module is not installed, without importing it; None if it is."""
+    try:
+        is_here = importlib.util.find_spec(module) is not None
+    except ValueError:  # something that is no module stands in its place
+        is_here = False
+    oldest = ".".join(map(str, OLDEST_OF_OTHERS[module]))
+    return None if is_here else Fault(f"{module} is not installed", f"pip install '{module}>={oldest}'", module)
 
 
 def first_import_fault() -> Fault | None:

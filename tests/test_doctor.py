@@ -128,6 +128,8 @@ BROKEN = {
     "numpy 1.24.4 is older than 1.26": "import numpy; numpy.__version__ = '1.24.4'",
     "numpy does not import: DLL load failed": "sys.meta_path.insert(0, Broken())",
     "packaging is not installed": "sys.modules['packaging'] = None",
+    "onnx is not installed": "sys.modules['onnx'] = None",
+    "ml_dtypes is not installed": "sys.modules['ml_dtypes'] = None",
 }
 _PROLOGUE = """
 import sys, types
@@ -150,11 +152,12 @@ def test_doctor_speaks_where_nothing_else_can(what: str, damage: str) -> None:
 @pytest.mark.parametrize(
     "use", ["import ort_ops; ort_ops.InferenceSession", "import exporter; exporter.verify"], ids=str
 )
-def test_an_unusable_runtime_is_one_sentence_for_python_callers(use: str) -> None:
-    code = f"import sys; sys.modules['onnxruntime'] = None\n{use}"
+@pytest.mark.parametrize(("module", "oldest"), [("onnxruntime", "1.17"), ("onnx", "1.19")])
+def test_an_unusable_runtime_is_one_sentence_for_python_callers(module: str, oldest: str, use: str) -> None:
+    code = f"import sys; sys.modules['{module}'] = None\n{use}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
-        "ort_ops.requirements.RequirementError: onnxruntime is not installed; pip install 'onnxruntime>=1.17'"
+        f"ort_ops.requirements.RequirementError: {module} is not installed; pip install '{module}>={oldest}'"
     )
 
 
@@ -169,7 +172,7 @@ def test_a_command_says_in_one_line_that_the_runtime_is_missing() -> None:
 
 def test_the_lowest_versions_in_the_code_are_those_of_the_metadata() -> None:
     stated = {requirement.name: str(requirement.specifier) for requirement in requirements._requirements()}
-    for name, oldest in requirements.OLDEST.items():
+    for name, oldest in (requirements.OLDEST | requirements.OLDEST_OF_OTHERS).items():
         assert stated[name].startswith(f">={'.'.join(map(str, oldest))}")
 
 
