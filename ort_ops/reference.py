@@ -24,18 +24,16 @@ def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | N
     Raises: ContractError if a shape or dtype breaks the contract.
     """
     arrays = (x, weight, bias)
-    check_arguments(
-        [None if a is None else a.shape for a in arrays], [None if a is None else a.dtype.name for a in arrays]
-    )
+    shapes = [None if a is None else a.shape for a in arrays]
+    check_arguments(shapes, [None if a is None else a.dtype.name for a in arrays])
     with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        wide_x, wide_weight = (a.astype(np.float64, copy=False) for a in (x, weight))
-        wide_bias = None if bias is None else bias.astype(np.float64, copy=False)
-        product: NDArray[np.float64] = np.matmul(wide_x, wide_weight.T)
-        result = product if wide_bias is None else product + wide_bias
+        x64, weight64 = (a.astype(np.float64, copy=False) for a in (x, weight))
+        bias64 = None if bias is None else bias.astype(np.float64, copy=False)
+        product: NDArray[np.float64] = np.matmul(x64, weight64.T)
+        result = product if bias64 is None else product + bias64
         if x.itemsize == 8 and not np.isfinite(result).all():
             # A partial sum may have overflowed where the exact sum does not.
-            scaled, shift = linear_scaled(wide_x, wide_weight, wide_bias)
-            result = np.where(np.isfinite(result), result, np.ldexp(scaled, shift))
+            result = np.where(np.isfinite(result), result, np.ldexp(*linear_scaled(x64, weight64, bias64)))
         return result
 
 
