@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.models import Layer, chain_model, random_layers
-from exporter.bench.sides import Array, aligned, bind, numpy_dtype, open_session
-from exporter.bench.timing import measure
-from ort_ops.reference import linear_float64
-from ort_ops.table import format_table
+from exporter.bench.measure.models import Layer, chain_model, random_layers
+from exporter.bench.measure.sides import Array, aligned, bind, numpy_dtype, open_session
+from exporter.bench.measure.timing import measure
+from ort_ops.console.table import format_table
+from ort_ops.operators.mylinear.reference import linear_float64
 
 # Of the largest value, after all layers.
 TOLERANCES = {"float64": 1e-11, "float32": 1e-3, "float16": 0.1}

@@ -6,7 +6,7 @@ Needs a GPU, nvcc and cuBLAS, cmake, torch with CUDA, onnx, and onnxruntime-gpu 
 needs to be installed. Each part says what failed in it and the others go on; the exit status is 1 if any did.
 
 - ``build``: both libraries, into the working tree.
-- ``tests``: ``tests/test_cuda.py``.
+- ``tests``: ``tests/native/test_cuda.py``.
 - ``sanitizer``: compute-sanitizer's memcheck and racecheck over the backend alone.
 - ``kernel``: the backend against torch's ``F.linear``, both replayed from a CUDA graph, so that no host is in the
   figures; the same with cuBLASLt in place of the GEMV kernel; the rate at 8192 x 8192 x 8192, against cuBLAS'; the
@@ -135,7 +135,7 @@ def build() -> str:
 def tests() -> str:
     """The tests on this device; a run that skips everything is a failure."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
-    text = command(*words, "-m", "cuda", "tests/test_cuda.py", timeout=550, PYTHONPATH=str(ROOT))
+    text = command(*words, "-m", "cuda", "tests/native/test_cuda.py", timeout=550, PYTHONPATH=str(ROOT))
     print(text[-1500:])
     if " passed" not in text:
         raise RuntimeError(f"no test ran: {text[-1000:]}")
@@ -518,7 +518,7 @@ def node_model(operator: str, dtype: str, count: int) -> bytes:
     """A model of independent products with everything as its inputs, so that what they read is rotated in one run."""
     from onnx import helper
 
-    from ort_ops.contract import MYLINEAR
+    from ort_ops.operators.mylinear.contract import MYLINEAR
 
     element = ONNX_TYPES[dtype.split()[0]]
     nodes, inputs, outputs = [], [], []
@@ -545,7 +545,7 @@ class NodeRun:
     """A session of one operator on the stream that is timed."""
 
     def __init__(self, operator: str, dtype: str, count: int, stream: Any) -> None:
-        from exporter.bench import cuda
+        from exporter.bench.measure import cuda
 
         self.operator = operator
         self.session = cuda.open_session(
@@ -557,7 +557,7 @@ class NodeRun:
 
     def bind(self, inputs: Inputs) -> Callable[[], Any]:
         """Return a function that queues every product of the rotation."""
-        from exporter.bench import cuda
+        from exporter.bench.measure import cuda
 
         weights = [w.T.contiguous() for w in inputs.w] if self.operator == "MatMul + Add" else inputs.w
         named = {"x": inputs.x, "w": weights, "b": inputs.b}

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from exporter import MyLinear, export
-from exporter.rewrite import adopt, lower
-from exporter.tensors import to_numpy
+from exporter.torch_ops.tensors import to_numpy
 from ort_ops import InferenceSession
-from ort_ops.model import all_nodes, linear_nodes
-from ort_ops.table import format_table
+from ort_ops.console.table import format_table
+from ort_ops.models.nodes import all_nodes, linear_nodes
+from ort_ops.rewrite.rewrite import adopt, lower
 
 HEADER = ["model", "engine", "found", "adopted", "left", "swapped", "max error", "of values", "size", "body", "cpp"]
 

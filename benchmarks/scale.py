@@ -27,9 +27,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ort_ops.contract import DOMAIN, NAME
-from ort_ops.model import attach_function
-from ort_ops.table import format_table
+from ort_ops.console.table import format_table
+from ort_ops.models.nodes import attach_function
+from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
 PARTS = ("inspect", "lower", "adopt", "verify", "session", "register")
 SESSIONS = ("session", "register")
@@ -41,7 +41,7 @@ OPEN = {
     "session = onnxruntime.InferenceSession(path, options)",
 }
 CHILD = """
-import sys, time, onnxruntime, ort_ops, ort_ops.model, ort_ops.model_checks
+import sys, time, onnxruntime, ort_ops, ort_ops.models.nodes, ort_ops.models.checks
 ort_ops.available_kernels()
 path, began = sys.argv[1], time.perf_counter()
 {}
@@ -120,7 +120,7 @@ def command(part: str, model: Path, plain: Path | None, folder: Path) -> list[st
     """Return what measures a part: a command of ours, or a process that opens a session."""
     if part in SESSIONS:
         return [sys.executable, "-c", CHILD.format(OPEN[part]), str(model)]
-    mylinear = [sys.executable, "-m", "exporter.cli", part]
+    mylinear = [sys.executable, "-m", "ort_ops.cli", part]
     if part == "adopt":
         return [*mylinear, str(plain), str(folder / "adopted.onnx")]
     if part == "lower":

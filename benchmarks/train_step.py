@@ -25,7 +25,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from exporter.module import MyLinear
+from exporter.operators.mylinear.module import MyLinear
 
 SHAPES = [((1, 2), 1), ((64, 256), 256), ((256, 512), 512), ((512, 1024), 1024), ((8, 64, 256), 256)]
 GOALS = {((1, 2), 1): 1.15}

@@ -5,19 +5,19 @@ After ``import exporter``, plain ``torch.onnx.export`` emits MYLINEAR nodes, wit
 Names are imported when they are first used, so that the command line can serve models where torch is not installed.
 """
 
-from exporter.onnx_registration import install
+from exporter.operators.mylinear.registration import install
 
 TYPE_CHECKING = False  # as typing has it; the command line handles signals before it imports that
 if TYPE_CHECKING:
     from typing import Any
 
     from exporter.errors import ExportError
-    from exporter.functional import LinearF, linear
-    from exporter.gradients import GradientError, check_gradients
-    from exporter.module import MyLinear
-    from exporter.onnx_export import ExportResult, export
-    from exporter.swap import SwapReport, restore_linear, swap_linear
-    from exporter.verification import Verification, verify
+    from exporter.operators.mylinear.functional import LinearF, linear
+    from exporter.operators.mylinear.module import MyLinear
+    from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
+    from exporter.to_onnx.export import ExportResult, export
+    from exporter.torch_ops.gradients import GradientError, check_gradients
+    from exporter.verification.verify import Verification, verify
 
 __all__ = [
     "ExportError",
@@ -37,18 +37,18 @@ __all__ = [
 
 _MODULES = {
     "ExportError": "errors",
-    "ExportResult": "onnx_export",
-    "GradientError": "gradients",
-    "LinearF": "functional",
-    "MyLinear": "module",
-    "SwapReport": "swap",
-    "Verification": "verification",
-    "check_gradients": "gradients",
-    "export": "onnx_export",
-    "linear": "functional",
-    "restore_linear": "swap",
-    "swap_linear": "swap",
-    "verify": "verification",
+    "ExportResult": "to_onnx.export",
+    "GradientError": "torch_ops.gradients",
+    "LinearF": "operators.mylinear.functional",
+    "MyLinear": "operators.mylinear.module",
+    "SwapReport": "operators.mylinear.swap",
+    "Verification": "verification.verify",
+    "check_gradients": "torch_ops.gradients",
+    "export": "to_onnx.export",
+    "linear": "operators.mylinear.functional",
+    "restore_linear": "operators.mylinear.swap",
+    "swap_linear": "operators.mylinear.swap",
+    "verify": "verification.verify",
 }
 
 
@@ -61,13 +61,13 @@ def __getattr__(name: str) -> "Any":
         raise AttributeError(f"module 'exporter' has no attribute '{name}'")
     from importlib import import_module
 
-    from ort_ops import requirements
+    from ort_ops.installation import requirements
 
     requirements.check()
     try:
         return getattr(import_module(f"exporter.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
-        from ort_ops.extras import missing_extra
+        from ort_ops.installation.extras import missing_extra
 
         explained = missing_extra(error, f"exporter.{name}")
         if explained is None:

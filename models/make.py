@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from exporter.data import ArticleProblem, load_digits
-from exporter.options import TrainingOptions, default_options
-from exporter.trained import export_checkpoint
-from exporter.training import Problem, train
+from exporter.training.data.dataset import ArticleProblem, load_digits
+from exporter.training.loop import Problem, train
+from exporter.training.options import TrainingOptions, default_options
+from exporter.training.trained import export_checkpoint
 
 FOLDER = Path(__file__).parent
 

@@ -18,21 +18,9 @@ TYPE_CHECKING = False  # as typing has it; the command line handles signals befo
 if TYPE_CHECKING:
     from typing import Any
 
-    from ort_ops.contract import MYLINEAR
-    from ort_ops.native import library_path
-    from ort_ops.operator import ContractError
-    from ort_ops.python_op import PythonKernel, PythonKernelError, like_first, python_kernel
-    from ort_ops.session import (
-        CpuFallbackWarning,
-        FunctionBodyWarning,
-        InferenceSession,
-        Kernel,
-        KernelError,
-        available_kernels,
-        register,
-    )
-    from ort_ops.session_options import SessionOptions
-    from ort_ops.signature import (
+    from ort_ops.native.library import library_path
+    from ort_ops.opdef.operator import ContractError
+    from ort_ops.opdef.signature import (
         BFloat16,
         Bool,
         DefinitionError,
@@ -49,6 +37,18 @@ if TYPE_CHECKING:
         TensorType,
         UInt8,
     )
+    from ort_ops.operators.mylinear.contract import MYLINEAR
+    from ort_ops.python_kernels.decorator import PythonKernel, PythonKernelError, like_first, python_kernel
+    from ort_ops.session import (
+        CpuFallbackWarning,
+        FunctionBodyWarning,
+        InferenceSession,
+        Kernel,
+        KernelError,
+        available_kernels,
+        register,
+    )
+    from ort_ops.session_options import SessionOptions
 
 __all__ = [
     "MYLINEAR",
@@ -84,35 +84,35 @@ __all__ = [
 ]
 
 _MODULES = {
-    "MYLINEAR": "contract",
-    "BFloat16": "signature",
-    "Bool": "signature",
-    "ContractError": "operator",
+    "MYLINEAR": "operators.mylinear.contract",
+    "BFloat16": "opdef.signature",
+    "Bool": "opdef.signature",
+    "ContractError": "opdef.operator",
     "CpuFallbackWarning": "session",
-    "DefinitionError": "signature",
-    "Element": "signature",
-    "Float": "signature",
-    "Float16": "signature",
-    "Float32": "signature",
-    "Float64": "signature",
+    "DefinitionError": "opdef.signature",
+    "Element": "opdef.signature",
+    "Float": "opdef.signature",
+    "Float16": "opdef.signature",
+    "Float32": "opdef.signature",
+    "Float64": "opdef.signature",
     "FunctionBodyWarning": "session",
     "InferenceSession": "session",
-    "Int32": "signature",
-    "Int64": "signature",
-    "Integer": "signature",
+    "Int32": "opdef.signature",
+    "Int64": "opdef.signature",
+    "Integer": "opdef.signature",
     "Kernel": "session",
     "KernelError": "session",
-    "Number": "signature",
-    "Out": "signature",
-    "PythonKernel": "python_op",
-    "PythonKernelError": "python_op",
+    "Number": "opdef.signature",
+    "Out": "opdef.signature",
+    "PythonKernel": "python_kernels.decorator",
+    "PythonKernelError": "python_kernels.decorator",
     "SessionOptions": "session_options",
-    "TensorType": "signature",
-    "UInt8": "signature",
+    "TensorType": "opdef.signature",
+    "UInt8": "opdef.signature",
     "available_kernels": "session",
-    "library_path": "native",
-    "like_first": "python_op",
-    "python_kernel": "python_op",
+    "library_path": "native.library",
+    "like_first": "python_kernels.decorator",
+    "python_kernel": "python_kernels.decorator",
     "register": "session",
 }
 
@@ -126,7 +126,7 @@ def __getattr__(name: str) -> "Any":
         raise AttributeError(f"module 'ort_ops' has no attribute '{name}'")
     from importlib import import_module
 
-    from ort_ops import requirements
+    from ort_ops.installation import requirements
 
     requirements.check()
     value = globals()[name] = getattr(import_module(f"ort_ops.{_MODULES[name]}"), name)
@@ -139,6 +139,6 @@ def __dir__() -> list[str]:
 
 @atexit.register  # at import, so that hooks registered later, which run earlier, can still use sessions
 def _end_calls_into_python() -> None:
-    trampoline = sys.modules.get("ort_ops.trampoline")
+    trampoline = sys.modules.get("ort_ops.python_kernels.trampoline")
     if trampoline is not None:
         trampoline.detach()

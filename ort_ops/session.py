@@ -13,16 +13,23 @@ import numpy as np
 import onnxruntime
 from packaging.version import Version
 
-from ort_ops import cuda, kernel_failures, native, numpy_kernel, pyop, python_node, python_op, trampoline
-from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
 from ort_ops.errors import MylinearError
-from ort_ops.operator import ContractError
+from ort_ops.kernels import extensions as pyop
+from ort_ops.native import cuda
+from ort_ops.native import library as native
+from ort_ops.opdef.operator import ContractError
+from ort_ops.operators.mylinear import numpy_kernel
+from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR
+from ort_ops.python_kernels import decorator as python_op
+from ort_ops.python_kernels import failures as kernel_failures
+from ort_ops.python_kernels import node as python_node
+from ort_ops.python_kernels import trampoline
 from ort_ops.session_options import PicklingError, SessionOptions, num_recorded, record_registration
 
 if TYPE_CHECKING:
     import onnx
 
-    from ort_ops.model import LinearNode
+    from ort_ops.models.nodes import LinearNode
 
 ALL_ELEMENT_TYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 _BFLOAT16 = MYLINEAR.element_type("bfloat16").onnx_type
@@ -254,8 +261,8 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         kernels: str = "auto",
         **kwargs: Any,
     ) -> None:
-        from ort_ops.model import check_linear_nodes
-        from ort_ops.model_file import is_ort_format, look_at_model
+        from ort_ops.models.files import is_ort_format, look_at_model
+        from ort_ops.models.nodes import check_linear_nodes
 
         options = onnxruntime.SessionOptions() if sess_options is None else sess_options
         _check_request(options, kernels)
@@ -375,7 +382,7 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
 
     Raises: KernelError if the options lack the operator's domain, PythonKernelError for an unknown attribute.
     """
-    from ort_ops.graphs import nodes_in
+    from ort_ops.models.graphs import nodes_in
 
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     kernels = {
@@ -400,7 +407,7 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
 
 def _element_types(proto: onnx.ModelProto | None, nodes: Sequence[LinearNode]) -> set[str]:
     """Return the element types of the nodes: those that the model states, and where it matters those it implies."""
-    from ort_ops.model import element_types, stated_types
+    from ort_ops.models.nodes import element_types, stated_types
 
     if proto is None:
         return set()
@@ -422,7 +429,7 @@ def _completed(
 
     External data stays where it is, where onnxruntime can be told the folder; it is read into the model otherwise.
     """
-    from ort_ops.model import attach_function, complete_biases, has_function, load_model
+    from ort_ops.models.nodes import attach_function, complete_biases, has_function, load_model
 
     if proto is None or not nodes or kernel not in ("pyop", "body"):
         return model
@@ -473,8 +480,8 @@ def _warn_of_cpu() -> None:
 
 def _explain(error: Exception, proto: onnx.ModelProto, model: str | Path | bytes) -> None:
     """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing."""
-    from ort_ops.model_checks import check_linear_shapes, function_difference
-    from ort_ops.model_file import describe_source, look_at_model
+    from ort_ops.models.checks import check_linear_shapes, function_difference
+    from ort_ops.models.files import describe_source, look_at_model
 
     try:
         look_at_model(model)

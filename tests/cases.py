@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.contract import ELEMENT_TYPES, MYLINEAR
-from ort_ops.error_bound import LinearBound, linear_bound
-from ort_ops.operator import ElementType
+from ort_ops.opdef.operator import ElementType
+from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR
+from ort_ops.operators.mylinear.error_bound import LinearBound, linear_bound
 
 Array = NDArray[Any]
 

@@ -4,7 +4,7 @@
     python tests/command_fuzz.py --first 4711 --tries 1   # one of them again, in this process; says what it runs
 
 A try is its number: it seeds the file, the mutation and the command. Tries run one after the other in child processes,
-through `exporter.cli.main` with the standard streams in files; a few run as processes of their own. A child that dies
+through `ort_ops.cli` with the standard streams in files; a few run as processes of their own. A child that dies
 or is silent for 30 seconds is noted with the try that it was at, and another goes on behind it.
 """
 
@@ -128,7 +128,7 @@ def _streams_in(folder: Path) -> Iterator[None]:
 
 def run_here(arguments: list[str], folder: Path) -> Outcome:
     """Run a command in this process, in the current folder; its streams go to files in ``folder``."""
-    from exporter import cli
+    from ort_ops.cli import main as cli
 
     status: int | None = None
     with _streams_in(folder):
@@ -144,7 +144,7 @@ def run_here(arguments: list[str], folder: Path) -> Outcome:
 def run_process(arguments: list[str]) -> Outcome:
     """Run a command as a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "exporter.cli", *arguments],
+        [sys.executable, "-m", "ort_ops.cli", *arguments],
         capture_output=True,
         text=True,
         errors="replace",

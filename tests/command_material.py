@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from exporter import cli
-from tests.test_rewrite import branches
+from ort_ops.cli import main as cli
+from tests.rewrite.test_rewrite import branches
 
 
 def _run(*arguments: object) -> None:

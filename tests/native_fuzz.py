@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from ort_ops.contract import DOMAIN, MYLINEAR, NAME  # noqa: E402
-from ort_ops.operator import ContractError  # noqa: E402
+from ort_ops.opdef.operator import ContractError  # noqa: E402
+from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME  # noqa: E402
 from tests.native_support import (  # noqa: E402
     DTYPES,
     Array,

@@ -15,11 +15,11 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from ort_ops import native
-from ort_ops.comparison import compare
-from ort_ops.contract import MYLINEAR
-from ort_ops.error_bound import linear_error_bound
-from ort_ops.reference import linear_float64
+from ort_ops.native import library as native
+from ort_ops.numerics.compare import compare
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.reference import linear_float64
 
 DTYPES: dict[str, Any] = {
     "float64": np.float64,

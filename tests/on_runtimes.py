@@ -26,7 +26,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ort_ops import native
+from ort_ops.native import library as native
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = (

@@ -11,8 +11,8 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 import ort_ops
-from ort_ops.python_op import defined_kernels
-from ort_ops.signature import ONNX_TYPES
+from ort_ops.opdef.signature import ONNX_TYPES
+from ort_ops.python_kernels.decorator import defined_kernels
 from tests.native_support import Array
 
 DOMAIN = "test.python"

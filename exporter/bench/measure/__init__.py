@@ -1,0 +1,1 @@
+"""Measure: what is timed, against whom, and on what machine."""

@@ -1,0 +1,93 @@
+"""Whether our results have the same bits for every number of threads, and for every batch that a row stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from exporter.bench.measure.cells import Plan, usable_cores
+from exporter.bench.measure.sides import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
+from ort_ops.models.nodes import make_linear_model
+
+_MOST_ROWS = 17  # that are run alone, of a batch
+_QUICK_NUMBERS = 1 << 22  # of weights; larger ones are left out of a quick run
+
+
+def check_bits(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -> list[dict[str, Any]]:
+    """Compare every batch's result with one thread's, and its rows with those rows alone; a row for each weight."""
+    found = []
+    for in_features, out_features in plan.shapes:
+        if plan.is_quick and in_features * out_features > _QUICK_NUMBERS:
+            continue
+        for dtype in plan.dtypes:
+            on_note(f"same bits: {in_features}x{out_features} {dtype}")
+            row: dict[str, Any] = {"K": in_features, "N": out_features, "dtype": dtype, "batches": sorted(plan.rows)}
+            try:
+                row |= _compare(draw(max(plan.rows), in_features, out_features, dtype), row["batches"])
+            except UnavailableError as error:
+                row["reason"] = str(error)
+            found.append(row)
+    return found
+
+
+def thread_counts(cores: int) -> list[int]:
+    """Return the numbers of threads to compare: some more than there are cores too, which changes how work is cut.
+
+    >>> thread_counts(2), thread_counts(64)
+    ([1, 2, 3, 4], [1, 2, 3, 4, 32, 64])
+    """
+    return sorted({1, 2, 3, 4, max(1, cores // 2), cores})
+
+
+def _compare(arrays: Arrays, batches: list[int]) -> dict[str, Any]:
+    """Return what was compared, and the batches in which something differs."""
+    counts = thread_counts(usable_cores())
+    serial = _results(arrays, batches, 1)
+    differing = {
+        threads: [rows for rows, y in _results(arrays, batches, threads).items() if not same(y, serial[rows])]
+        for threads in counts[1:]
+    }
+    return {
+        "threads": counts,
+        "batches_that_differ_by_threads": {str(threads): rows for threads, rows in differing.items() if rows},
+        "batches_whose_rows_differ": _batches_that_differ(arrays, serial),
+    }
+
+
+def same(a: Array, b: Array) -> bool:
+    """Whether two results of one shape and dtype are the same to the bit."""
+    return a.tobytes() == b.tobytes()
+
+
+def _session(arrays: Arrays, threads: int) -> Any:
+    model = make_linear_model(["batch", arrays.weight.shape[1]], arrays.weight, arrays.bias, with_function=False)
+    return open_session(model.SerializeToString(), threads, with_ours=True)
+
+
+def _results(arrays: Arrays, batches: list[int], threads: int) -> dict[int, Array]:
+    """Run the first rows of x, so many at a time, in one session."""
+    session = _session(arrays, threads)
+    found = {}
+    for rows in batches:
+        run, y = bind(session, aligned(arrays.x[:rows]), arrays.weight.shape[0])
+        run()
+        found[rows] = y
+    return found
+
+
+def _batches_that_differ(arrays: Arrays, serial: dict[int, Array]) -> list[int]:
+    """Return the batches in which a row is not what it is alone; of large ones some rows are run, spread evenly."""
+    session = _session(arrays, 1)
+    alone: dict[int, Array] = {}
+    differing = []
+    for rows, y in serial.items():
+        for row in sorted({int(i) for i in np.linspace(0, rows - 1, _MOST_ROWS)}):
+            if row not in alone:
+                run, alone[row] = bind(session, aligned(arrays.x[row : row + 1]), arrays.weight.shape[0])
+                run()
+            if not same(y[row], alone[row][0]):
+                differing.append(rows)
+                break
+    return differing

@@ -1,0 +1,70 @@
+"""What a node costs beyond its arithmetic: a chain of 100 tiny nodes beside a model of one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from exporter.bench.measure import cuda
+from exporter.bench.measure.cells import OURS, Plan, runs_on
+from exporter.bench.measure.models import SIDES, Layer, chain_model
+from exporter.bench.measure.sides import Array, aligned, first_words, numpy_dtype, session_side
+from exporter.bench.measure.timing import measure
+from ort_ops.numerics.compare import compare
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.reference import linear_float64
+
+LENGTH = 100
+_BUDGET_S, _QUICK_BUDGET_S = 2.0, 0.4
+
+
+def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -> list[dict[str, Any]]:
+    """Time chains of (1, 2, 2) nodes; a node's time is what 99 more of them take, divided by 99."""
+    found = []
+    for dtype in plan.dtypes:
+        layer = tiny_layer(numpy_dtype(dtype))
+        x = aligned(np.array([[1.0, -0.5]]).astype(numpy_dtype(dtype)))
+        for threads in plan.threads:
+            on_note(f"a chain of {LENGTH} tiny nodes: {dtype}, {runs_on(threads)}")
+            runs: dict[str, Callable[[], Any]] = {}
+            sides: dict[str, dict[str, Any]] = {}
+            for side in SIDES:
+                try:
+                    ready = {length: _make(side, [layer] * length, x, threads) for length in (1, LENGTH)}
+                    runs |= {f"{side} {length}": run for length, run in ready.items()}
+                    sides[side] = {}
+                except Exception as error:  # such as an element type for which onnxruntime has no kernel
+                    sides[side] = {"reason": first_words(error)}
+            budget = _QUICK_BUDGET_S if plan.is_quick else _BUDGET_S
+            timings = measure(runs, budget, rng=random.Random(0), finish=cuda.finish(threads))
+            for side in SIDES:
+                if f"{side} 1" in timings:
+                    one, many = timings[f"{side} 1"].median, timings[f"{side} {LENGTH}"].median
+                    sides[side] = {"one": one, "chain": many, "node": (many - one) / (LENGTH - 1)}
+            found.append({"dtype": dtype, "threads": threads, "length": LENGTH, "sides": sides})
+    return found
+
+
+def tiny_layer(dtype: np.dtype[Any]) -> Layer:
+    """Return a layer that makes what goes through it smaller, so that neither numbers nor their bounds grow."""
+    return np.array([[0.5, 0.25], [0.125, 0.5]]).astype(dtype), np.array([1.0, -1.0]).astype(dtype)
+
+
+def _make(side: str, layers: list[Layer], x: Array, threads: int) -> Callable[[], Any]:
+    """Return a call of the chain, whose result has been checked. Raises: ValueError where it is wrong."""
+    ready = session_side(chain_model(side, layers), x, layers[-1][0].shape[0], threads, with_ours=side == OURS)
+    y = ready.result()
+    element_type = MYLINEAR.element_type(x.dtype.name)
+    expected, error = x.astype(np.float64), np.zeros(x.shape)
+    for weight, bias in layers:
+        # The value between two nodes is rounded to the element type, for which the bound has room.
+        error = linear_error_bound(expected, weight, bias, element_type, error, cuda.arithmetic(threads))
+        expected = linear_float64(expected, weight.astype(np.float64), bias.astype(np.float64))
+    complaint = compare(y, expected, error, element_type).complaint
+    if complaint is not None:
+        raise ValueError(f"wrong result: {complaint}")
+    return ready.run

@@ -1,0 +1,111 @@
+"""Sessions on onnxruntime's CUDA provider, fed from tensors that are on the device; and whether all that needs is here.
+
+`benchmarks/cuda.py` opens and binds its sessions here too. Nothing but `require` may be called before `require`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+import ort_ops
+from exporter.bench.measure.cells import BenchError
+from exporter.torch_ops.devices import why_not_cuda
+from ort_ops.models.nodes import make_linear_model
+from ort_ops.native import cuda
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
+
+DEVICE = "cuda"
+"""What torch calls it; tests without a GPU put another in its place."""
+
+_LOG_FATAL = 4
+
+
+def require() -> None:
+    """Do nothing where MYLINEAR and its peers can run on the GPU. Raises: BenchError with what is missing."""
+    reason = cuda.status().reason
+    if reason is not None:
+        raise BenchError(f"--device cuda needs the CUDA kernel: {reason}")
+    reason = why_not_cuda()
+    if reason is not None:
+        raise BenchError(f"--device cuda needs torch with CUDA: {reason}")
+    with contextlib.suppress(AttributeError):  # onnxruntime before 1.21
+        onnxruntime.preload_dlls()
+    model = make_linear_model(["batch", 1], np.ones((1, 1), np.float32), None, with_function=False)
+    try:
+        open_session(model.SerializeToString(), with_ours=True)
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise BenchError(f"onnxruntime cannot start its CUDA provider; its log says why, `{words}`") from error
+
+
+def open_session(model: bytes, *, with_ours: bool, stream: int = 0, allows_tf32: bool = False) -> Any:
+    """Open a model whose every node is on the GPU, with our kernel or without.
+
+    Args:
+        model: the model's bytes.
+        with_ours: whether to register the CUDA kernel of MYLINEAR.
+        stream: address of the CUDA stream to work on; 0 for one of onnxruntime's own.
+        allows_tf32: for float32.
+
+    Raises: whatever onnxruntime does where a node has no CUDA kernel, or the provider cannot be started.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_FATAL
+    # Else onnxruntime gives nodes without a CUDA kernel to the CPU, or all of them, and says nothing.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if with_ours:
+        ort_ops.register(options, "cuda")
+    provider = {"use_tf32": str(int(allows_tf32))}
+    if stream:
+        provider |= {"user_compute_stream": str(stream), "do_copy_in_default_stream": "0"}
+    return onnxruntime.InferenceSession(model, options, providers=[(cuda.PROVIDER, provider)], enable_fallback=0)
+
+
+def bind(session: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], Any]:
+    """Bind contiguous tensors where they lie.
+
+    Returns: a call that queues the work and waits for nothing; it keeps the tensors.
+    Raises: whatever onnxruntime does for tensors that the model does not take.
+    """
+    binding = session.io_binding()
+    for bind_one, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+        for name, tensor in tensors.items():
+            place = tensor.device.type, tensor.device.index or 0
+            bind_one(name, *place, _element_type(tensor), list(tensor.shape), tensor.data_ptr())
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    kept = dict(inputs), dict(outputs)  # of which the binding has but the addresses
+
+    def run(kept: object = kept) -> Any:
+        return session.run_with_iobinding(binding, options)
+
+    return run
+
+
+def finish(threads: int) -> Callable[[], None]:
+    """Return what ends a batch of calls in a cell: nothing on the CPU's threads, a wait on the GPU, which has 0."""
+    return (lambda: None) if threads else synchronize
+
+
+def arithmetic(threads: int) -> Arithmetic:
+    """Return how the sums of a cell are made, as `mylinear verify` takes it."""
+    return ROUNDED if threads else TENSOR_CORES
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done all that was queued, on every stream."""
+    import torch
+
+    torch.cuda.synchronize()
+
+
+def _element_type(tensor: Any) -> Any:
+    """What `io_binding` takes: NumPy's type, and ONNX's number for what NumPy has not."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    return MYLINEAR.element_type(name).onnx_type if name == "bfloat16" else np.dtype(name).type

@@ -1,0 +1,109 @@
+"""Load time and resident memory of a model of our nodes beside one of Gemm's, weights inside and in a file beside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from exporter.bench.measure.cells import OURS, Plan
+from exporter.bench.measure.models import SIDES, chain_model, random_layers, save_model
+from exporter.bench.measure.sides import first_words, numpy_dtype, session_options
+from exporter.bench.measure.timing import settle, summarize
+from ort_ops.files.atomic import temporary_folder
+
+STORAGES = ("inline", "external")
+_SIZES = ((64, 1), (4096, 2))  # of square layers, and how many
+_QUICK_SIZES = ((64, 1), (2048, 2))
+_ROUNDS, _QUICK_ROUNDS = 9, 5
+_SHORT_S = 0.02  # a session that is made faster than this is made more often
+OnNote = Callable[[str], None]
+
+
+def measure_load(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[str, Any]]:
+    """Time the making of sessions, ours and Gemm's in turn; files are in the page cache, options are made before."""
+    found = []
+    threads = max(plan.threads)
+    for size, number in _QUICK_SIZES if plan.is_quick else _SIZES:
+        for dtype in plan.dtypes:
+            for storage in STORAGES:
+                on_note(f"load time: {number} x {size}x{size} {dtype}, {storage}")
+                with _models(size, number, dtype, storage) as paths:
+                    row = {"size": size, "layers": number, "dtype": dtype, "storage": storage, "threads": threads}
+                    found.append({**row, "sides": _time_sessions(paths, threads, plan.is_quick)})
+    return found
+
+
+def measure_memory(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[str, Any]]:
+    """Measure the resident memory of a process before it loads a model, after, and after a first call.
+
+    Each model is loaded in a process of its own. What file-backed pages there are can be shared by processes and given
+    up under pressure, so they are told apart from anonymous ones.
+    """
+    found = []
+    size, number = (_QUICK_SIZES if plan.is_quick else _SIZES)[-1]
+    for dtype in plan.dtypes:
+        for storage in STORAGES:
+            on_note(f"memory: {number} x {size}x{size} {dtype}, {storage}")
+            with _models(size, number, dtype, storage) as paths:
+                weights = size * size * number * numpy_dtype(dtype).itemsize
+                row = {"size": size, "layers": number, "dtype": dtype, "storage": storage, "weights_nbytes": weights}
+                sides = {side: _probe(path, side, max(plan.threads)) for side, path in paths.items()}
+                found.append({**row, "sides": sides})
+    return found
+
+
+@contextmanager
+def _models(size: int, number: int, dtype: str, storage: str) -> Iterator[dict[str, Path]]:
+    """Write the same layers as a model of each side, for as long as the block takes."""
+    with temporary_folder() as folder:
+        layers = random_layers(size, number, numpy_dtype(dtype))
+        paths = {side: folder / f"{side}.onnx" for side in SIDES}
+        for side, path in paths.items():
+            save_model(chain_model(side, layers), path, is_external=storage == "external")
+        yield paths
+
+
+def _time_sessions(paths: dict[str, Path], threads: int, is_quick: bool) -> dict[str, dict[str, Any]]:
+    options = {side: session_options(threads, with_ours=side == OURS) for side in paths}
+    found: dict[str, dict[str, Any]] = {}
+    times: dict[str, list[float]] = {}
+    slowest = 0.0
+    for side, path in paths.items():
+        try:
+            started = time.perf_counter()
+            onnxruntime.InferenceSession(str(path), options[side], providers=["CPUExecutionProvider"])
+            slowest = max(slowest, time.perf_counter() - started)
+            times[side] = []
+        except Exception as error:  # such as an element type for which onnxruntime has no kernel
+            found[side] = {"reason": first_words(error)}
+    rounds = _QUICK_ROUNDS if is_quick else _ROUNDS
+    for _ in range(rounds if slowest > _SHORT_S else 3 * rounds):
+        for side, taken in times.items():
+            settle()
+            started = time.perf_counter()
+            session = onnxruntime.InferenceSession(str(paths[side]), options[side], providers=["CPUExecutionProvider"])
+            taken.append(time.perf_counter() - started)
+            del session
+    for side, taken in times.items():
+        t = summarize(taken, 1)
+        found[side] = {"median": t.median, "q1": t.q1, "q3": t.q3, "slots": t.slots}
+    return found
+
+
+def _probe(path: Path, side: str, threads: int) -> dict[str, Any]:
+    """Load the model in a fresh process and return what that printed, or why there is nothing."""
+    command = [sys.executable, "-m", "exporter.bench.measure.memory_probe", str(path), side, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return {"reason": lines[-1][:200]}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

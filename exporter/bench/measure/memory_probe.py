@@ -1,0 +1,63 @@
+"""What a process that loads one model takes: run by `loading.py` in a process of its own, prints JSON.
+
+python -m exporter.bench.measure.memory_probe model.onnx ours|gemm threads
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from exporter.bench.measure.cells import OURS
+from exporter.bench.measure.models import chain_model, random_layers
+from exporter.bench.measure.sides import bind, numpy_dtype, session_options
+
+_ROLLUP = Path("/proc/self/smaps_rollup")
+_STATUS = Path("/proc/self/status")
+
+
+def resident(rollup: str) -> dict[str, int]:
+    """Return the bytes that are resident, those of no file, and those of files, from the text of ``smaps_rollup``.
+
+    >>> resident("00400000-7fff ---p 00000000 00:00 0 [rollup]\\nRss: 12 kB\\nAnonymous: 8 kB\\n")
+    {'rss': 12288, 'anonymous': 8192, 'file': 4096}
+    """
+    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines()[1:]}
+    return {"rss": fields["Rss"], "anonymous": fields["Anonymous"], "file": fields["Rss"] - fields["Anonymous"]}
+
+
+def call(session: onnxruntime.InferenceSession) -> None:
+    """Run the model on one row."""
+    (x,), (y,) = session.get_inputs(), session.get_outputs()
+    name = x.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"double": "float64", "float": "float32"}.get(name, name)
+    run, _ = bind(session, np.ones((1, x.shape[1]), numpy_dtype(dtype)), y.shape[1])
+    run()
+
+
+def main(path: str, side: str, threads: int) -> None:
+    """Load, call once, print."""
+    options = session_options(threads, with_ours=side == OURS)
+    # One of a few bytes first, so that the runtime's own pages are not taken for the model's.
+    tiny = chain_model(side, random_layers(2, 1, numpy_dtype("float32"))).SerializeToString()
+    call(onnxruntime.InferenceSession(tiny, options, providers=["CPUExecutionProvider"]))
+    before = resident(_ROLLUP.read_text())
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    loaded = resident(_ROLLUP.read_text())
+    call(session)
+    called = resident(_ROLLUP.read_text())
+    peak = next(int(line.split()[1]) * 1024 for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    print(json.dumps({"before": before, "loaded": loaded, "called": called, "peak": peak}))
+
+
+if __name__ == "__main__":
+    if not _ROLLUP.exists():
+        sys.exit(f"{_ROLLUP} is not there: memory is measured on Linux only")
+    try:
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    except Exception as error:  # the last line is what the report shows
+        sys.exit(" ".join(str(error).split()))

@@ -1,0 +1,286 @@
+"""Who takes part in a cell: MYLINEAR's node in a session, and its peers, all on the same arrays, or copies on the GPU.
+
+Every side is given its weight beforehand and its input and output where it can take them, so that a call computes
+and does nothing else. Each keeps its own defaults but the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+import ort_ops
+from exporter.bench.measure import cuda
+from exporter.bench.measure.cells import OURS, Cell
+from exporter.bench.measure.models import chain_model, make_model
+from ort_ops.models.nodes import make_linear_model
+from ort_ops.operators.mylinear.contract import MYLINEAR
+
+Array = NDArray[Any]
+_ALIGNMENT = 64
+_LOG_FATAL = 4
+
+
+class UnavailableError(Exception):
+    """A side that cannot take part; the message says why."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One contestant of a cell.
+
+    Attributes:
+        run: one call; on the GPU it queues the work, and `cuda.synchronize` waits for it.
+        result: makes the call's result an array ``[M, N]`` of the cell's dtype.
+    """
+
+    run: Callable[[], Any]
+    result: Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Input and parameters of a cell; ``x [M, K]``, ``weight [N, K]``, ``bias [N]``, all of the cell's dtype."""
+
+    x: Array
+    weight: Array
+    bias: Array
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of an element type of the contract."""
+    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
+    """Draw from the normal distribution, by a fixed seed."""
+    rng = np.random.default_rng(6)
+    weight = rng.standard_normal((out_features, in_features), np.float32)
+    bias = rng.standard_normal(out_features, np.float32)
+    x = rng.standard_normal((rows, in_features), np.float32)
+    return Arrays(*(aligned(a.astype(numpy_dtype(dtype))) for a in (x, weight, bias)))
+
+
+def aligned(array: Array) -> Array:
+    """Return a copy whose data begins at a multiple of 64 bytes, so that no side is lucky."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def make_side(name: str, cell: Cell, arrays: Arrays) -> Side:
+    """Make one side of a cell.
+
+    Raises: UnavailableError with the reason where it does not run on this machine or in this dtype.
+    """
+    try:
+        return _MAKERS[name](cell, arrays)
+    except (UnavailableError, KeyboardInterrupt):
+        raise
+    except ModuleNotFoundError as error:
+        raise UnavailableError(f"{error.name} is not installed") from error
+    except Exception as error:  # whatever a peer raises where it lacks a kernel or a compiler
+        raise UnavailableError(first_words(error)) from error
+
+
+def first_words(error: Exception) -> str:
+    """Return the beginning of an error's text in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def matmul_model(weight: Array, bias: Array) -> ModelProto:
+    """Make ``x [batch, K]`` to ``y`` by MatMul with W transposed beforehand, and Add."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
+        helper.make_node("Add", ["product", "bias"], ["y"], name="bias"),
+    ]
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(weight.T), "weight"), numpy_helper.from_array(bias, "bias")]
+    return make_model("one_linear", nodes, tensors, weight.shape[1], weight.shape[0])
+
+
+def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
+    """Make options with so many threads, and the C++ kernels registered for our own side."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_FATAL
+    if with_ours:
+        ort_ops.register(options, "cpp")
+    return options
+
+
+def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime's own session, the same for every side."""
+    options = session_options(threads, with_ours=with_ours)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def bind(session: onnxruntime.InferenceSession, x: Array, out_features: int) -> tuple[Callable[[], Any], Array]:
+    """Bind input and output; returns a call and the array ``[M, N]`` that it fills."""
+    y = aligned(np.zeros((*x.shape[:-1], out_features), x.dtype))
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", _ort_value(x))
+    # The output's OrtValue lies on y's own memory, as the input's does.
+    binding.bind_ortvalue_output("y", _ort_value(y))
+    return partial(session.run_with_iobinding, binding), y
+
+
+def _ort_value(array: Array) -> onnxruntime.OrtValue:
+    if array.dtype.name != "bfloat16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    make = getattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type", None)
+    if make is None:
+        raise UnavailableError(f"onnxruntime {onnxruntime.__version__} takes no bfloat16 arrays from Python; 1.20 does")
+    return make(array.view(np.uint16), MYLINEAR.element_type("bfloat16").onnx_type)
+
+
+def session_side(model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False) -> Side:
+    """Open a model of ``x`` to ``y`` and bind both; 0 threads are the GPU."""
+    if not threads:
+        return _cuda_side(model, x, out_features, with_ours=with_ours)
+    session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
+    run, y = bind(session, x, out_features)
+
+    def result() -> Array:
+        run()
+        return y
+
+    return Side(run, result)
+
+
+def _cuda_side(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Side:
+    import torch
+
+    from exporter.torch_ops.tensors import to_numpy
+
+    stream = torch.cuda.Stream()  # of torch's pool, whose streams are never destroyed
+    session = cuda.open_session(model.SerializeToString(), with_ours=with_ours, stream=stream.cuda_stream)
+    on_gpu = _tensor(x).to(cuda.DEVICE)
+    y = torch.full((*x.shape[:-1], out_features), torch.nan, dtype=on_gpu.dtype, device=on_gpu.device)
+    cuda.synchronize()  # they were made on another stream
+    run = cuda.bind(session, {"x": on_gpu}, {"y": y})
+
+    def result() -> Array:
+        run()
+        cuda.synchronize()
+        return to_numpy(y)
+
+    return Side(run, result)
+
+
+def _make_ours(cell: Cell, arrays: Arrays) -> Side:
+    model = make_linear_model(["batch", cell.K], arrays.weight, arrays.bias, with_function=False)
+    return session_side(model, arrays.x, cell.N, cell.threads, with_ours=True)
+
+
+def _make_gemm(cell: Cell, arrays: Arrays) -> Side:
+    return session_side(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
+
+
+def _make_matmul(cell: Cell, arrays: Arrays) -> Side:
+    return session_side(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
+
+
+def _make_torch(cell: Cell, arrays: Arrays) -> Side:
+    import torch
+
+    run = partial(torch.nn.functional.linear, *_tensors(cell, arrays))
+    return _torch_side(run)
+
+
+def _make_compile(cell: Cell, arrays: Arrays) -> Side:
+    import torch
+
+    torch._dynamo.reset()  # else the ninth shape falls back to eager
+    compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
+    run = partial(compiled, *_tensors(cell, arrays))
+    run()
+    return _torch_side(run)
+
+
+def _torch_side(run: Callable[[], Any]) -> Side:
+    from exporter.torch_ops.tensors import to_numpy
+
+    return Side(run, lambda: to_numpy(run()))
+
+
+def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
+    """Return input and parameters as torch tensors where the cell wants them, and set the threads that it wants."""
+    import torch
+
+    tensors = [_tensor(array) for array in (arrays.x, arrays.weight, arrays.bias)]
+    if not cell.threads:
+        return [tensor.to(cuda.DEVICE) for tensor in tensors]
+    torch.set_num_threads(cell.threads)
+    return tensors
+
+
+def _tensor(array: Array) -> Any:
+    """Return a torch tensor on the same memory."""
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(chain_model("gemm", [(arrays.weight, arrays.bias)]).SerializeToString())
+    model.reshape([cell.M, cell.K])
+    settings = {
+        "INFERENCE_NUM_THREADS": cell.threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if cell.dtype == "bfloat16" else "f32",
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    if cell.dtype == "bfloat16":
+        x = openvino.Tensor(openvino.Type.bf16, openvino.Shape([cell.M, cell.K]))
+        x.data.view(np.uint16)[...] = arrays.x.view(np.uint16)
+    else:
+        x = openvino.Tensor(arrays.x, shared_memory=True)
+    request.set_input_tensor(x)
+    run = partial(request.infer, share_outputs=True)
+
+    def result() -> Array:
+        run()
+        y: Array = request.get_output_tensor().data
+        return y.view(arrays.x.dtype) if y.dtype.itemsize == arrays.x.dtype.itemsize else y
+
+    return Side(run, result)
+
+
+def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
+    """Return the context in which torch records nothing, where torch takes part; else one that does nothing."""
+    if not {"torch", "compile"} & set(peers):
+        return nullcontext()
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return nullcontext()
+    mode: AbstractContextManager[object] = torch.inference_mode()
+    return mode
+
+
+_MAKERS: dict[str, Callable[[Cell, Arrays], Side]] = {
+    OURS: _make_ours,
+    "gemm": _make_gemm,
+    "matmul": _make_matmul,
+    "torch": _make_torch,
+    "compile": _make_compile,
+    "openvino": _make_openvino,
+}

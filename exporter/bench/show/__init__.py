@@ -1,0 +1,1 @@
+"""Show measurements: tables, drawings and pages."""

@@ -1,0 +1,206 @@
+"""Results as text: tables for the terminal, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from exporter.bench.measure.ceilings import Ceilings
+from exporter.bench.measure.cells import OURS, Cell, runs_on
+from exporter.bench.measure.goals import Judged, growth
+from exporter.bench.measure.grid import CellResult
+
+CSV_HEADER = (
+    "M", "K", "N", "dtype", "device", "threads", "side", "median_us", "q1_us", "q3_us", "slots", "calls",
+    "error_in_bounds", "ratio_to_ours", "is_best_peer", "gflops", "ceiling_us", "fraction_of_ceiling", "bound_by",
+    "reason",
+)  # fmt: skip
+
+
+def to_csv(results: Iterable[CellResult]) -> str:
+    """Return one line for each side of each cell; ``ratio_to_ours`` is the side's time in units of ours."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    for result in results:
+        cell = result.cell
+        for name, side in result.sides.items():
+            median = side.median
+            fraction = result.ceiling_s / median if result.ceiling_s is not None and median is not None else None
+            writer.writerow(
+                [cell.M, cell.K, cell.N, cell.dtype, cell.device, cell.threads or "", name]
+                + [_number(None if seconds is None else seconds * 1e6) for seconds in (median, side.q1, side.q3)]
+                + [side.slots, side.calls, _number(side.error_in_bounds), _number(result.ratio(name))]
+                + [int(name == result.best_peer), _number(result.flops / median / 1e9 if median else None)]
+                + [_number(None if result.ceiling_s is None else result.ceiling_s * 1e6), _number(fraction)]
+                + [result.bound_by, side.reason]
+            )
+    return buffer.getvalue()
+
+
+def ceiling_table(ceilings: Ceilings) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: what is done a second, by number of threads."""
+    threads = sorted(next(iter(ceilings.flops.values())))
+    header = ["ceiling", *map(runs_on, threads), "ISA"]
+    rows = [
+        [f"{dtype} multiply-add", *(f"{rates[n] / 1e9:.0f} GFLOP/s" for n in threads), ceilings.isa[dtype]]
+        for dtype, rates in ceilings.flops.items()
+    ]
+    rows += [
+        [f"reading from {level}", *(f"{rates[n] / 1e9:.0f} GB/s" for n in threads), ceilings.isa[level]]
+        for level, rates in ceilings.bandwidth.items()
+    ]
+    return header, rows
+
+
+def heat_tables(
+    results: Iterable[CellResult], value: Callable[[CellResult], float | None]
+) -> dict[tuple[str, int], tuple[list[str], list[list[str]]]]:
+    """Return for each dtype and number of threads a table of M (rows) by K x N (columns)."""
+    found = {result.cell: value(result) for result in results}
+    tables = {}
+    for dtype, threads in dict.fromkeys((c.dtype, c.threads) for c in found):
+        cells = [c for c in found if (c.dtype, c.threads) == (dtype, threads)]
+        shapes = list(dict.fromkeys((c.K, c.N) for c in cells))
+        rows = []
+        for size in dict.fromkeys(c.M for c in cells):
+            values = [found.get(Cell(size, *shape, dtype, threads)) for shape in shapes]
+            rows.append([str(size), *map(format_number, values)])
+        tables[dtype, threads] = (["M", *(f"{k}x{n}" for k, n in shapes)], rows)
+    return tables
+
+
+def cell_table(results: Iterable[CellResult]) -> tuple[list[str], list[list[str]]]:
+    """Return a row for each cell: our time and spread, every peer's ratio, and the fraction of the ceiling."""
+    results = list(results)
+    peers = list(dict.fromkeys(name for result in results for name in result.sides if name != OURS))
+    header = ["cell", "ours", "spread", *(f"{peer} / ours" for peer in peers), "best peer", "of ceiling", "bound by"]
+    rows = []
+    for result in results:
+        ours = result.sides[OURS]
+        rows.append(
+            [
+                str(result.cell),
+                "-" if ours.median is None else format_time(ours.median),
+                "-" if ours.spread is None else f"{ours.spread:.1%}",
+                *(format_number(result.ratio(peer)) for peer in peers),
+                result.best_peer or "-",
+                format_number(result.fraction),
+                result.bound_by or "-",
+            ]
+        )
+    return header, rows
+
+
+def goal_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
+    """Return a row for each goal."""
+    rows = [
+        [j.group, j.goal, f"{j.threshold:g}", format_number(j.measured), j.where or "-", str(j.count), j.verdict]
+        for j in judged
+    ]
+    return ["goal for", "what", "goal", "measured", "where", "values", "verdict"], rows
+
+
+def load_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return load times, ours beside Gemm's."""
+    header = ["model", "weights", "ours", "gemm", "ours / gemm"]
+    return header, [[_model_name(row), row["storage"], *_pair(row["sides"], "median", format_time)] for row in rows]
+
+
+def memory_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return by how much a process grew, in MiB: all of it, and what of it is anonymous and what file-backed."""
+    header = ["model", "weights", "MiB", "side", "loaded: all", "anonymous", "file"]
+    header += ["called once: all", "anonymous", "file", "ours / gemm"]
+    found = []
+    for row in rows:
+        ours, gemm = (growth(row["sides"].get(side, {})) for side in (OURS, "gemm"))
+        for side, measured in row["sides"].items():
+            cells = [
+                f"{(measured[moment][kind] - measured['before'][kind]) / 2**20:.1f}" if moment in measured else "-"
+                for moment in ("loaded", "called")
+                for kind in ("rss", "anonymous", "file")
+            ]
+            ratio = f"{ours / gemm:.2f}" if side == OURS and ours and gemm else "-"
+            name = [_model_name(row), row["storage"], f"{row['weights_nbytes'] / 2**20:.0f}"]
+            found.append([*name, side, *cells, ratio])
+    return header, found
+
+
+def chain_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the time of a tiny node, ours beside Gemm's."""
+    header = ["node of (1, 2, 2)", "ours", "gemm", "ours / gemm"]
+    return header, [
+        [f"{row['dtype']}, {runs_on(row['threads'])}", *_pair(row["sides"], "node", format_time)] for row in rows
+    ]
+
+
+def bits_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return where results have other bits with other threads, or in another batch."""
+    header = ["(K, N)", "dtype", "batches", "same on threads", "rows same as alone"]
+    found = []
+    for row in rows:
+        name = [f"({row['K']}, {row['N']})", row["dtype"], ", ".join(map(str, row["batches"]))]
+        if "reason" in row:
+            found.append([*name, f"not run: {row['reason']}", "-"])
+            continue
+        threads = ", ".join(map(str, row["threads"]))
+        by_threads = row["batches_that_differ_by_threads"]
+        by_batch = row["batches_whose_rows_differ"]
+        found.append(
+            [
+                *name,
+                f"not on {', '.join(by_threads)}" if by_threads else threads,
+                f"not in {', '.join(map(str, by_batch))}" if by_batch else "in all",
+            ]
+        )
+    return header, found
+
+
+def untimed(results: Iterable[CellResult]) -> list[tuple[str, str, int]]:
+    """Return (side, why it was not timed, in how many cells), for each side and dtype's distinct reasons."""
+    counts: dict[tuple[str, str], int] = {}
+    for result in results:
+        for name, side in result.sides.items():
+            if side.reason:
+                reason = side.reason.split(":")[0] if side.reason.startswith("wrong result") else side.reason
+                key = (name, f"{result.cell.dtype}: {reason}")
+                counts[key] = counts.get(key, 0) + 1
+    return [(name, reason, count) for (name, reason), count in counts.items()]
+
+
+def format_number(value: float | None) -> str:
+    """Write a ratio with two digits after the point, fewer where it is large; a dash for None.
+
+    >>> format_number(0.954), format_number(12.345), format_number(2052.4), format_number(None)
+    ('0.95', '12.3', '2052', '-')
+    """
+    return "-" if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def format_time(seconds: float) -> str:
+    """Write a time with three digits and a unit.
+
+    >>> format_time(0.0000123456), format_time(0.0987)
+    ('12.3 us', '98.7 ms')
+    """
+    for unit, scale in (("us", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _model_name(row: dict[str, Any]) -> str:
+    return f"{row['layers']} x {row['size']}x{row['size']} {row['dtype']}"
+
+
+def _pair(sides: dict[str, dict[str, Any]], key: str, write: Callable[[float], str]) -> list[str]:
+    """Our number, Gemm's, and the quotient."""
+    ours, gemm = (sides.get(side, {}).get(key) for side in (OURS, "gemm"))
+    both = f"{ours / gemm:.2f}" if ours and gemm else "-"
+    return [*("-" if value is None else write(value) for value in (ours, gemm)), both]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

@@ -1,0 +1,9 @@
+"""The commands that need torch; `ort_ops.cli` finds them by the entry point ``mylinear.commands``."""
+
+COMMANDS = {
+    "demo": "train, export, run and verify the example from one end to the other",
+    "train": "train a model of MyLinear layers",
+    "export": "export a checkpoint to ONNX",
+    "verify": "prove that training and serving compute the same",
+    "bench": "time our operators beside their peers and the machine's ceilings",
+}

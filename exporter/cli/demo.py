@@ -1,0 +1,33 @@
+"""`mylinear demo`: the whole path on one small problem."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear demo`."""
+    parser.add_argument("--output", default="mylinear-demo", help="folder to write into (default: ./mylinear-demo)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demonstration, print what it showed, and return 1 if parity does not hold."""
+    from ort_ops.console.progress import progress
+
+    with progress("demo", None) as line:
+        line.update(0, "loading torch")
+        from exporter.cli.demo_path import HEADER, REPORT_NAME, learned_parameters, run_demo
+
+        result = run_demo(args.output, lambda done, total, note: line.update(done, note, total=total))
+    from ort_ops.console.table import format_table
+
+    learned = ", ".join(f"{value:.4f}" for value in learned_parameters(result.training.network))
+    print(f"trained   y = 2 x0 + 3 x1 + 4 in 300 steps: learned ({learned}), true (2, 3, 4)")
+    for kernel, prediction in result.predictions.items():
+        print(f"served    f(3, 2) = {prediction!r} by the {kernel} kernel, true value 16")
+    print()
+    print(format_table(HEADER, result.rows))
+    print()
+    print("parity holds" if result.is_ok else "parity is VIOLATED")
+    print(f"wrote     {args.output}: open {args.output}/{REPORT_NAME} in a browser")
+    return 0 if result.is_ok else 1

@@ -1,0 +1,298 @@
+"""`mylinear train`: learn from the article's problem, an example of scikit-learn, or a file."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.training.options import DEFAULTS, DTYPES, OPTIMIZERS, OptionError, TrainingOptions, default_options
+from ort_ops.console.progress import progress
+
+if TYPE_CHECKING:
+    from exporter.training.checkpoints.checkpoint import Checkpoint
+    from exporter.training.data.dataset import ArticleProblem, Dataset
+    from exporter.training.loop import TrainingInterrupted, TrainingResult
+    from exporter.training.run import Problem
+
+DEFAULT_FOLDER = "mylinear-train"
+PROBLEMS = ("article", "digits", "diabetes")
+TASKS = ("regression", "classification")
+FILLS = ("mean",)
+
+_INTERRUPTED = 130
+_DATA_SUFFIXES = (".csv", ".npz", ".tsv", ".txt")
+_TABLE_OPTIONS = ("features", "ignore", "categorical")
+_METRIC_NAMES = {"mse": "mean squared error", "r2": "R2", "accuracy": "accuracy", "cross_entropy": "cross-entropy"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the subcommand. Those left out are the problem's own, or the resumed checkpoint's."""
+    parser.description = (
+        "Train on y = 2 x0 + 3 x1 + 4 (article), on an example of scikit-learn (digits, diabetes), or on a file."
+    )
+    parser.epilog = "In several processes: torchrun --nproc-per-node 2 --no-python mylinear train ..."
+    parser.add_argument(
+        "problem",
+        nargs="?",
+        type=_problem,
+        metavar="problem",
+        help=f"{', '.join(PROBLEMS)}, or a file, as --data has it",
+    )
+    parser.add_argument("--data", metavar="FILE", help="CSV with a header, or NPZ with arrays x and y")
+    parser.add_argument("--target", metavar="COLUMN", help="the CSV column to predict")
+    parser.add_argument("--task", choices=TASKS, help="what a file's target is (default: seen from the values)")
+    table = parser.add_argument_group("columns of a CSV file (names separated by commas; options may be repeated)")
+    table.add_argument(
+        "--features",
+        action="append",
+        metavar="COLUMNS",
+        help="those to learn from, in this order (default: all others)",
+    )
+    table.add_argument("--ignore", action="append", metavar="COLUMNS", help="those to leave out")
+    table.add_argument(
+        "--categorical", action="append", metavar="COLUMNS", help="those of text; each text becomes an input, 0 or 1"
+    )
+    table.add_argument(
+        "--fill",
+        choices=FILLS,
+        help="what stands for missing numbers: the mean of the rows to train on (default: refuse)",
+    )
+    defaults = DEFAULTS["file"]
+    shape = parser.add_argument_group("network")
+    hidden = ",".join(map(str, defaults.hidden))
+    shape.add_argument(
+        "--hidden", type=_sizes, metavar="SIZES", help=f"hidden layers such as {hidden}, or none (default {hidden})"
+    )
+    shape.add_argument("--dtype", choices=DTYPES, help=f"of parameters and inputs (default {defaults.dtype})")
+    how = parser.add_argument_group("training (the defaults of article and diabetes differ)")
+    how.add_argument("--epochs", type=int, metavar="N", help=f"in all (default {defaults.epochs})")
+    how.add_argument("--batch-size", type=int, metavar="ROWS", help=f"rows per step (default {defaults.batch_size})")
+    how.add_argument("--optimizer", choices=OPTIMIZERS, help=f"(default {defaults.optimizer})")
+    how.add_argument("--lr", type=float, metavar="RATE", help=f"learning rate (default {defaults.lr:g})")
+    how.add_argument("--momentum", type=float, metavar="M", help=f"of sgd (default {defaults.momentum:g})")
+    how.add_argument("--weight-decay", type=float, metavar="W", help=f"(default {defaults.weight_decay:g})")
+    how.add_argument("--validation", type=float, metavar="FRACTION", help=f"(default {defaults.validation:g})")
+    how.add_argument("--seed", type=int, metavar="N", help=f"(default {defaults.seed})")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), help=f"(default {defaults.device})")
+    parser.add_argument("--output", default=DEFAULT_FOLDER, metavar="DIR", help="folder (default ./%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, write checkpoint and loss curve, print a summary, and return the exit status. Raises: MylinearError.
+
+    Under torchrun, its processes train one network together; rank 0 alone writes and prints.
+    """
+    _check_combinations(args)
+    from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from exporter.training.distributed import may_write
+    from exporter.training.folder_lock import lock_folder
+
+    problem = _load_problem(args)
+    folder = Path(args.output)
+    with ExitStack() as stack:
+        if args.resume and folder.is_dir() and may_write():
+            stack.enter_context(lock_folder(folder))  # before the checkpoint is read, so that nobody writes a newer one
+        checkpoint = load_checkpoint(folder / CHECKPOINT_NAME) if args.resume else None
+        return _train_together(args, problem, _options(args, checkpoint), checkpoint)
+
+
+def _train_together(
+    args: argparse.Namespace, problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None
+) -> int:
+    from exporter.training.distributed import joined
+    from exporter.training.folder_lock import lock_folder
+    from exporter.training.loop import TrainingInterrupted, select_device, train
+    from exporter.training.resume import check_resume
+    from exporter.training.run import TrainingError
+    from ort_ops.files.atomic import make_folder
+
+    if checkpoint is not None:
+        check_resume(checkpoint, problem.describe(), options)
+    with joined(select_device(options.device).type) as processes:
+        if processes.is_writer:
+            with lock_folder(make_folder(args.output)):  # before anything is said of the training
+                return _train_and_tell(args, problem, options, checkpoint, processes.count)
+        try:
+            train(problem, options, resume=checkpoint)
+        except TrainingInterrupted:
+            return _INTERRUPTED
+        except TrainingError:  # rank 0 has it too, and says so
+            return 2
+        return 0
+
+
+def _train_and_tell(
+    args: argparse.Namespace,
+    problem: Problem,
+    options: TrainingOptions,
+    checkpoint: Checkpoint | None,
+    num_processes: int,
+) -> int:
+    from exporter.training.loop import TrainingInterrupted, train
+    from exporter.training.run import count_steps
+
+    _print_plan(problem, options, checkpoint)
+    if num_processes > 1:
+        print(f"processes {num_processes}, each with its part of every batch", flush=True)
+    try:
+        with progress("training", count_steps(problem, options)) as line:
+
+            def show(done: int, loss: float) -> None:
+                line.update(done, f"loss {loss:.4g}")
+
+            result = train(problem, options, folder=args.output, resume=checkpoint, on_step=show)
+    except TrainingInterrupted as interrupt:
+        print(_interrupt_message(args, interrupt), file=sys.stderr)
+        return _INTERRUPTED
+    _print_result(problem, result, Path(args.output))
+    return 0
+
+
+def _check_combinations(args: argparse.Namespace) -> None:
+    """Take a file for --data, and raise OptionError for options that do not go together."""
+    if args.problem is not None and args.problem not in PROBLEMS and args.data is None:
+        args.problem, args.data = None, args.problem
+    if args.problem is None and args.data is None:
+        raise OptionError(f"say what to train on: {', '.join(PROBLEMS)}, or --data FILE --target COLUMN")
+    if args.problem is not None and args.data is not None:
+        raise OptionError(f"{args.problem} and --data {args.data} are two things to train on; leave one out")
+    if args.data is None:
+        for name in ("target", "task", *_TABLE_OPTIONS, "fill"):
+            if getattr(args, name) is not None:
+                raise OptionError(f"--{name} is about a file; it needs --data FILE")
+    if args.problem == "article":
+        for name in ("hidden", "validation"):
+            if getattr(args, name) is not None:
+                raise OptionError(f"--{name} does not go with article, which is MyLinear(2, 1) without fixed rows")
+
+
+def _load_problem(args: argparse.Namespace) -> Problem:
+    from exporter.training.data import dataset as data
+    from exporter.training.data.column_choice import ColumnChoice
+    from exporter.training.data.files import load_data
+
+    if args.data is not None:
+        choice = ColumnChoice(
+            features=None if args.features is None else tuple(args.features),
+            ignore=tuple(args.ignore or ()),
+            categorical=tuple(args.categorical or ()),
+            fill=args.fill,
+        )
+        return load_data(args.data, args.target, args.task, choice)
+    if args.problem == "article":
+        return data.ArticleProblem()
+    return data.load_digits() if args.problem == "digits" else data.load_diabetes()
+
+
+def _options(args: argparse.Namespace, checkpoint: Checkpoint | None) -> TrainingOptions:
+    """Return the options given, over the checkpoint's or the problem's defaults."""
+    given: dict[str, Any] = {
+        field.name: getattr(args, field.name)
+        for field in fields(TrainingOptions)
+        if getattr(args, field.name, None) is not None
+    }
+    if checkpoint is not None:
+        base = checkpoint.options
+    else:
+        base = default_options(args.problem or "file", given.get("optimizer"))
+    options = replace(base, **given)
+    if "momentum" in given and options.optimizer != "sgd":
+        raise OptionError(f"--momentum is for --optimizer sgd, and this is {options.optimizer}")
+    return options
+
+
+def _problem(text: str) -> str:
+    """Take a problem's name, or a file."""
+    if text in PROBLEMS or Path(text).suffix.lower() in _DATA_SUFFIXES or Path(text).exists():
+        return text
+    raise argparse.ArgumentTypeError(f"invalid choice: '{text}' (choose from {', '.join(PROBLEMS)}, or name a file)")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read ``64,32``, or ``none``."""
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = (0,)
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"must be sizes such as 64,32, or none, got '{text}'")
+    return sizes
+
+
+def _print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None) -> None:
+    from exporter.training.data.dataset import Dataset
+
+    outputs = 1
+    if isinstance(problem, Dataset):
+        outputs = problem.out_features
+        what = f"{outputs} classes" if problem.task == "classification" else "regression"
+        print(f"data      {problem.name}: {problem.rows} rows, {len(problem.feature_names)} features, {what}")
+        _print_columns(problem)
+    else:
+        print(f"data      {problem.name}: {problem.describe().fingerprint}, a fresh sample each step")
+    sizes = " -> ".join(map(str, (len(problem.feature_names), *options.hidden, outputs)))
+    print(f"network   {sizes}, {options.dtype}")
+    if checkpoint is not None:
+        print(f"resuming  after epoch {checkpoint.epoch} of {options.epochs}")
+    sys.stdout.flush()
+
+
+def _print_columns(problem: Dataset) -> None:
+    """Print what becomes of columns that are not plain numbers."""
+    for column in problem.columns:
+        if column.categories is not None:
+            print(f"column    {column.name}: {len(column.categories)} categories, an input each")
+    if problem.fill is not None:
+        count = problem.count_missing()
+        print(f"missing   {count} numbers, in their place the {problem.fill} of the column in the rows to train on")
+
+
+def _print_result(problem: Problem, result: TrainingResult, folder: Path) -> None:
+    from exporter.training.data.dataset import ArticleProblem
+    from exporter.training.run import LOSS_CSV_NAME, LOSS_PLOT_NAME
+
+    print("gradients checked against finite differences before training: right")
+    if isinstance(problem, ArticleProblem):
+        _print_learned(problem, result)
+    else:
+        parts = result.metrics
+        print(f"{'':24}{''.join(f'{part:>12}' for part in parts)}")
+        for name in parts["train"]:
+            print(f"{_METRIC_NAMES[name]:24}{''.join(f'{parts[part][name]:12.4f}' for part in parts)}")
+    print(f"wrote     {result.checkpoint}, {folder / LOSS_CSV_NAME}, {folder / LOSS_PLOT_NAME}")
+    print(f"next      mylinear export {shlex.quote(str(result.checkpoint))} model.onnx")
+
+
+def _print_learned(problem: ArticleProblem, result: TrainingResult) -> None:
+    """Print the learned weights beside the true ones."""
+    layer = result.network.layers[0]
+    learned = [*layer.get_parameter("weight").flatten().tolist(), *layer.get_parameter("bias").tolist()]
+    true = [*problem.weight, problem.bias]
+    print(f"{'':10}{'weight x0':>12}{'weight x1':>12}{'bias':>12}")
+    print(f"{'learned':10}{''.join(f'{value:12.6f}' for value in learned)}")
+    print(f"{'true':10}{''.join(f'{value:12g}' for value in true)}")
+    print(f"largest error {max(abs(a - b) for a, b in zip(learned, true, strict=True)):.3g}")
+
+
+def _interrupt_message(args: argparse.Namespace, interrupt: TrainingInterrupted) -> str:
+    message = f"mylinear: {interrupt}; "
+    if interrupt.saved_epoch is None:
+        return message + "there is no checkpoint of this training yet"
+    command = ["mylinear", "train"]
+    for name in ("problem", "data", "target", "task", *_TABLE_OPTIONS, "fill", "epochs", "device"):
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None:
+                command += [str(value)] if name == "problem" else [f"--{name}", str(value)]
+    if args.output != DEFAULT_FOLDER:
+        command += ["--output", args.output]
+    message += f"the checkpoint of epoch {interrupt.saved_epoch} is in '{interrupt.checkpoint}'\n"
+    return message + f"go on with: {shlex.join([*command, '--resume'])}"

@@ -1,0 +1,1 @@
+"""MYLINEAR in torch: autograd, library operator, functional form and module."""

@@ -1,0 +1,75 @@
+"""The arguments of `functional.linear`: the contract's checks, and the casts of autocast."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ort_ops.opdef.operator import ContractError
+from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR, infer_shape
+
+# Complex numbers are for torch alone (gradcheck uses them); the ONNX operator does not have them.
+DTYPES = frozenset({getattr(torch, t.name) for t in ELEMENT_TYPES} | {torch.complex64, torch.complex128})
+
+
+def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cast as F.linear would under autocast, so that the cast and not the original is saved for backward."""
+    device_type = x.device.type
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device_type)
+
+    def cast(tensor: Tensor) -> Tensor:
+        is_eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if is_eligible and tensor.device.type == device_type else tensor
+
+    return cast(x), cast(weight), None if bias is None else cast(bias)
+
+
+def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise the contract's error for what torch would accept, broadcast, compute wrongly or say in other words."""
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+        _explain(x, weight, bias)
+    dtype, device, weight_shape = x.dtype, x.device, weight.shape
+    if (
+        x.ndim == 0
+        or len(weight_shape) != 2
+        or x.shape[-1] != weight_shape[1]
+        or weight.dtype != dtype
+        or weight.device != device
+        or dtype not in DTYPES
+        or (
+            bias is not None
+            and (
+                not isinstance(bias, Tensor)
+                or bias.ndim != 1
+                or bias.shape[0] != weight_shape[0]
+                or bias.dtype != dtype
+                or bias.device != device
+            )
+        )
+    ):
+        _explain(x, weight, bias)
+
+
+def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise the contract's error for the first rule that is broken, or TypeError for what is no tensor."""
+    for argument, value in (("x", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
+            raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
+    infer_shape([list(x.shape), list(weight.shape), None if bias is None else list(bias.shape)])
+    if x.dtype not in DTYPES:
+        raise ContractError(MYLINEAR.message("x", MYLINEAR.element_type_rule, _name(x.dtype)))
+    for argument, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.dtype != x.dtype:
+            rule = f"{_name(x.dtype)} (the dtype of x)"
+            raise ContractError(MYLINEAR.message(argument, rule, _name(tensor.dtype)))
+        if tensor.device != x.device:
+            rule = f"on {x.device} (the device of x)"
+            raise ContractError(MYLINEAR.message(argument, rule, f"one on {tensor.device}"))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

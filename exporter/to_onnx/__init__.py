@@ -1,0 +1,1 @@
+"""Export torch models to ONNX, and check that both agree."""

@@ -1,0 +1,97 @@
+"""Export by torch's newer exporter, ``torch.onnx.export(dynamo=True)``, and of exported programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from exporter.errors import ExportError
+from exporter.operators.mylinear.registration import translate
+from exporter.to_onnx.agreement import root_cause
+from exporter.to_onnx.example_call import PREFIX, DynamicShapes
+from exporter.to_onnx.job import Job, check_count
+from exporter.to_onnx.scalars import check_precision, exact_scalars, has_float64, translations
+from exporter.to_onnx.simplify import simplify
+from exporter.to_onnx.surroundings import every_layer
+from ort_ops.models.nodes import load_model
+from ort_ops.operators.mylinear.contract import DOMAIN, NAME
+
+
+def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
+    """Return the model, in ``file`` if one is given. Raises: ExportError."""
+    program = _translate(job)
+    if has_float64(program.model):
+        with exact_scalars():
+            program = _translate(job)
+        check_precision(program)
+    found = [n for graph in program.model.graphs() for n in graph if (n.domain, n.op_type) == (DOMAIN, NAME)]
+    inner = sum(len(list(graph)) for graph in program.model.graphs()) > len(program.model.graph)
+    check_count(len(found), job, has_inner_graphs=inner)
+    simplify(program.model)
+    if job.program is not None:
+        _name_dims(program, job)
+    if job.example.is_wrapped:
+        for value in list(program.model.graph.initializers.values()):
+            if value.name is not None and value.name.startswith(PREFIX):
+                value.name = value.name.removeprefix(PREFIX)
+    if file is None:
+        return program.model_proto
+    program.save(file, external_data=True)
+    return load_model(file, external_data=False)
+
+
+def _translate(job: Job) -> torch.onnx.ONNXProgram:
+    dims = tuple(dict(job.axes[name]) or None for name in job.inputs)
+    try:
+        with every_layer():
+            program = torch.onnx.export(
+                job.program or job.example.model,
+                () if job.program else job.example.tensors,
+                dynamo=True,
+                opset_version=job.opset,
+                input_names=job.inputs,
+                output_names=job.outputs,
+                dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
+                custom_translation_table={torch.ops.mylinear.linear.default: translate(), **translations()},
+                optimize=False,  # it merges equal calls, and none must go uncounted
+                verbose=False,
+            )
+    except Exception as error:
+        cause = root_cause(error)
+        hint = "; name in dynamic_shapes only dimensions that may change, {} for none" * ("static shape" in cause)
+        raise ExportError(f"torch.onnx.export(dynamo=True) failed: {cause}{hint}") from error
+    assert program is not None
+    return program
+
+
+def _name_dims(program: Any, job: Job) -> None:
+    """Give an exported program's dimensions their names; torch calls them s0, s1, and so on."""
+    names = {}
+    for value, name in zip(program.model.graph.inputs, job.inputs, strict=True):
+        for dim, wanted in job.axes[name].items():
+            if value.shape is not None and not isinstance(value.shape[dim], int):
+                names[value.shape[dim]] = wanted
+    program.rename_axes(names)
+
+
+def count_in_program(program: torch.export.ExportedProgram) -> int:
+    """Count the calls of the operator in all graphs of a program."""
+    operator = torch.ops.mylinear.linear.default
+    modules = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    return sum(node.target is operator for module in modules for node in module.graph.nodes)
+
+
+def symbolic_only(
+    program: torch.export.ExportedProgram, inputs: list[str], axes: DynamicShapes
+) -> dict[str, dict[int, str]]:
+    """Keep the dimensions that are dynamic in the exported program; the others are fixed in it."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    tensors = [v for name in program.graph_signature.user_inputs if isinstance(v := values.get(str(name)), Tensor)]
+    return {
+        name: {dim: label for dim, label in axes[name].items() if not isinstance(tensor.shape[dim], int)}
+        for name, tensor in zip(inputs, tensors, strict=True)
+    }

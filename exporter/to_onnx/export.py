@@ -1,0 +1,262 @@
+"""Export a torch model with MYLINEAR nodes to ONNX, by either of torch's exporters, checked and compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from exporter.errors import ExportError
+from exporter.operators.mylinear.functional import count_calls
+from exporter.to_onnx.agreement import root_cause
+from exporter.to_onnx.dynamo import count_in_program, export_dynamo, symbolic_only
+from exporter.to_onnx.example_call import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
+from exporter.to_onnx.job import Job, check_names, check_value_names, dynamic_axes
+from exporter.to_onnx.surroundings import prepared
+from exporter.to_onnx.torchscript import export_torchscript
+from exporter.to_onnx.versions import choose_opset, ir_version
+from exporter.torch_ops.tensors import to_numpy
+from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
+from ort_ops.models.nodes import attach_function, complete_biases, domain_version, linear_nodes
+from ort_ops.models.runtimes import TargetError, run_elsewhere
+from ort_ops.numerics.compare import Comparison
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` wrote.
+
+    Attributes:
+        path: the file.
+        num_linear: number of MYLINEAR nodes.
+        opset, ir_version: of the model.
+        comparisons: onnxruntime's outputs beside the exact ones, by output name; the worst of the batch sizes.
+    """
+
+    path: Path
+    num_linear: int
+    opset: int
+    ir_version: int
+    comparisons: dict[str, Comparison]
+
+
+def export(
+    model: nn.Module | torch.export.ExportedProgram,
+    args: Tensor | Sequence[Any] = (),
+    path: str | Path = "model.onnx",
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    engine: str = "dynamo",
+    opset: int | None = None,
+    target: str | None = None,
+    target_python: str | Path | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_shapes: DynamicShapes | None = None,
+    metadata: Mapping[str, str] | None = None,
+    training: bool = False,
+) -> ExportResult:
+    """Write ``model`` as an ONNX file in which every call of `linear` is one MYLINEAR node.
+
+    The file carries the operator's definition as a model-local function, so that it runs in any onnxruntime from
+    1.17 on; a kernel that is registered runs instead. Before this returns, the file's bytes pass onnx's checker
+    and give in onnxruntime what the model gives in torch, for the example's sizes and for others. Weights of more
+    than 1.5 GiB lie beside the file, in ``<path>.data``.
+
+    Args:
+        model: a module, compiled or not, left in the mode that it was in, or an exported program.
+        args: example input, or a tuple of the arguments of ``forward``; tensors may stand in tuples, lists, dicts, and
+            classes that torch's pytree knows. An exported program has an example of its own.
+        path: where to write; an existing file is replaced, and only by a whole one. Devices, FIFOs and ``-``, which is
+            standard output, are written to.
+        kwargs: further arguments by name. What is no tensor, in either, becomes a constant of the file.
+        engine: ``dynamo`` (opset 18 to 25) or ``torchscript`` (opset 9 to 20).
+        opset: version of ONNX's own operators; 20 by default.
+        target: an onnxruntime that must load the file, such as ``1.17``; picks the newest opset that it has, and the
+            IR version.
+        target_python: a Python that has the target installed; the file is run there too, and compared.
+        input_names: by default ``x`` for one tensor by position, else names of forward's parameters, and keys within.
+        output_names: by default ``y``, or ``y0``, ``y1``, ... where there are several; ``output`` where those are
+            taken.
+        dynamic_shapes: ``{input name: {dimension: its name}}``; by default the first dimension of every input of
+            rank 2 or more is ``batch``. ``{}`` for none.
+        metadata: entries for the model's metadata_props.
+        training: whether to export as in training, with dropout and batch statistics; else in eval mode. What is
+            random then cannot be compared, and is not.
+
+    Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that the operator
+        does not have.
+    """
+    if not isinstance(path, str | Path):
+        hint = "; are args and path swapped? The call is export(model, args, path)" * isinstance(path, Tensor)
+        raise ExportError(f"path must be the name of a file, got {kind_of(path)}{hint}")
+    check_output(path)
+    opset = choose_opset(engine, opset, target)
+    module, program = _module_of(model, engine, is_copied=training)
+    if program is not None:
+        args, kwargs = _arguments_of(program, args, kwargs)
+    with prepared(module, None if program else training):
+        with torch.no_grad(), count_calls() as num_calls:
+            example = make_example(module, args, kwargs)
+            raw = example.call(*example.tensors)
+            expected_nodes = num_calls() if program is None else count_in_program(program)
+        outputs = flatten_outputs(raw)
+        if not outputs:
+            raise ExportError(f"the model must return tensors, in tuples, lists or dicts; it returns {kind_of(raw)}")
+        if program is None and not example.is_wrapped and not _is_plain_output(raw):
+            example = make_example(module, args, kwargs, must_wrap=True)
+        inputs = list(input_names or example.names)
+        results = list(output_names or _default_names(len(outputs), {*inputs, *_state_names(module)}))
+        check_names(inputs, len(example.tensors), "input")
+        check_names(results, len(outputs), "output")
+        axes = dynamic_axes(inputs, example.tensors, dynamic_shapes)
+        if program is not None:
+            axes = symbolic_only(program, inputs, axes)
+        job = Job(example, program, opset, inputs, results, axes, expected_nodes, training)
+        is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
+        write = _export_large if is_large else _export_small
+        proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
+    return ExportResult(Path(path), len(linear_nodes(proto)), opset, proto.ir_version, comparisons)
+
+
+def _module_of(
+    model: nn.Module | torch.export.ExportedProgram, engine: str, *, is_copied: bool
+) -> tuple[nn.Module, torch.export.ExportedProgram | None]:
+    """Return the module to call, and the exported program that it came from. Raises: ExportError."""
+    if isinstance(model, torch.export.ExportedProgram):
+        if engine != "dynamo":
+            raise ExportError("an exported program takes engine='dynamo'")
+        return model.module(), model
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExportError(
+            "model is a torch.jit.ScriptModule, in which MYLINEAR cannot be found any more; export the module that "
+            "it was made from"
+        )
+    if not isinstance(model, nn.Module):
+        is_args = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(model))
+        hint = "; are model and args swapped? The call is export(model, args, path)" * is_args
+        raise ExportError(f"model must be a torch.nn.Module or an ExportedProgram, got {kind_of(model)}{hint}")
+    while isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # what torch.compile returns
+        model = original
+    return copy.deepcopy(model) if is_copied else model, None
+
+
+def _arguments_of(program: torch.export.ExportedProgram, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return the program's own example where none is given; keywords in the program's order, which its inputs have."""
+    if kwargs is None and isinstance(args, tuple | list) and not args:
+        return program.example_inputs or ((), {})
+    if isinstance(kwargs, Mapping):
+        order = program.call_spec.in_spec.child(1).context if program.call_spec.in_spec is not None else []
+        kwargs = {**{key: kwargs[key] for key in order if key in kwargs}, **kwargs}
+    return args, kwargs
+
+
+def _state_names(module: nn.Module) -> set[str]:
+    return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _default_names(count: int, taken: set[str]) -> list[str]:
+    """Return ``y``, or ``y0``, ``y1``, ...; ``output`` in place of ``y`` where an input or a weight has that name."""
+    for word in ("y", "output", "result"):
+        names = [word] if count == 1 else [f"{word}{i}" for i in range(count)]
+        if not taken.intersection(names):
+            return names
+    return distinct_names(names, taken)
+
+
+def _export_small(
+    job: Job,
+    engine: str,
+    path: str | Path,
+    metadata: Mapping[str, str],
+    target: str | None,
+    target_python: str | Path | None,
+) -> tuple[onnx.ModelProto, dict[str, Comparison]]:
+    proto = export_dynamo(job) if engine == "dynamo" else export_torchscript(job)
+    check_value_names(proto, job.inputs, job.outputs)
+    _finish(proto, job, metadata)
+    comparisons = job.compare(proto)
+    with open_atomically(path) as temporary:
+        onnx.save(proto, temporary)
+        if target is not None and target_python is not None:
+            _run_on_target(job, proto, temporary, target, target_python)
+    return proto, comparisons
+
+
+def _export_large(
+    job: Job,
+    engine: str,
+    path: str | Path,
+    metadata: Mapping[str, str],
+    target: str | None,
+    target_python: str | Path | None,
+) -> tuple[onnx.ModelProto, dict[str, Comparison]]:
+    """Export by way of files, so that the weights are never in one message of protobuf."""
+    with temporary_folder(beside=path) as folder:
+        file = folder / "model.onnx"
+        proto = export_dynamo(job, file) if engine == "dynamo" else export_torchscript(job, file)
+        check_value_names(proto, job.inputs, job.outputs)
+        _finish(proto, job, metadata, file)
+        comparisons = job.compare(proto, file)
+        if target is not None and target_python is not None:
+            _run_on_target(job, proto, file, target, target_python)
+        write_model(read_model(file).load(), path, external=True)
+    return proto, comparisons
+
+
+def _run_on_target(job: Job, proto: onnx.ModelProto, file: Path, target: str, python: str | Path) -> None:
+    """Run the file in the target's onnxruntime, and compare with float64 within the bound. Raises: TargetError."""
+    feed = {name: to_numpy(tensor) for name, tensor in zip(job.inputs, job.example.tensors, strict=True)}
+    theirs = run_elsewhere(python, file, feed, target)
+    if not job.is_comparable():
+        return
+    exact = Float64Run(proto, file.parent)(feed).outputs
+    for name, output in zip(job.outputs, theirs, strict=True):
+        comparison = exact[name].compare(output)
+        if not comparison.is_within_bound:
+            raise TargetError(
+                f"onnxruntime {target} gives another output '{name}' than the graph in float64: {comparison.complaint}"
+            )
+
+
+def _is_plain_output(raw: Any) -> bool:
+    return isinstance(raw, Tensor) or (isinstance(raw, tuple | list) and all(isinstance(v, Tensor) for v in raw))
+
+
+def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file: Path | None = None) -> None:
+    """Make the exporter's model complete, free of traces of this machine, and checked; in its file, if it has one."""
+    opset = job.opset
+    reached = domain_version(proto, "")
+    if reached != opset:
+        raise ExportError(f"opset {opset} was not reached, the exporter stopped at {reached}; choose that, or another")
+    clean = onnx_ir.to_proto(ClearMetadataAndDocStringPass()(onnx_ir.from_proto(proto)).model)
+    proto.CopyFrom(clean)
+    if not linear_nodes(proto):
+        raise ExportError(
+            "the model calls MYLINEAR nowhere; use exporter.MyLinear in place of torch.nn.Linear, or "
+            "exporter.swap_linear(model) to turn every nn.Linear into one; what is an ONNX file already takes "
+            "`mylinear adopt`"
+        )
+    complete_biases(proto)
+    proto.ir_version = ir_version(opset)
+    attach_function(proto)
+    onnx.helper.set_model_props(proto, dict(metadata))
+    MYLINEAR.register_schema()
+    if file is not None:
+        file.write_bytes(proto.SerializeToString())
+    try:
+        onnx.checker.check_model(str(file) if file else proto, full_check=file is None, check_custom_domain=True)
+    except Exception as error:
+        raise ExportError(f"the exported model does not pass onnx.checker: {root_cause(error)}") from error

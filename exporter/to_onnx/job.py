@@ -1,0 +1,129 @@
+"""What is exported, by whichever engine, and what the graph must have in the end."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from exporter.errors import ExportError
+from exporter.operators.mylinear.functional import AUTOGRAD_NODE_NAMES
+from exporter.to_onnx.agreement import compare_with_torch
+from exporter.to_onnx.example_call import DynamicShapes, Example, flatten_outputs
+from ort_ops.numerics.compare import Comparison
+
+_FAST_PATH = (
+    "; in eval mode torch's fast path for transformers gives 0 where a padding mask is set, and the layers themselves "
+    "do not: call torch.backends.mha.set_fastpath_enabled(False) first"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is exported: the example, and what the graph must have."""
+
+    example: Example
+    program: torch.export.ExportedProgram | None
+    opset: int
+    inputs: list[str]
+    outputs: list[str]
+    axes: DynamicShapes
+    expected_nodes: int
+    training: bool
+
+    def compare(self, proto: onnx.ModelProto, path: Path | None = None) -> dict[str, Comparison]:
+        if not self.is_comparable():
+            return {}
+        try:
+            return compare_with_torch(proto, self.example.call, self.example.tensors, self.inputs, self.axes, path=path)
+        except ExportError as error:
+            parts = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+            if torch.backends.mha.get_fastpath_enabled() and any(
+                isinstance(m, parts) for m in self.example.call.modules()
+            ):
+                raise ExportError(f"{error}{_FAST_PATH}") from error
+            raise
+
+    def is_comparable(self) -> bool:
+        """Whether the model gives the same twice; in training mode it may draw random numbers."""
+        if not self.training:
+            return True
+        with torch.no_grad():
+            first, second = (flatten_outputs(copy.deepcopy(self.example.call)(*self.example.tensors)) for _ in range(2))
+        return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def check_names(names: list[str], count: int, what: str) -> None:
+    """Check that ``names`` are as many as needed, distinct and not empty. Raises: ExportError."""
+    if len(names) != count:
+        raise ExportError(f"{what}_names must be {count} names, got {len(names)}: {names}")
+    if len(set(names)) != count or not all(names):
+        raise ExportError(f"{what}_names must be distinct and not empty, got {names}")
+
+
+def dynamic_axes(names: list[str], example: tuple[Any, ...], wanted: DynamicShapes | None) -> DynamicShapes:
+    """Return the named dimensions of every input, by default ``batch``. Raises: ExportError."""
+    if wanted is None:
+        return {name: {0: "batch"} if a.dim() > 1 else {} for name, a in zip(names, example, strict=True)}
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ExportError(f"dynamic_shapes must name inputs of {names}, got {unknown}")
+    for name, tensor in zip(names, example, strict=True):
+        bad = [axis for axis in wanted.get(name, {}) if not 0 <= axis < tensor.dim()]
+        if bad:
+            raise ExportError(f"dynamic_shapes of '{name}' must be dimensions 0 to {tensor.dim() - 1}, got {bad}")
+    return {name: dict(wanted.get(name, {})) for name in names}
+
+
+def check_count(found: int, job: Job, *, has_inner_graphs: bool) -> None:
+    """Check that no call of the operator that an output needs is missing. Raises: ExportError."""
+    if found >= job.expected_nodes or (has_inner_graphs and found):  # a node in a loop's body stands for many calls
+        return
+    expected = job.expected_nodes if job.program else min(job.expected_nodes, _num_live_calls(job.example))
+    if found < expected:
+        raise ExportError(
+            f"the model calls MYLINEAR {expected} times and the exported graph has {found} nodes of it; "
+            "call exporter.linear or MyLinear directly, not through torch.jit.script or a fused fast path"
+        )
+
+
+def _num_live_calls(example: Example) -> int:
+    """Count the calls that an output depends on; exporters leave the others out, such as a pooler that nobody reads."""
+    parameters = [p for p in example.call.parameters() if p.is_floating_point()]
+    before = [p.requires_grad for p in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            outputs = flatten_outputs(example.call(*example.tensors))
+    finally:
+        for parameter, needs_grad in zip(parameters, before, strict=True):
+            parameter.requires_grad_(needs_grad)
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        for function, _ in waiting.pop().next_functions:
+            if function is not None and function not in seen:
+                seen.add(function)
+                waiting.append(function)
+    return sum(function.name() in AUTOGRAD_NODE_NAMES for function in seen)
+
+
+def check_value_names(proto: onnx.ModelProto, input_names: list[str], output_names: list[str]) -> None:
+    """Check that the graph has the names asked for, and each for one value; an exporter may rename silently."""
+    got = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+    for wanted, name in zip([*input_names, *output_names], got, strict=True):
+        if name != wanted:
+            raise ExportError(f"name '{wanted}' stands for two values of the graph; choose other input or output names")
+    inputs = [value.name for value in proto.graph.input]
+    initializers = [tensor.name for tensor in proto.graph.initializer if tensor.name not in inputs]
+    seen: set[str] = set()
+    for name in [*inputs, *initializers, *(o for node in proto.graph.node for o in node.output if o)]:
+        if name in seen:
+            raise ExportError(f"name '{name}' stands for two values of the graph; choose other input or output names")
+        seen.add(name)

@@ -1,0 +1,1 @@
+"""What any operator needs in torch."""

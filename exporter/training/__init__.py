@@ -1,0 +1,1 @@
+"""Train small networks: loop, options, metrics, checkpoints and data."""

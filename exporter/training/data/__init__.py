@@ -1,0 +1,1 @@
+"""Datasets: from files, from scikit-learn, and the linear example."""

@@ -1,0 +1,161 @@
+"""A small honest training loop, reproducible from its seed and resumable without a trace."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exporter.torch_ops.devices import why_not_cuda
+from exporter.torch_ops.gradients import check_gradients
+from exporter.training.checkpoints.checkpoint import Checkpoint, Metrics
+from exporter.training.distributed import PeerLostError, Processes
+from exporter.training.folder_lock import lock_folder
+from exporter.training.history import EpochRecord
+from exporter.training.network import Architecture, Network
+from exporter.training.options import OptionError, TrainingOptions, default_options
+from exporter.training.resume import check_resume
+from exporter.training.run import OnStep, Problem, Run, TrainingError
+from ort_ops.files.atomic import make_folder
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a training.
+
+    Attributes:
+        epoch: the one that was interrupted.
+        saved_epoch: the one that the last checkpoint was written after; None if there is none yet.
+        checkpoint: its file.
+    """
+
+    def __init__(self, epoch: int, saved_epoch: int | None, checkpoint: Path | None) -> None:
+        super().__init__(f"interrupted in epoch {epoch}")
+        self.epoch = epoch
+        self.saved_epoch = saved_epoch
+        self.checkpoint = checkpoint
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` made.
+
+    Attributes:
+        network: on the CPU, in eval mode.
+        history: a record for each epoch, those before a resume included.
+        metrics: ``train`` and, with validation rows, ``validation``: ``mse`` and ``r2`` of a regression in the
+            targets' own units, ``accuracy`` and ``cross_entropy`` of a classification.
+        options: as trained.
+        checkpoint: its file; None without a folder.
+    """
+
+    network: Network
+    history: tuple[EpochRecord, ...]
+    metrics: Metrics
+    options: TrainingOptions
+    checkpoint: Path | None
+
+
+def train(
+    problem: Problem,
+    options: TrainingOptions | None = None,
+    *,
+    folder: str | Path | None = None,
+    resume: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+) -> TrainingResult:
+    """Train a network of MYLINEAR layers.
+
+    The same problem, options and number of threads give the same bits on the CPU, whether or not the training was
+    resumed on the way, and the same as ``torch.nn.Linear`` layers would after ``torch.manual_seed(seed)``.
+
+    Where torch.distributed has a process group, its processes train one network: each takes its part of every batch,
+    the gradients are summed, and rank 0 alone writes. All numbers are then those of one process, up to the rounding
+    of sums: the rows and their order, the losses, the parameters, the history.
+
+    Args:
+        problem: rows to learn from, or the article's problem.
+        options: by default those of `default_options` for the problem.
+        folder: where checkpoint, loss.csv and loss.png go; nothing is written without one.
+        resume: the checkpoint to go on from; the data and all options that shape the result must be the same.
+        on_step: called after each step with the steps done, of `count_steps`, and the step's loss.
+
+    Raises:
+        DataError: the rows are too few, or too large for the dtype.
+        OptionError: the device is not there.
+        GradientError: a backward is wrong; nothing has been trained.
+        TrainingError: the loss is no longer finite (the last good checkpoint is kept).
+        TrainingInterrupted: Ctrl-C (a KeyboardInterrupt; the last checkpoint is kept).
+        CheckpointError: it cannot be written, or ``resume`` is of another training.
+        FolderInUseError: another training has the folder.
+        PeerLostError: another process of this training has ended.
+        OutputError: the folder or the loss curve cannot be written.
+    """
+    if options is None:
+        options = default_options(problem.name)
+    processes = Processes.current()
+    device = processes.device(select_device(options.device))
+    if resume is not None:
+        check_resume(resume, problem.describe(), options)
+    with ExitStack() as stack:
+        written = None if folder is None or not processes.is_writer else make_folder(folder)
+        if written is not None:
+            stack.enter_context(lock_folder(written))
+        run = Run(problem, options, device, processes, written)
+        check_network_gradients(run.network.architecture, device)
+        if resume is not None:
+            run.restore(resume)
+        _train_all_epochs(run, on_step)
+    network = run.network.cpu().eval()
+    return TrainingResult(network, tuple(run.history), run.metrics, options, run.checkpoint_path)
+
+
+def _train_all_epochs(run: Run, on_step: OnStep | None) -> None:
+    """Train the epochs that are left, with checkpoints between them and the loss curve at the end."""
+    options = run.options
+    try:
+        while run.epoch < options.epochs:
+            run.train_epoch(on_step)
+            if run.epoch % options.checkpoint_interval == 0 or run.epoch == options.epochs:
+                run.save()
+    except KeyboardInterrupt as error:
+        run.write_curve_if_possible()
+        raise TrainingInterrupted(run.epoch + 1, run.saved_epoch, run.checkpoint_path) from error
+    except (TrainingError, PeerLostError):
+        run.write_curve_if_possible()
+        raise
+    run.write_curve()
+
+
+def check_network_gradients(architecture: Architecture, device: torch.device | str = "cpu") -> None:
+    """Check the gradients of a small network of the same build, in float64, on two rows. Raises: GradientError."""
+    small = replace(
+        architecture,
+        in_features=min(architecture.in_features, 3),
+        hidden=tuple(min(size, 3) for size in architecture.hidden[:3]),
+        out_features=min(architecture.out_features, 2),
+        dtype="float64",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = Network(small)
+        for name, size in (("input", small.in_features), ("output", small.out_features)):
+            if getattr(network, f"{name}_mean") is not None:
+                network.set_statistics(name, np.linspace(-0.5, 0.5, size), np.linspace(0.5, 1.5, size))
+        check_gradients(network.to(device), torch.rand(2, small.in_features, dtype=torch.float64).to(device))
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device; for ``auto``, CUDA if there is one. Raises: OptionError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # raises for meta, which holds no numbers
+    except Exception as error:  # torch tells an unknown device and a missing one by half a dozen types
+        reason = why_not_cuda() if name.startswith("cuda") else None
+        why = "" if reason is None else f": {reason}"
+        raise OptionError(f"device {name} is not available here{why}; use cpu or auto") from error
+    return device

@@ -1,0 +1,1 @@
+"""Exact values of a whole graph, and bounds on how far a right runtime may be from them."""

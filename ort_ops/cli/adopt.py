@@ -1,0 +1,47 @@
+"""`mylinear adopt`: linear layers of any ONNX model become MYLINEAR nodes. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from ort_ops.rewrite.report import Rewrite
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear adopt`."""
+    parser.add_argument("source", metavar="in.onnx", help="the model to read")
+    parser.add_argument("target", metavar="out.onnx", help="the model to write; may be the same; - for standard output")
+    parser.add_argument(
+        "--inputs", metavar="FILE.npz", help="compare the whole model on these real inputs (default: drawn numbers)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: every node, with the reason if left alone")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rewrite and print a summary."""
+    from ort_ops.rewrite.rewrite import adopt
+
+    return show(adopt(args.source, args.target, inputs=args.inputs), args)
+
+
+def show(result: Rewrite, args: argparse.Namespace) -> int:
+    """Print what a rewrite did, as a table or as JSON."""
+    from ort_ops.console.report_text import json_text
+    from ort_ops.console.table import format_table
+    from ort_ops.files.atomic import summary_stream
+
+    stream = summary_stream(args.target)
+    if args.json:
+        print(json_text(result.as_dict()), file=stream)
+        return 0
+    if result.rewritten or result.left:
+        print(format_table(*result.table()), file=stream)
+        print(file=stream)
+    print(
+        f"{args.target}: {result.num_nodes_before} nodes became {result.num_nodes_after}, "
+        f"{len(result.rewritten)} rewritten, {len(result.left)} left alone; weights {result.nbytes / 2**20:.1f} MiB",
+        file=stream,
+    )
+    for check in result.checks:
+        print(f"compared: {check}", file=stream)
+    return 0

@@ -1,0 +1,20 @@
+"""`mylinear lower`: MYLINEAR nodes become standard operators, for tools that know only those. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear lower`."""
+    from ort_ops.cli.adopt import add_arguments as add_rewrite_arguments
+
+    add_rewrite_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rewrite and print a summary."""
+    from ort_ops.cli.adopt import show
+    from ort_ops.rewrite.rewrite import lower
+
+    return show(lower(args.source, args.target, inputs=args.inputs), args)

@@ -1,0 +1,65 @@
+"""`mylinear run`: predictions of a model. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear run`."""
+    parser.add_argument("model", help="the .onnx file")
+    parser.add_argument("--input", required=True, help='a .csv or .npy file, or rows such as "3,2" or "3,2; 1,5"')
+    parser.add_argument("--output", help="a .csv or .npy file (default: CSV on standard output)")
+    parser.add_argument("--kernels", default="auto", help="auto, or one that ort_ops.available_kernels() lists")
+    parser.add_argument("--batch-size", type=int, default=1024, help="rows per run (default: 1024)")
+    parser.add_argument("--raw", action="store_true", help="the model's own numbers in place of class and probability")
+    parser.add_argument(
+        "--positional",
+        action="store_true",
+        help="take a CSV file's columns in their order, whatever its header says (default: by the names in the model)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, and say on stderr how many rows went where."""
+    from ort_ops.models.checks import function_difference
+    from ort_ops.models.nodes import look_at_model, require_linear_nodes
+    from ort_ops.opdef.operator import ContractError
+    from ort_ops.prediction.predict import predict
+    from ort_ops.session import InferenceSession
+
+    model = look_at_model(args.model)
+    require_linear_nodes(model, args.model)
+    difference = function_difference(model)
+    if difference is not None:  # a kernel would compute something else than the model itself says
+        raise ContractError(f"'{args.model}': {difference}")
+    session = InferenceSession(args.model, _session_options(), kernels=args.kernels)
+    count = predict(
+        session,
+        args.input,
+        args.output,
+        batch_size=args.batch_size,
+        stream=sys.stdout,
+        raw=args.raw,
+        positional=args.positional,
+        tell=lambda text: print(f"mylinear: {text}", file=sys.stderr),
+    )
+    if args.output is not None:
+        print(f"{args.output}: {count} rows, MYLINEAR by the {session.kernel} kernel", file=sys.stderr)
+    return 0
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    """Return options for threads that sleep between the batches, where by default they would spin, and for no log."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is an error comes as an exception too
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    return options

@@ -1,0 +1,1 @@
+"""Terminals, signals, progress, tables, and text for reports."""

@@ -1,0 +1,37 @@
+"""Text for reports: what a model or a file says stays well-formed HTML, XML and JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+
+from ort_ops.console.terminal import printable
+
+
+def markup(text: str) -> str:
+    r"""Return a name as HTML, or as the text of XML.
+
+    >>> print(markup("<a\x00\uffff"))
+    &lt;a\x00\uffff
+    """
+    return html.escape(printable(text))
+
+
+def json_text(value: object) -> str:
+    r"""Return the value as JSON, with two spaces for a level; what is no Unicode text is escaped twice.
+
+    >>> print(json_text(["\x1b", "\udcff"]))
+    [
+      "\u001b",
+      "\\udcff"
+    ]
+    """
+    return json.dumps(_unicode(value), indent=2, allow_nan=False)
+
+
+def _unicode(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_unicode(key): _unicode(item) for key, item in value.items()}
+    return [_unicode(item) for item in value] if isinstance(value, list | tuple) else value

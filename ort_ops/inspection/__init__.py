@@ -1,0 +1,1 @@
+"""Say what a model holds, what would run it here, and what is installed."""

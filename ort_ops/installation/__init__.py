@@ -1,0 +1,1 @@
+"""The packages that this one needs, and the optional ones."""

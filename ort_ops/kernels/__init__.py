@@ -1,0 +1,1 @@
+"""What can run an operator here, and how a session gets it."""

@@ -1,0 +1,1 @@
+"""ONNX models: read them, walk over them, check them, complete them."""

@@ -1,0 +1,1 @@
+"""Draw inputs that a model can take."""

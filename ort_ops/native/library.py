@@ -1,0 +1,181 @@
+"""The shared library with the C++ kernels: where it is, what it has, and why it is missing.
+
+Nobody else knows its name. A host in another language registers it by its path::
+
+    python -c "import ort_ops.native.library; print(ort_ops.native.library.library_path())"
+"""
+
+from __future__ import annotations
+
+import ctypes
+import filecmp
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ort_ops.errors import MylinearError
+from ort_ops.native.library_file import check_whole, try_in_child
+
+LIBRARY_VARIABLE = "MYLINEAR_LIBRARY"
+"""Environment variable that names another build of the library, such as one with sanitizers."""
+ISA_VARIABLE = "MYLINEAR_ISA"
+"""Environment variable that forces an instruction set; the library reads it whenever it is registered."""
+
+_DESCRIBE = "mylinear_describe"
+_DISTRIBUTION = "ort-mylinear"
+_FILE_NAME = "libmylinear_ort.dylib" if sys.platform == "darwin" else "libmylinear_ort.so"
+_REINSTALL = (
+    "install a C++17 compiler (such as g++ 9 or newer) and run "
+    "`pip install --force-reinstall --no-cache-dir --no-deps` on ort-mylinear's source again"
+)
+
+
+class NativeLibraryError(MylinearError, RuntimeError):
+    """The library with the C++ kernels cannot be used; the message says why and how to mend it."""
+
+
+@dataclass(frozen=True)
+class NativeStatus:
+    """What is known of the library with the C++ kernels.
+
+    Attributes:
+        path: the file, or None if there is none.
+        reason: why it cannot be used and how to mend it; None if it can be used.
+        version: the version that it was built as, or None if it does not load.
+        compiler: what it was built with, or None if it does not load.
+        isa: the instruction set that a registration now would use, or None if none can be used.
+        compiled_isas: the instruction sets that it was compiled for, the preferred one first.
+        usable_isas: those of them that this CPU has.
+    """
+
+    path: str | None
+    reason: str | None
+    version: str | None = None
+    compiler: str | None = None
+    isa: str | None = None
+    compiled_isas: tuple[str, ...] = ()
+    usable_isas: tuple[str, ...] = ()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the C++ kernels can be registered."""
+        return self.reason is None
+
+
+def library_path() -> str:
+    """Return the path of the library, for `SessionOptions.register_custom_ops_library`.
+
+    Raises: NativeLibraryError if it is missing, does not load, or is of another version than this package.
+    """
+    found = status()
+    if found.reason is not None or found.path is None:
+        raise NativeLibraryError(found.reason)
+    return found.path
+
+
+def status(*, in_child_first: bool = False) -> NativeStatus:
+    """Find the library and ask it what it has. Never raises; looks anew each time, which takes microseconds.
+
+    Args:
+        in_child_first: whether to try the library in a process of its own first, so that one that is damaged within is
+            told too and does not end this process; takes a tenth of a second.
+    """
+    path = _find()
+    if path is None:
+        if LIBRARY_VARIABLE in os.environ:
+            named = os.environ[LIBRARY_VARIABLE]
+            return NativeStatus(None, f"{LIBRARY_VARIABLE} names no file: {named}; correct or unset the variable")
+        searched = ", ".join(str(directory) for directory in _directories())
+        reason = f"this installation has no C++ kernels ({_FILE_NAME} is not in {searched}): it was made without"
+        return NativeStatus(None, f"{reason} a working compiler, or not built in place; {_REINSTALL}")
+    if in_child_first:
+        try_in_child(path, _DESCRIBE)
+    try:
+        described = describe(path, _DESCRIBE)
+    except (OSError, AttributeError, ValueError) as error:
+        reason = f"{path} does not load ({error}): it was built for another machine, or damaged; {_REINSTALL}"
+        return NativeStatus(str(path), reason)
+    reason = described["error"]
+    if reason is not None:
+        reason = f"{reason}; correct or unset {ISA_VARIABLE}"
+    expected = _package_version()
+    if expected is not None and described["version"] != expected:
+        reason = f"{path} is of version {described['version']}, the Python package of {expected}; {_REINSTALL}"
+    return NativeStatus(
+        path=str(path),
+        reason=reason,
+        version=described["version"],
+        compiler=described["compiler"],
+        isa=described["isa"],
+        compiled_isas=tuple(described["compiled"]),
+        usable_isas=tuple(described["usable"]),
+    )
+
+
+def _directories() -> list[Path]:
+    """Where this package's files are; an editable install has two places, sources and built files."""
+    import ort_ops
+
+    return [Path(directory).resolve() for directory in ort_ops.__path__]
+
+
+def _find() -> Path | None:
+    named = os.environ.get(LIBRARY_VARIABLE)
+    # Absolute, because onnxruntime looks for a bare name in the loader's path.
+    if named:
+        path = Path(named).absolute()
+        return path if path.is_file() else None
+    return next(iter(_builds()), None)
+
+
+def _builds() -> list[Path]:
+    """Every copy of the library in this package's places, the newest first: a build in place is used at once."""
+    found = [path for directory in _directories() if (path := directory / _FILE_NAME).is_file()]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def unused_builds() -> list[str]:
+    """Return the paths of other builds in this package's places than the one that is used; the same bytes are none."""
+    if LIBRARY_VARIABLE in os.environ:
+        return []
+    builds = _builds()
+    return [str(path) for path in builds[1:] if not filecmp.cmp(builds[0], path, shallow=False)]
+
+
+def _package_version() -> str | None:
+    """The version of this package, or None in a source tree that is not installed."""
+    return _read_version(metadata.version)
+
+
+@cache
+def _read_version(read: Callable[[str], str]) -> str | None:
+    """Ask once: to read the metadata takes milliseconds, and every session that is opened asks."""
+    try:
+        return read(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def describe(path: str | Path, function_name: str) -> dict[str, Any]:
+    """Load the library and read what one of its functions says as JSON; see ``cpp_ops/register.cc``.
+
+    Args:
+        path: of the library.
+        function_name: ``mylinear_describe`` or ``mylinear_cuda_describe``.
+
+    Raises: OSError if it does not load, AttributeError if it is another library, ValueError for nonsense.
+    """
+    check_whole(path)
+    function = ctypes.CDLL(str(path))[function_name]
+    function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    function.restype = ctypes.c_size_t
+    buffer = ctypes.create_string_buffer(16384)
+    function(buffer, len(buffer))
+    described: dict[str, Any] = json.loads(buffer.value)
+    return described

@@ -1,0 +1,1 @@
+"""Compare numbers with exact ones: the one comparator, and statistics of errors."""

@@ -1,0 +1,1 @@
+"""What an operator is: its description, its schema, and the registry of all operators that are known."""

@@ -1,0 +1,1 @@
+"""MYLINEAR, ``Y = X W^T + B``: contract, reference, error bound, samples and Python kernel."""

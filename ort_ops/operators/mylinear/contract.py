@@ -1,0 +1,185 @@
+"""The operator: MYLINEAR, domain ``mylinear``, version 1. Everything else in this project follows this file.
+
+    Y = X W^T + B        X [..., in_features], W [out_features, in_features], B [out_features] or absent
+                         Y [..., out_features]
+
+X has rank 1 or more; every dimension may be 0; NaN and infinities propagate as in IEEE arithmetic. The element
+type is float64, float32, float16 or bfloat16, the same for all; the two small ones sum in float32 and are
+rounded once, to nearest even.
+
+The order of a sum is the kernel's own, and so a partial sum may overflow where the whole sum does not. Let P be the sum
+of the positive terms of one element (products and bias), N that of the absolute values of the negative ones, and L the
+largest number of the type that sums are held in. Every partial sum lies between -N and P. The kernel returns
+    the sum within its error bound (or the infinity that it rounds to),
+    also +infinity where P >= L, and -infinity where N >= L,
+    also NaN where both hold, for +infinity and -infinity may have been added;
+an infinity among the terms counts for P or N as its sign says. Where neither holds, only the first is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ort_ops.opdef.operator import ContractError, ElementType, Operator, Parameter, Shape
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "mylinear"
+NAME = "MYLINEAR"
+SINCE_VERSION = 1
+
+ELEMENT_TYPES = (
+    ElementType("float64", 11, 8, "float64", 2.0**-53, 2.0**-1074, (2 - 2.0**-52) * 2.0**1023),
+    ElementType("float32", 1, 4, "float32", 2.0**-24, 2.0**-149, (2 - 2.0**-23) * 2.0**127),
+    ElementType("float16", 10, 2, "float32", 2.0**-11, 2.0**-24, 65504.0),
+    ElementType("bfloat16", 16, 2, "float32", 2.0**-8, 2.0**-133, (2 - 2.0**-7) * 2.0**127),
+)
+
+ABSENT_BIAS = -0.0
+"""The bias that stands for "no bias" in a model: x + (-0.0) is x for every x, also for -0.0."""
+
+
+def format_shape(shape: Shape) -> str:
+    """Write a shape as messages do: ``[2, batch, ?]``."""
+    return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"
+
+
+def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
+    """Return the shape of Y from those of X, W and B; None for an unknown or absent one.
+
+    Raises: ContractError if what is known of the shapes breaks the contract.
+
+    >>> infer_shape([["batch", 3], [5, 3], [5]])
+    ['batch', 5]
+    """
+    x, weight, bias = (*shapes, None, None)[:3]
+    if x is not None and len(x) == 0:
+        raise ContractError(_message("x", "[..., in_features] with rank 1 or more", "[]"))
+    if weight is not None and len(weight) != 2:
+        raise ContractError(_message("weight", "[out_features, in_features]", format_shape(weight)))
+    if x is not None and weight is not None and _differ(x[-1], weight[1]):
+        rule = f"[out_features, {x[-1]}] (x has in_features {x[-1]})"
+        hint = "is it transposed?" if weight[0] == x[-1] else ""
+        raise ContractError(_message("weight", rule, format_shape(weight), hint))
+    out_features = None if weight is None else weight[0]
+    if bias is not None and (len(bias) != 1 or _differ(bias[0], out_features)):
+        known = isinstance(out_features, int)
+        rule = f"[{out_features}] (weight has out_features {out_features})" if known else "[out_features]"
+        raise ContractError(_message("bias", rule, format_shape(bias)))
+    if out_features is None and bias is not None:
+        out_features = bias[0]
+    return None if x is None else [*x[:-1], out_features]
+
+
+def make_body(opset_version: int, accumulator: ElementType, element_type: ElementType | None) -> list[onnx.NodeProto]:
+    """Write ``Y = X W^T + B`` in standard operators; see `ort_ops.opdef.operator.Operator`.
+
+    MatMul rather than Gemm, because Gemm takes matrices only and Reshape around it would lose the shapes.
+    """
+    return _make_body(opset_version, accumulator, element_type, _transposed)
+
+
+def make_former_body(
+    opset_version: int, accumulator: ElementType, element_type: ElementType | None
+) -> list[onnx.NodeProto]:
+    """Write the body that models had before float64 took another: Transpose and MatMul side by side in every type."""
+    return _make_body(opset_version, accumulator, element_type, lambda name, *_: [_transpose(name)])
+
+
+def _make_body(
+    opset_version: int,
+    accumulator: ElementType,
+    element_type: ElementType | None,
+    transposed: Callable[[str, int, ElementType], list[onnx.NodeProto]],
+) -> list[onnx.NodeProto]:
+    from onnx import helper
+
+    if accumulator == element_type:
+        return [
+            *transposed("W", opset_version, accumulator),
+            helper.make_node("MatMul", ["X", "W_transposed"], ["product"]),
+            helper.make_node("Add", ["product", "B"], ["Y"]),
+        ]
+    nodes = [helper.make_node("Cast", [name], [f"{name}_cast"], to=accumulator.onnx_type) for name in "XWB"]
+    nodes += [
+        *transposed("W_cast", opset_version, accumulator),
+        helper.make_node("MatMul", ["X_cast", "W_transposed"], ["product"]),
+        helper.make_node("Add", ["product", "B_cast"], ["sum"]),
+    ]
+    if element_type is None:
+        return [*nodes, helper.make_node("CastLike", ["sum", "X"], ["Y"])]
+    return [*nodes, helper.make_node("Cast", ["sum"], ["Y"], to=element_type.onnx_type)]
+
+
+def _transposed(name: str, opset_version: int, accumulator: ElementType) -> list[onnx.NodeProto]:
+    """Transpose a matrix, to ``W_transposed``.
+
+    Up to 1.25, onnxruntime fuses Transpose and MatMul into an operator that it has no float64 kernel for, and then does
+    not load the model. In float64 there is therefore another node between the two: a dimension more and less, which
+    copies nothing. Where the weight is constant, all of it is computed when the model is loaded.
+    """
+    from onnx import helper
+
+    if accumulator.name != "float64":
+        return [_transpose(name)]
+    if opset_version < 13:
+        return [
+            helper.make_node("Unsqueeze", [name], ["W_batch"], axes=[0]),
+            helper.make_node("Transpose", ["W_batch"], ["W_batch_transposed"], perm=[0, 2, 1]),
+            helper.make_node("Squeeze", ["W_batch_transposed"], ["W_transposed"], axes=[0]),
+        ]
+    return [
+        helper.make_node("Constant", [], ["axes"], value_ints=[0]),
+        helper.make_node("Unsqueeze", [name, "axes"], ["W_batch"]),
+        helper.make_node("Transpose", ["W_batch"], ["W_batch_transposed"], perm=[0, 2, 1]),
+        helper.make_node("Squeeze", ["W_batch_transposed", "axes"], ["W_transposed"]),
+    ]
+
+
+def _transpose(name: str) -> onnx.NodeProto:
+    from onnx import helper
+
+    return helper.make_node("Transpose", [name], ["W_transposed"], perm=[1, 0])
+
+
+MYLINEAR = Operator(
+    domain=DOMAIN,
+    name=NAME,
+    since_version=SINCE_VERSION,
+    inputs=(
+        Parameter("X", "x", "[..., in_features], rank 1 or more."),
+        Parameter("W", "weight", "[out_features, in_features]."),
+        Parameter("B", "bias", "[out_features]; nothing is added if absent.", is_optional=True),
+    ),
+    output=Parameter("Y", "y", "[..., out_features]."),
+    element_types=ELEMENT_TYPES,
+    doc="Linear transformation Y = X W^T + B; float16 and bfloat16 sum in float32 and round once.",
+    infer_shape=infer_shape,
+    make_body=make_body,
+    former_bodies=(make_former_body,),
+)
+
+
+def check_arguments(shapes: Sequence[Shape | None], element_types: Sequence[str | None]) -> Shape:
+    """Check concrete arguments X, W and B (None for an absent bias) and return the shape of Y.
+
+    Raises: ContractError (a ValueError) that says which argument breaks which rule.
+    """
+    element_type = MYLINEAR.check_element_types(element_types)
+    result = infer_shape(shapes)
+    assert result is not None
+    if math.prod(int(dim or 0) for dim in result) * element_type.nbytes >= 2**63:
+        raise ContractError(_message("y", "smaller than 2^63 bytes", format_shape(result)))
+    return result
+
+
+def _message(argument: str, rule: str, got: str, hint: str = "") -> str:
+    return MYLINEAR.message(argument, rule, got, hint)
+
+
+def _differ(a: object, b: object) -> bool:
+    """Whether two dimensions are both known numbers and differ; names and unknowns may still be equal."""
+    return isinstance(a, int) and isinstance(b, int) and a != b

@@ -1,0 +1,169 @@
+"""How far a right kernel may be from the exact result, derived from K, the unit roundoff and the magnitudes.
+
+A sum of n products in arithmetic of unit roundoff u, in whatever order and with or without fused multiply-add,
+is off by at most gamma(n) * sum |x_i w_i| with gamma(n) = n u / (1 - n u) (N. Higham, Accuracy and Stability of
+Numerical Algorithms, section 3.1). Here n = K + 1, for the bias is one more term. Then come the rounding to the
+element type, and underflow.
+
+That is arithmetic that rounds each operation to nearest. The matrix units of NVIDIA GPUs add several products at once,
+cut off at the last place of the largest, and in TF32 first round the factors; `Arithmetic` has their constants.
+
+Where a partial sum may overflow, the contract allows infinities and NaN beside the exact result; `LinearBound` says
+where. `ort_ops.numerics.compare` holds results against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ort_ops.opdef.operator import ElementType
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.scaled_sum import linear_scaled
+
+Array = NDArray[Any]
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a kernel computes products and sums.
+
+    Attributes:
+        factor_roundoff: relative error of each factor when it is taken in.
+        flushed: absolute error of each factor and each product, where tiny numbers may be taken for 0.
+        sum_scale: the relative error of one addition, in units of the accumulator's unit roundoff.
+    """
+
+    factor_roundoff: float = 0.0
+    flushed: float = 0.0
+    sum_scale: float = 1.0
+
+
+ROUNDED = Arithmetic()
+"""Every operation rounded to nearest, with or without fused multiply-add: CPUs, and CUDA cores."""
+TENSOR_CORES = Arithmetic(flushed=2.0**-126, sum_scale=4.0)
+"""16-bit factors, exact products, float32 sums. An addend loses less than one unit in the last place (two unit
+roundoffs) of the largest number in its block when it is aligned, and the block's sum as much again."""
+TF32 = Arithmetic(factor_roundoff=2.0**-10, flushed=2.0**-126, sum_scale=4.0)
+"""The same with float32 factors cut to 10 bits of mantissa; by truncation at worst, hence a whole unit."""
+
+
+def gamma(n: int, unit_roundoff: float) -> float:
+    """Return n u / (1 - n u), the relative error of n roundings; infinite where n u reaches 1."""
+    product = n * unit_roundoff
+    return product / (1 - product) if product < 1 else float("inf")
+
+
+@dataclass(frozen=True)
+class LinearBound:
+    """What a right kernel may return for each element of MYLINEAR's result.
+
+    Every partial sum, in whatever order, lies between the sum of the negative terms and that of the positive ones.
+    Where neither reaches the largest number of the accumulator, no partial sum overflows.
+
+    Attributes:
+        error: largest |y - exact| of a finite result; NaN where x, weight or bias is not finite.
+        above: where a partial sum may be +infinity.
+        below: where a partial sum may be -infinity; NaN may come of both.
+    """
+
+    error: Float64Array
+    above: NDArray[np.bool_]
+    below: NDArray[np.bool_]
+
+
+def linear_bound(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    element_type: ElementType,
+    x_error: Array | None = None,
+    arithmetic: Arithmetic = ROUNDED,
+) -> LinearBound:
+    """Bound every element of MYLINEAR's result.
+
+    Args:
+        x: ``[..., in_features]``, weight: ``[out_features, in_features]``, bias: ``[out_features]`` or None; any dtype.
+        element_type: the one that the kernel computes in.
+        x_error: how far ``x`` itself may be off, shape of ``x``; None for not at all.
+        arithmetic: of the kernel.
+    """
+    accumulator = MYLINEAR.element_type(element_type.accumulator)
+    terms = x.shape[-1] + 1
+    with np.errstate(all="ignore"):
+        x, weight = x.astype(np.float64, copy=False), weight.astype(np.float64, copy=False)
+        bias = None if bias is None else bias.astype(np.float64, copy=False)
+        absolute_x, absolute_weight = np.abs(x), np.abs(weight)
+        inherited: Any = 0.0
+        if x_error is not None:
+            inherited = np.matmul(x_error, absolute_weight.T)
+            absolute_x = absolute_x + x_error
+        magnitude = np.matmul(absolute_x, absolute_weight.T)
+        if bias is not None:
+            magnitude = magnitude + np.abs(bias)
+        # The float64 reference makes the same kind of error, which matters for float64 kernels.
+        summing = gamma(terms, arithmetic.sum_scale * accumulator.unit_roundoff) + gamma(terms, 2.0**-53)
+        summed = summing * magnitude
+        if accumulator.name == "float64" and np.isinf(summed).any():  # of float64 numbers beyond float64 as a sum
+            scaled, shift = linear_scaled(absolute_x, absolute_weight, None if bias is None else np.abs(bias))
+            summed = np.where(np.isinf(summed), np.ldexp(summing * scaled, shift), summed)
+        bound = inherited + summed + terms * accumulator.smallest
+        if arithmetic is not ROUNDED:
+            relative, flushed = arithmetic.factor_roundoff, arithmetic.flushed
+            factors = absolute_x.sum(axis=-1, keepdims=True) + absolute_weight.sum(axis=1)
+            bound = bound + (2 * relative + relative**2) * (1 + summing) * magnitude
+            bound = bound + flushed * (terms + (factors if relative else 0.0))
+        if element_type != accumulator:
+            product = np.matmul(x, weight.T)
+            result = np.abs(product if bias is None else product + bias)
+            bound = bound + element_type.unit_roundoff * (result + bound) + element_type.smallest
+        reaches = magnitude * (1 + summing) >= accumulator.largest
+        above = below = np.zeros(bound.shape, bool)
+        if reaches.any() or not np.isfinite(magnitude).all():
+            above, below = _overflowing(x, weight, bias, accumulator.largest / (1 + summing))
+    return LinearBound(bound, above, below)
+
+
+def _overflowing(
+    x: Array, weight: Array, bias: Array | None, largest: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where the positive terms reach ``largest`` or +infinity, and where the negative ones reach the opposite.
+
+    A term with an infinity or NaN in it is left out: it decides the result by itself, and the exact result shows it.
+    """
+    (x_plus, x_minus), (weight_plus, weight_minus) = _halves(x), _halves(weight)
+    found = []
+    for positive, negative, sign in ((weight_plus, weight_minus, 1.0), (weight_minus, weight_plus, -1.0)):
+        part = None if bias is None else _halves(sign * bias)[0]
+        terms = np.matmul(x_plus, positive.T) + np.matmul(x_minus, negative.T)
+        found.append((terms if part is None else terms + part) >= largest)
+    return found[0], found[1]
+
+
+def _halves(values: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return the positive part, and the negative one as positive numbers; 0 for what is not finite."""
+    is_finite = np.isfinite(values)
+    finite = values if is_finite.all() else np.where(is_finite, values, 0.0)
+    positive = np.maximum(finite, 0.0)
+    return positive, positive - finite
+
+
+def linear_error_bound(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    element_type: ElementType,
+    x_error: Array | None = None,
+    arithmetic: Arithmetic = ROUNDED,
+) -> Float64Array:
+    """Bound |y - exact| for every element of MYLINEAR's result; arguments as of `linear_bound`.
+
+    Returns: ``[..., out_features]``; infinite where a partial sum may overflow, NaN where x or weight is not finite.
+    """
+    bound = linear_bound(x, weight, bias, element_type, x_error, arithmetic)
+    is_finite = np.isfinite(bound.error)
+    return np.where(is_finite & (bound.above | bound.below), np.inf, bound.error)

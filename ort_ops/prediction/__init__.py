@@ -1,0 +1,1 @@
+"""Predict for the rows of a file: the work of `mylinear run`."""

@@ -1,0 +1,232 @@
+"""The rows that `mylinear run` is given, in batches: a CSV file, a NPY file, or text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ort_ops.files.csv_file import Record, chunks, open_csv
+from ort_ops.files.inputs import InputError, shown_names
+from ort_ops.files.npy_file import open_npy
+from ort_ops.prediction.columns import CellError, Column, encode, feature_fills, is_number, plain_columns
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an input: their number if it is known beforehand, and the batches themselves."""
+
+    count: int | None
+    batches: Iterator[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads rows for a model's input.
+
+    Attributes:
+        shape: of the input; a name or None where a dimension is free.
+        dtype: of the input.
+        columns: that the model's metadata names; None where it names none.
+        batch_size: rows in a batch.
+        is_positional: whether the columns of a CSV file are taken in their order, whatever its header says.
+        tell: called with a sentence on how the file was understood, where that is not plain.
+    """
+
+    shape: Sequence[Any]
+    dtype: np.dtype[Any]
+    columns: tuple[Column, ...] | None
+    batch_size: int
+    is_positional: bool = False
+    tell: Callable[[str], None] = lambda text: None
+
+    def open(self, source: str) -> Rows:
+        """Return the rows of a ``.csv`` file, of a ``.npy`` file, or of text. Raises: InputError, also by batches."""
+        suffix = Path(source).suffix.lower()
+        if suffix == ".npy":
+            return self._open_npy(source)
+        if len(self.shape) != 2 or not isinstance(self.shape[1], int):
+            raise InputError(f"the model takes an input of shape {list(self.shape)}; give it as a .npy file")
+        if suffix == ".csv":
+            return Rows(None, self._csv_batches(source))
+        if Path(source).exists():
+            raise InputError(f"'{source}' must be a .csv or .npy file")
+        return self._parse_text(source)
+
+    @property
+    def _all_columns(self) -> tuple[Column, ...]:
+        """The columns that a row must have; without names in the model, as many numbers as it takes."""
+        if self.columns is not None:
+            return self.columns
+        return plain_columns([f"x{i}" for i in range(self.shape[1])])
+
+    def _parse_text(self, text: str) -> Rows:
+        columns = self._all_columns
+        rows = [row.split(",") for row in text.split(";")]
+        if not any(is_number(cell) for cell in rows[0]) and len(rows[0]) != len(columns):
+            raise InputError(
+                f"the input must be an existing .csv or .npy file, or numbers such as \"3,2\", got '{text}'"
+            )
+        for number, cells in enumerate(rows, 1):
+            if len(cells) != len(columns):
+                raise InputError(f"row {number} of '{text}' must have {_count(columns)}, got {len(cells)}")
+        try:
+            encoded = encode(columns, rows)
+        except CellError as error:
+            raise InputError(
+                'the input must be an existing .csv or .npy file, or numbers such as "3,2", '
+                f"got '{text}': row {error.row + 1}, column {error.column + 1}{error.reason}"
+            ) from None
+        return Rows(len(encoded), self._cast_batches(text, encoded))
+
+    def _open_npy(self, source: str) -> Rows:
+        array = open_npy(source)
+        if array.dtype.kind == "V":
+            if self.dtype.name != "bfloat16":
+                raise InputError(f"'{source}' must hold numbers, got dtype {array.dtype}")
+            array = array.view(self.dtype)
+        shape = list(self.shape)
+        wrong = [i for i, dim in enumerate(shape[1:], 1) if isinstance(dim, int) and array.shape[i : i + 1] != (dim,)]
+        if array.ndim != len(shape) or wrong:
+            raise InputError(f"'{source}' must have shape {shape}, as the model's input, got {list(array.shape)}")
+        if array.ndim == 0 or len(array) == 0:
+            raise InputError(f"'{source}' has no rows")
+        return Rows(len(array), self._cast_batches(source, array))
+
+    def _cast_batches(self, source: str, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        for start in range(0, len(rows), self.batch_size):
+            batch = self._filled(np.asarray(rows[start : start + self.batch_size]))
+            yield _cast(source, batch, self.dtype, start)
+
+    def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Return the batch with the numbers that the columns have for missing ones in place of NaN."""
+        if self.columns is not None and batch.dtype.kind == "f":
+            fills = feature_fills(self.columns)
+            if not np.isnan(fills).all():
+                return np.where(np.isnan(batch), fills, batch)
+        return batch
+
+    def _csv_batches(self, source: str) -> Iterator[NDArray[Any]]:
+        columns = self._all_columns
+        parts: list[NDArray[Any]] = []
+        filled = done = 0
+        with open_csv(source) as records:
+            first = next(records, None)
+            if first is None:
+                return
+            is_header, chosen = self._understand(source, first[1])
+            rest = records if is_header else chain([first], records)
+            for chunk in chunks(rest, len(first[1]), self.batch_size):
+                encoded = _cast(source, _encode(source, columns, chosen, chunk, len(first[1])), self.dtype, done)
+                done += len(chunk)
+                while filled + len(encoded) >= self.batch_size:
+                    part, encoded = np.split(encoded, [self.batch_size - filled])
+                    yield np.concatenate([*parts, part])
+                    parts, filled = [], 0
+                if len(encoded):
+                    parts.append(encoded)
+                    filled += len(encoded)
+        if parts:
+            yield np.concatenate(parts)
+
+    def _understand(self, source: str, cells: list[str]) -> tuple[bool, list[int] | None]:
+        """Return whether a file's first line is a header, and the places of the columns; None for their own order.
+
+        Raises: InputError for a header that does not name all columns, and for a wrong number of columns.
+        """
+        names = [cell.strip() for cell in cells]
+        columns = self._all_columns
+        if self.columns is not None and not self.is_positional:
+            chosen = _places(source, names, [column.name for column in columns])
+            if chosen is not None:
+                return True, chosen
+        if len(names) != len(columns):
+            raise InputError(f"'{source}' must have {len(columns)} columns{self._named()}; it has {len(names)}")
+        is_header = not any(is_number(name) for name in names) and not _can_be_row(columns, names)
+        if self.is_positional:
+            what = "its first line is taken as a header" if is_header else "its first line is taken as a row"
+            self.tell(f"'{source}': columns are taken in their order{self._named()}; {what}")
+        return is_header, None
+
+    def _named(self) -> str:
+        return "" if self.columns is None else f": {shown_names([column.name for column in self.columns])}"
+
+
+def _places(source: str, names: list[str], wanted: list[str]) -> list[int] | None:
+    """Return where the wanted columns are in a header; None for a first line of values, which is no header.
+
+    Raises: InputError for a header that lacks one of them, or has one twice.
+    """
+    place: dict[str, int] = {}
+    twice: set[str] = set()
+    for index, name in enumerate(names):
+        if name in place:
+            twice.add(name)
+        place.setdefault(name, index)
+    missing = [name for name in wanted if name not in place]
+    if not missing:
+        for name in wanted:
+            if name in twice:
+                raise InputError(f"'{source}' line 1: two columns are called '{name}'")
+        return [place[name] for name in wanted]
+    if len(missing) == len(wanted) and any(is_number(name) for name in names):
+        return None
+    known = set(wanted)
+    unknown = [name for name in names if name not in known]
+    raise InputError(
+        f"'{source}' line 1 lacks {len(missing)} of the model's {len(wanted)} columns: {shown_names(missing)}; "
+        f"it has columns that the model does not know: {shown_names(unknown) or 'none'}; "
+        "rename them in the file, or say --positional if its columns are the model's, in their order"
+    )
+
+
+def _can_be_row(columns: Sequence[Column], cells: list[str]) -> bool:
+    """Whether a line without a number is a row all the same: of categories that the model knows."""
+    try:
+        encode(columns, [cells])
+    except CellError:
+        return False
+    return any(column.categories is not None for column in columns)
+
+
+def _encode(
+    source: str, columns: Sequence[Column], chosen: list[int] | None, chunk: list[Record], width: int
+) -> NDArray[np.float64]:
+    for line, cells in chunk:
+        if len(cells) != width:
+            raise InputError(f"'{source}' line {line} must have {width} columns, got {len(cells)}")
+    rows: list[Any] = [cells for _, cells in chunk]
+    if chosen is not None and chosen != [*range(width)]:
+        take = itemgetter(*chosen) if len(chosen) > 1 else lambda cells: (cells[chosen[0]],)
+        rows = [take(cells) for cells in rows]
+    try:
+        return encode(columns, rows)
+    except CellError as error:
+        place = f"{error.column + 1}" if chosen is None else f"'{columns[error.column].name}'"
+        raise InputError(f"'{source}' line {chunk[error.row][0]}, column {place}{error.reason}") from None
+
+
+def _cast(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:
+    """Return the rows in the model's dtype. Raises: InputError for a number that it cannot hold."""
+    if rows.dtype == dtype:
+        return rows
+    with np.errstate(over="ignore"):
+        cast = rows.astype(dtype)
+    is_lost = ~np.isfinite(cast) & np.isfinite(rows)
+    if is_lost.any():
+        place = tuple(int(i) for i in np.argwhere(is_lost)[0])
+        raise InputError(
+            f"'{source}' row {num_before + place[0] + 1}: {rows[place]} is too large for the model's {dtype}"
+        )
+    return cast
+
+
+def _count(columns: Sequence[Column]) -> str:
+    what = "numbers" if all(column.categories is None for column in columns) else "values"
+    return f"{len(columns)} {what}"

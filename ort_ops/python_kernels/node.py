@@ -1,0 +1,333 @@
+"""What runs when onnxruntime calls a Python kernel, and what becomes of its arguments and results.
+
+A kernel sees the inputs as read-only NumPy arrays over onnxruntime's own memory. What it returns is checked (type,
+dtype, shape) and copied once into the output, or it writes into the output itself. The memory is onnxruntime's again
+as soon as the kernel returns, so a kernel that keeps a view of it is an error, at that call (`kept_views`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ort_ops.opdef.operator import Shape
+from ort_ops.opdef.signature import KIND_NAMES, ONNX_TYPES, Attribute, Signature
+from ort_ops.operators.mylinear.contract import format_shape
+from ort_ops.python_kernels import kept_views
+from ort_ops.python_kernels.decorator import PythonKernel, PythonKernelError, Slot, defined_kernels, like_first, slots
+from ort_ops.python_kernels.failures import of_kernels_made_now
+from ort_ops.python_kernels.kept_views import Loans
+from ort_ops.python_kernels.trampoline import Domain, Overload
+
+_MAX_SHAPES = 64  # that a node remembers the output shapes of
+_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_attributes.cc
+_NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
+_ndarray: Any = np.ndarray  # (shape, dtype, buffer)
+_DTYPES = {number: name for name, number in ONNX_TYPES.items()}
+
+
+def domains_to_register(
+    names: Collection[str] | None = None, versions: Mapping[str, int] | None = None
+) -> list[Domain]:
+    """Return the domains that have kernels now, for `ort_ops.python_kernels.trampoline.register`.
+
+    Args:
+        names: only these domains; None for all.
+        versions: what a model imports. onnxruntime takes one version of an operator, so for each it is the newest
+            that is not newer than that; the newest for a domain that is not named.
+    """
+    chosen: dict[tuple[str, str], PythonKernel[..., Any]] = {}
+    for kernel in sorted(defined_kernels(), key=lambda kernel: kernel.since_version):
+        if kernel.since_version <= (versions or {}).get(kernel.domain, kernel.since_version):
+            chosen[kernel.domain, kernel.name] = kernel
+    domains = sorted({domain for domain, _ in chosen})
+    return [domain_of([k for k in chosen.values() if k.domain == d]) for d in domains if names is None or d in names]
+
+
+def domain_of(kernels: Sequence[PythonKernel[..., Any]], slots: Mapping[tuple[str, str, int], Slot] = slots) -> Domain:
+    """Return one domain with its kernels, for `ort_ops.python_kernels.trampoline.register`."""
+    kernels = sorted(kernels, key=lambda kernel: kernel.name)
+    identity = tuple((kernel.name, kernel.since_version, kernel.signature) for kernel in kernels)
+
+    def make() -> list[Overload]:
+        return [overload for kernel in kernels for overload in make_overloads(kernel, slots[kernel.key])]
+
+    return kernels[0].domain, identity, make
+
+
+def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]:
+    """Return an operator's overloads, one for each combination of its element types."""
+    signature = kernel.signature
+
+    def overload(bound: Mapping[Any, str]) -> Overload:
+        input_dtypes = [bound[i.type] for i in signature.inputs]
+        output_dtypes = [bound[output] for output in signature.outputs]
+
+        def make_node(*attributes: tuple[int, Any] | None) -> Callable[..., tuple[Any, ...]]:
+            return _Node(slot, signature, input_dtypes, output_dtypes, attributes).prepare
+
+        return Overload(
+            name=kernel.name,
+            since_version=kernel.since_version,
+            num_required=signature.num_required,
+            input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
+            output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),
+            attributes=tuple(a.name for a in signature.attributes),
+            make_node=make_node,
+            infer=lambda attributes, *rest: _infer(slot, signature, attributes, rest),
+        )
+
+    return [overload(bound) for bound in signature.overloads()]
+
+
+def _infer(slot: Slot, signature: Signature, read: Sequence[Any], types_and_shapes: Sequence[Any]) -> tuple[Any, ...]:
+    """Types and shapes of the outputs, as the library wants them: names as bytes, None for what it cannot say."""
+    kernel = _current(slot, signature)
+    formal = signature.inputs
+    bound = signature.bind(types_and_shapes[::2])
+    if bound is None:
+        raise kernel.error("the inputs' types", "known", "nothing")
+    shapes = [
+        None if s is None else tuple(dim.decode() if isinstance(dim, bytes) else dim for dim in s)
+        for s in types_and_shapes[1::2]
+    ]
+    shapes += [None] * (len(formal) - len(shapes))
+    attributes = kernel.defaults | _present(kernel, signature.attributes, read)
+    result: list[Any] = []
+    for output, shape in zip(signature.outputs, kernel.infer_shapes(shapes, attributes), strict=True):
+        is_known = shape is not None and all(dim is not None for dim in shape)
+        dims = tuple(d.encode() if isinstance(d, str) else d for d in shape) if shape is not None and is_known else None
+        # onnxruntime shows an unknown rank and a scalar alike, as rank 0, so rank 0 is not stated either.
+        result += [ONNX_TYPES[bound[output]], dims or None]
+    return tuple(result)
+
+
+def _current(slot: Slot, signature: Signature) -> PythonKernel[..., Any]:
+    kernel = slot.kernel
+    if kernel is None:
+        raise PythonKernelError(f"{slot.name}: the kernel of {slot.domain}::{slot.name} was removed; define it again")
+    if kernel.signature is not signature and kernel.signature != signature:
+        raise PythonKernelError(
+            f"{slot.name}: {slot.domain}::{slot.name} was defined again with other inputs, outputs or attributes; "
+            "make a new session"
+        )
+    return kernel
+
+
+def _present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
+    """The attributes that a node has, decoded; see ``read_attribute`` in ``cpp_ops/python_attributes.cc``.
+
+    Raises: PythonKernelError for one of another type.
+    """
+    values = {}
+    for attribute, found in zip(attributes, read, strict=True):
+        if found is None:
+            continue
+        kind, data = found
+        if kind == _EMPTY_LIST_OR_STRINGS:
+            raise kernel.error(f"attribute {attribute.name}", "a list of numbers with elements", _NO_STRINGS)
+        if kind == _EMPTY_LIST and attribute.kind in (6, 7, 8):
+            kind, data = attribute.kind, b""
+        if kind != attribute.kind:
+            raise kernel.error(f"attribute {attribute.name}", attribute.python_type, KIND_NAMES[kind])
+        values[attribute.name] = _decode(kind, data)
+        if attribute.python_type == "bool":
+            values[attribute.name] = bool(values[attribute.name])
+    return values
+
+
+def _decode(kind: int, data: Any) -> Any:
+    if kind == 1:
+        return struct.unpack("=f", data)[0]
+    if kind == 2:
+        return struct.unpack("=q", data)[0]
+    if kind == 3:
+        return data.decode()
+    if kind == 4:
+        onnx_type, shape, content = data
+        array = np.ndarray(shape, _dtype(_DTYPES[onnx_type]), content)
+        return array
+    if kind == 8:
+        return [bytes(item).decode() for item in data]
+    return np.frombuffer(data, np.float32 if kind == 6 else np.int64).tolist()
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+class _Node:
+    """One node of one session: its attributes and element types, and the slot of its operator's kernel.
+
+    Attributes:
+        failures: where an exception of its kernel is kept for the run; None in a session of onnxruntime's own.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        signature: Signature,
+        input_dtypes: Sequence[str],
+        output_dtypes: Sequence[str],
+        attributes: Sequence[Any],
+    ) -> None:
+        self.failures = of_kernels_made_now()
+        self._slot = slot
+        self._signature = signature
+        self._input_dtypes = [_dtype(name) for name in input_dtypes]
+        self._output_dtypes = [_dtype(name) for name in output_dtypes]
+        kernel = _current(slot, signature)
+        self._present = _present(kernel, signature.attributes, attributes)
+        kernel.check_attributes(self._present)
+        self._bound = self._bind(kernel)
+
+    def _bind(self, kernel: PythonKernel[..., Any]) -> tuple[Any, ...]:
+        """What of a kernel a call needs; replaced whole when the kernel is, so that threads see one or the other."""
+        return kernel, kernel._function, kernel.defaults | self._present, {}
+
+    def prepare(self, shapes: tuple[Any, ...], *memory: Any) -> tuple[Any, ...]:
+        """Take shapes and memoryviews of the inputs; return how to finish, and the shapes of the outputs.
+
+        This and what it returns run at every call; they are written for speed.
+        """
+        bound = self._bound
+        if self._slot.kernel is not bound[0]:
+            bound = self._bound = self._bind(_current(self._slot, self._signature))
+        kernel, function, attributes, known_shapes = bound
+        expected = known_shapes.get(shapes)
+        if expected is None:
+            expected = self._expect(kernel, shapes, attributes)
+            if len(known_shapes) >= _MAX_SHAPES:
+                known_shapes.clear()
+            known_shapes[shapes] = expected
+        if None in shapes:
+            views = [
+                None if shape is None else np.ndarray(shape, dtype, data)
+                for shape, dtype, data in zip(shapes, self._input_dtypes, memory, strict=True)
+            ]
+        else:
+            views = [*map(_ndarray, shapes, self._input_dtypes, memory)]
+        if kernel.copy_inputs:
+            views = [None if view is None else view.copy() for view in views]
+        if kernel.signature.writes_output:
+            return (self._writing(kernel, function, attributes, views, expected), *expected)
+        return self._returning(kernel, function, attributes, views, expected)
+
+    def _expect(
+        self, kernel: PythonKernel[..., Any], shapes: Sequence[Shape | None], attributes: Mapping[str, Any]
+    ) -> Sequence[Shape | None]:
+        """What is known of the outputs' shapes; all of it must be, for a kernel that takes out."""
+        expected = kernel.infer_shapes(shapes, attributes)
+        for name, shape in zip(self._signature.output_names, expected, strict=True):
+            is_known = shape is not None and all(isinstance(dim, int) for dim in shape)
+            if kernel.signature.writes_output and not is_known:
+                got = "unknown" if shape is None else format_shape(shape)
+                raise kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
+        return expected
+
+    def _writing(
+        self,
+        kernel: PythonKernel[..., Any],
+        function: Callable[..., Any],
+        attributes: Mapping[str, Any],
+        arrays: list[Any],
+        shapes: Sequence[Any],
+    ) -> Callable[..., None]:
+        """Return what runs a kernel that writes into the outputs itself; ``arrays`` are its inputs."""
+
+        def finish(*memory: Any) -> None:
+            outputs: list[Any] = [*map(_ndarray, shapes, self._output_dtypes, memory)]
+            out: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
+            result = function(*arrays, out=out, **attributes)
+            if result is not None and result is not out:
+                raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
+
+        return finish
+
+    def _returning(
+        self,
+        kernel: PythonKernel[..., Any],
+        function: Callable[..., Any],
+        attributes: Mapping[str, Any],
+        views: list[Any],
+        expected: Sequence[Shape | None],
+    ) -> tuple[Any, ...]:
+        """Run a kernel that returns arrays; return what copies them, and their shapes."""
+        dtypes = self._output_dtypes
+        results: Any = [function(*views, **attributes)]
+        if len(dtypes) > 1:
+            results = self._several(kernel, results[0])
+        for i, (result, shape) in enumerate(zip(results, expected, strict=True)):
+            if type(result) is not np.ndarray or result.dtype != dtypes[i] or result.shape != shape:
+                results[i] = self._checked(kernel, i, result, shape)
+
+        def finish(*memory: Any) -> None:
+            for result, dtype, data in zip(results, dtypes, memory, strict=True):
+                np.ndarray(result.shape, dtype, data)[...] = result
+
+        return (finish, *[result.shape for result in results])
+
+    def settle(self, error: BaseException, loans: Loans) -> BaseException:
+        """Return what is to leave a call that raised: the exception itself, which then refers to no loan.
+
+        If it, or anything else, still refers to one, that is an error of its own, and the exception is not shown.
+        """
+        kept = kept_views.take_back(error, loans)
+        if not kept:
+            return error
+        refusal = self._refusal(kept)
+        if type(error) not in (KeyboardInterrupt, SystemExit, GeneratorExit):
+            return refusal
+        fresh = type(error)()
+        if isinstance(error, SystemExit) and isinstance(fresh, SystemExit) and isinstance(error.code, int | str):
+            fresh.code = error.code
+        fresh.__cause__ = refusal
+        return fresh
+
+    def refuse_kept(self, loans: Loans) -> None:
+        """Raise PythonKernelError if anything but garbage refers to what a call lent."""
+        if kept := kept_views.kept_for_good(loans):
+            raise self._refusal(kept)
+
+    def _refusal(self, kept: Sequence[int]) -> PythonKernelError:
+        names = [i.name for i in self._signature.inputs] + self._signature.output_names
+        return self._bound[0].error(  # type: ignore[no-any-return]
+            " and ".join(names[index] for index in kept),
+            "let go of when the kernel returns, because the memory is onnxruntime's",
+            "a view that was kept",
+            "keep a copy, or define the kernel with copy_inputs=True",
+        )
+
+    def _several(self, kernel: PythonKernel[..., Any], result: Any) -> list[Any]:
+        count = len(self._output_dtypes)
+        if not isinstance(result, tuple | list) or len(result) != count:
+            got = f"{len(result)}" if isinstance(result, tuple | list) else type(result).__name__
+            raise kernel.error("the result", f"a tuple of {count} arrays", got)
+        return list(result)
+
+    def _checked(self, kernel: PythonKernel[..., Any], index: int, result: Any, shape: Shape | None) -> Any:
+        """What the quick check did not pass: an error, or an array of which not every dimension was known."""
+        name, dtype = self._signature.output_names[index], self._output_dtypes[index]
+        if isinstance(result, np.generic):  # what NumPy makes of arrays of rank 0
+            result = np.asarray(result)
+        if not isinstance(result, np.ndarray) or isinstance(result, np.ma.MaskedArray):
+            raise kernel.error(name, f"a NumPy array of {dtype}", type(result).__name__)
+        if result.dtype != dtype:
+            raise kernel.error(name, f"of dtype {dtype}", str(result.dtype), f"return {name}.astype({dtype})")
+        if shape is not None:
+            is_same = len(result.shape) == len(shape) and all(
+                not isinstance(known, int) or known == dim for known, dim in zip(shape, result.shape, strict=True)
+            )
+            if not is_same:
+                like = kernel._infer_shape is like_first
+                hint = "the shape of the first input; say otherwise by infer_shape=" if like else ""
+                raise kernel.error(name, f"of shape {format_shape(shape)}", format_shape(result.shape), hint)
+        return result

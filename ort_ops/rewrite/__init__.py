@@ -1,0 +1,1 @@
+"""Rewrite ONNX graphs: adopt our operators, or lower them to standard ones."""

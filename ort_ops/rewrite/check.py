@@ -1,0 +1,95 @@
+"""Does a rewritten layer mean what it meant? By what its operators are defined to do, in float64. No torch.
+
+Nothing of a large model but one weight at a time is read. `ort_ops.rewrite.whole` compares models as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ort_ops.errors import MylinearError
+from ort_ops.numerics.compare import compare
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.error_bound import gamma
+from ort_ops.rewrite.constants import Computed, Constant, resolve
+from ort_ops.rewrite.match import LinearLayer
+
+Array = NDArray[Any]
+_CHUNK = 2**22  # weights that are widened to float64 at a time
+
+
+class RewriteError(MylinearError, RuntimeError):
+    """A rewrite that would change what the model computes, or a model that cannot be rewritten; nothing is written."""
+
+
+def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str) -> None:
+    """Compare MYLINEAR with its new weight and bias with the definition of what it replaces, on random x in float64.
+
+    A weight that is computed is the same value before and after; its bias is compared.
+    Raises: RewriteError naming the layer's output.
+    """
+    if layer.factor is not None:
+        assert weight.const_value is not None
+        new_weight, old = weight.const_value.numpy(), layer.factor.array()
+        old = old.T if layer.is_transposed else old
+        old = old.reshape(old.shape[-2:])
+    else:
+        out_features = 1 if bias.const_value is None else bias.const_value.size
+        new_weight = np.random.default_rng(1).standard_normal((out_features, 2))
+        old = new_weight.T
+    old_bias = new_bias = np.zeros(1)
+    if not isinstance(layer.bias, Computed):
+        assert bias.const_value is not None
+        new_bias = bias.const_value.numpy()
+    if isinstance(layer.bias, Constant):
+        old_bias = layer.beta * layer.bias.array().astype(np.float64)
+    _compare_sums(old, old_bias, layer.alpha, new_weight, new_bias, name)
+
+
+def check_lowered(
+    product: ir.Node, added: ir.Value | None, weight: Constant | None, bias: Constant | None, name: str
+) -> bool:
+    """Compare what became of a MYLINEAR node with the weight and bias that it had, in the same way.
+
+    Args:
+        product: the Gemm or MatMul that stands for it now.
+        added: the bias of that, or of the Add behind it.
+        weight, bias: that the node had; None for a computed one, or for no bias.
+
+    Returns: whether it was compared; what is computed is compared with the model as a whole only.
+    """
+    factor, new_bias = product.inputs[1], resolve(added)
+    if weight is None or factor is None or factor.const_value is None or (added is not None and new_bias is None):
+        return False
+    new = factor.const_value.numpy()
+    old_numbers, new_numbers = (np.zeros(1) if b is None else b.array() for b in (bias, new_bias))
+    new = new if product.op_type == "Gemm" else new.T
+    _compare_sums(weight.array().T, old_numbers.astype(np.float64), 1.0, new, new_numbers, name)
+    return True
+
+
+def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, new_bias: Array, name: str) -> None:
+    """Compare ``alpha x old + old_bias`` with ``x new_weight^T + new_bias``, some features at a time."""
+    in_features, out_features = old.shape
+    if new_weight.shape != (out_features, in_features):
+        raise RewriteError(f"the weight of '{name}' would be {list(new_weight.shape)}")
+    x = np.random.default_rng(0).standard_normal((3, in_features))
+    old_bias, new_bias = (np.broadcast_to(b.astype(np.float64), (out_features,)) for b in (old_bias, new_bias))
+    rows = max(1, _CHUNK // max(1, in_features))
+    with np.errstate(all="ignore"):
+        for start in range(0, out_features, rows):
+            part = slice(start, start + rows)
+            widened = old[:, part].astype(np.float64)
+            expected = alpha * (x @ widened) + old_bias[part]
+            got = x @ new_weight[part].T.astype(np.float64) + new_bias[part]
+            magnitude = np.abs(x) @ np.abs(widened) * abs(alpha) + np.abs(expected)
+            allowed = 2 * gamma(in_features + 2, 2.0**-53) * magnitude
+            is_finite = np.isfinite(widened).all(axis=0) & np.isfinite(old_bias[part])
+            overflows = is_finite & ~np.isfinite(magnitude)  # here, in sums of numbers near the largest
+            comparison = compare(got, expected, allowed, MYLINEAR.element_type("float64"), overflows)
+            if not comparison.is_within_bound:
+                raise RewriteError(f"the output of '{name}' would change: {comparison.complaint}")

@@ -1,0 +1,125 @@
+"""Read and write models for the rewriter: lazily, atomically, of any size. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from ort_ops.files.atomic import (
+    OutputError,
+    check_output,
+    is_stream,
+    open_atomically,
+    output_error,
+    replace_atomically,
+    temporary_folder,
+)
+from ort_ops.files.inputs import first_line
+from ort_ops.models.checks import check_linear_shapes, function_difference
+from ort_ops.models.nodes import ModelError, check_linear_nodes, check_opsets, load_model
+from ort_ops.opdef.operator import ContractError
+
+MAX_NBYTES_INSIDE = 3 * 2**29
+"""Weights of more than 1.5 GiB go to a file beside the model: protobuf ends at 2 GiB."""
+_MIN_NBYTES_OUTSIDE = 1024
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model that was read, its external weights left where they are.
+
+    Attributes:
+        proto: without the external data.
+        folder: that the external data is relative to.
+        is_external: whether there is any.
+    """
+
+    proto: onnx.ModelProto
+    folder: Path
+    is_external: bool
+
+    def load(self) -> ir.Model:
+        """Make a model whose external tensors are memory-mapped when they are read; each call makes another."""
+        model = ir.from_proto(self.proto)
+        for graph in model.graphs():
+            ir.external_data.set_base_dir(graph, self.folder)
+        for function in self.proto.functions:  # onnx_ir leaves out what is known of their inputs
+            known = {value.name: value for value in function.value_info}
+            for value in model.functions[function.domain, function.name, function.overload].inputs:
+                if value.name in known:
+                    ir.serde.deserialize_value_info_proto(known[value.name], value)
+        return model
+
+
+def read_model(source: str | Path) -> ModelFile:
+    """Read a model and check what onnx_ir takes for granted. Raises: ModelError, ContractError."""
+    proto = load_model(source, external_data=False)
+    check_opsets(proto)
+    if check_linear_nodes(proto):
+        check_linear_shapes(proto)
+        difference = function_difference(proto)
+        if difference is not None:
+            raise ContractError(f"'{source}': {difference}")
+    if proto.graph.sparse_initializer or proto.training_info:
+        raise ModelError(f"'{source}' has sparse initializers or training information, which would be lost")
+    try:
+        model = ir.from_proto(proto)
+        tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    except Exception as error:  # onnx_ir raises errors of many types, with notes of several lines
+        raise ModelError(f"'{source}' is damaged: {first_line(error)}") from error
+    return ModelFile(proto, Path(source).parent, any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors))
+
+
+def write_model(model: ir.Model, target: str | Path, *, external: bool = False) -> int:
+    """Write a model whole or not at all; its weights beside it, in one file, if asked for or if they are too large.
+
+    Returns: the number of bytes of its weights.
+    Raises: OutputError.
+    """
+    nbytes = weights_nbytes(model)
+    if not external and nbytes <= MAX_NBYTES_INSIDE:
+        bring_inside(model)
+        with open_atomically(target) as temporary:
+            temporary.write_bytes(ir.to_proto(model).SerializeToString())
+        return nbytes
+    check_output(target)
+    if is_stream(target) or Path(target).is_symlink():
+        raise OutputError(
+            f"'{target}' must be a regular file, and no symbolic link: {nbytes / 2**20:.0f} MiB of weights lie in a "
+            "file beside it"
+        )
+    path = Path(target)
+    data = path.with_name(f"{path.name}.data")
+    with temporary_folder(beside=path) as folder:
+        try:
+            ir.save(
+                model,
+                folder / path.name,
+                format="protobuf",
+                external_data=data.name,
+                size_threshold_bytes=_MIN_NBYTES_OUTSIDE,
+                alignment=4096,  # so that a runtime can map the weights into memory
+            )
+        except OSError as error:
+            raise output_error(target, error) from error
+        if (folder / data.name).exists():
+            replace_atomically(folder / data.name, data)
+        replace_atomically(folder / path.name, path)
+    return nbytes
+
+
+def weights_nbytes(model: ir.Model) -> int:
+    """Return the number of bytes of all initializers."""
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def bring_inside(model: ir.Model) -> None:
+    """Read the weights that lie beside the model into memory."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)

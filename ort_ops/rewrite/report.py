@@ -1,0 +1,194 @@
+"""What a rewrite did: the nodes that changed, those that were left alone and why, and how it was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ort_ops.rewrite.reasons import Reason
+
+
+class Form(Enum):
+    """The standard operators that a linear layer was, or becomes. The value stands in models, too."""
+
+    MATMUL = "MatMul"
+    MATMUL_ADD = "MatMul+Add"
+    GEMM = "Gemm"
+    GEMM_C = "Gemm+C"
+
+    @property
+    def is_gemm(self) -> bool:
+        return self in (Form.GEMM, Form.GEMM_C)
+
+    @property
+    def has_bias(self) -> bool:
+        return self in (Form.MATMUL_ADD, Form.GEMM_C)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The graph that a node stands in.
+
+    Attributes:
+        function: name of the model-local function; None outside of them.
+        subgraph: name of the body of If, Loop or Scan; None outside of them.
+    """
+
+    function: str | None = None
+    subgraph: str | None = None
+
+    def __str__(self) -> str:
+        parts = [] if self.subgraph is None else [f"subgraph '{self.subgraph}'"]
+        parts += [] if self.function is None else [f"function '{self.function}'"]
+        return " of ".join(parts) or "main graph"
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """One node that changed.
+
+    Attributes:
+        name: of the node, or of its output where it has none.
+        form: the operators that it was (adopt) or is (lower).
+        shape: ``[out_features, in_features]``, None where not known.
+    """
+
+    name: str
+    place: Place
+    form: Form
+    shape: tuple[int | str | None, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """The operators in words."""
+        return self.form.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return dictionaries, lists and strings, for JSON."""
+        shape = ["?" if size is None else size for size in self.shape]
+        return {"name": self.name, "where": str(self.place), "what": self.what, "shape": shape}
+
+
+@dataclass(frozen=True)
+class Left:
+    """One node that might have been meant and was not changed.
+
+    Attributes:
+        name: of the node, or of its output where it has none.
+        domain, op_type: of the node.
+    """
+
+    name: str
+    place: Place
+    domain: str
+    op_type: str
+    reason: Reason
+
+    @property
+    def what(self) -> str:
+        """The operator in words, with its domain where that is not ONNX's own."""
+        return f"{self.domain}::{self.op_type}" if self.domain not in ("", "ai.onnx") else self.op_type
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return dictionaries and strings, for JSON."""
+        reason = self.reason.as_dict()
+        return {"name": self.name, "where": str(self.place), "what": self.what, "reason": reason.pop("text"), **reason}
+
+
+class Extent(Enum):
+    """What a `Check` compared, or why it did not. The value is the sentence, over the fields of the check."""
+
+    LAYERS = "{count} layers one by one in float64"
+    WHOLE = "{count} tensors of the whole model in float64"
+    NOTHING = "nothing was rewritten"
+    TOO_LARGE = "the whole model was not run, for its weights are more than {limit_mib} MiB"
+    NOT_DRAWN = "the whole model was not run: {detail}; give real inputs by --inputs file.npz"
+    NOT_RUN = "the whole model was not run: {detail}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One proof that a model means what it meant.
+
+    Attributes:
+        count: the layers or tensors that were compared.
+        num_blank: the tensors among them that had no finite number, so that little was compared.
+        by: what ran a whole model.
+        limit_mib: above which weights a model is not run.
+        detail: what the evaluators say of a model that they cannot run.
+    """
+
+    extent: Extent
+    count: int = 0
+    num_blank: int = 0
+    by: tuple[str, ...] = ()
+    limit_mib: int = 0
+    detail: str = ""
+
+    def __str__(self) -> str:
+        text = self.extent.value.format(count=self.count, limit_mib=self.limit_mib, detail=self.detail)
+        if self.by:
+            text += f", by {' and by '.join(self.by)}"
+        if self.num_blank:
+            text += f"; {self.num_blank} of them had no finite number, give real inputs by --inputs file.npz"
+        return text
+
+    @property
+    def has_compared(self) -> bool:
+        return self.extent in (Extent.LAYERS, Extent.WHOLE)
+
+
+@dataclass
+class Rewrite:
+    """What `adopt` or `lower` did.
+
+    Attributes:
+        rewritten: nodes that changed.
+        left: nodes that could have been meant and were not changed, with the reason.
+        num_nodes_before, num_nodes_after: of all graphs and functions, the operator's own definition not counted.
+        checks: how it was proven that the model means what it meant.
+        nbytes: of the weights in the rewritten model.
+    """
+
+    rewritten: list[Rewritten] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    num_nodes_before: int = 0
+    num_nodes_after: int = 0
+    checks: list[Check] = field(default_factory=list)
+    nbytes: int = 0
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows, for `format_table`: what was, how many, and what became of it."""
+        changed: dict[tuple[str, str], int] = {}
+        for entry in self.rewritten:
+            key = entry.what, str(entry.place)
+            changed[key] = changed.get(key, 0) + 1
+        rows = [[what, where, str(count), "rewritten"] for (what, where), count in changed.items()]
+        alike: dict[tuple[str, str, str], list[Reason]] = {}
+        for left in self.left:  # what differs in the names of values only is one row
+            alike.setdefault((left.what, str(left.place), left.reason.sentence), []).append(left.reason)
+        for (what, where, sentence), reasons in alike.items():
+            rows.append([what, where, str(len(reasons)), f"left alone: {sentence}{_origins(reasons)}"])
+        return ["found", "where", "nodes", "what became of it"], rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as dictionaries, lists and strings, for JSON."""
+        return {
+            "rewritten": [entry.as_dict() for entry in self.rewritten],
+            "left": [entry.as_dict() for entry in self.left],
+            "num_nodes_before": self.num_nodes_before,
+            "num_nodes_after": self.num_nodes_after,
+            "checks": [str(check) for check in self.checks],
+            "nbytes": self.nbytes,
+        }
+
+
+def _origins(reasons: Sequence[Reason]) -> str:
+    """Name the first origin, and how many more there are."""
+    first = reasons[0].origin
+    if first is None:
+        return ""
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f" ({first}{more})"
