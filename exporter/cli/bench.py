@@ -81,11 +81,11 @@ def _run_model(args: argparse.Namespace) -> int:
     """Time one whole model and print a table; status 1 if a result is wrong."""
     from exporter.bench.measure.cells import BenchError
     from exporter.bench.measure.whole_model import bench_model, table
-    from ort_ops.console.table import format_table
+    from ort_ops.console.table import print_table
 
     if args.threads is not None and not (args.threads.isdigit() and int(args.threads)):
         raise BenchError(f"--threads must be one number with --model, got {args.threads}")
     threads = None if args.threads is None else int(args.threads)
     found = bench_model(args.model, args.inputs, budget_s=args.budget or 5.0, threads=threads)
-    print(format_table(*table(found)))
+    print_table(*table(found))
     return 1 if any(side.reason.startswith("wrong result") for side in found.values()) else 0

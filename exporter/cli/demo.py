@@ -19,14 +19,14 @@ def run(args: argparse.Namespace) -> int:
         from exporter.cli.demo_path import HEADER, REPORT_NAME, learned_parameters, run_demo
 
         result = run_demo(args.output, lambda done, total, note: line.update(done, note, total=total))
-    from ort_ops.console.table import format_table
+    from ort_ops.console.table import print_table
 
     learned = ", ".join(f"{value:.4f}" for value in learned_parameters(result.training.network))
     print(f"trained   y = 2 x0 + 3 x1 + 4 in 300 steps: learned ({learned}), true (2, 3, 4)")
     for kernel, prediction in result.predictions.items():
         print(f"served    f(3, 2) = {prediction!r} by the {kernel} kernel, true value 16")
     print()
-    print(format_table(HEADER, result.rows))
+    print_table(HEADER, result.rows)
     print()
     print("parity holds" if result.is_ok else "parity is VIOLATED")
     print(f"wrote     {args.output}: open {args.output}/{REPORT_NAME} in a browser")

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     outputs = [path for path in (args.json, args.junit, args.html) if path is not None]
     for path in outputs:
         check_output(path)
+    if args.html is not None:
+        import jinja2  # noqa: F401  # fails now where it is missing, not after the work
     from exporter.verification.report import to_junit, write_html
     from exporter.verification.verify import verify
     from ort_ops.console.progress import progress
@@ -91,9 +93,10 @@ def run(args: argparse.Namespace) -> int:
 def show(result: Verification, stream: TextIO, *, with_all: bool) -> None:
     """Print the table, what it says of edge values, what did not run or was not tested, and the conclusion."""
     from exporter.verification.result import EDGES_IN_WORDS
-    from ort_ops.console.table import format_table
+    from ort_ops.console.table import print_table
 
-    lines = [format_table(*(result.table() if with_all else result.summary())), ""]
+    print_table(*(result.table() if with_all else result.summary()), stream)
+    lines = [""]
     edges = [] if with_all else result.edge_rows()
     wrong = [row for row in edges if row.verdict != "ok"]
     if edges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from exporter.verification.result import Verification
@@ -11,6 +12,9 @@ from ort_ops.console.report_text import markup
 from ort_ops.console.terminal import printable
 from ort_ops.numerics.statistics import EDGES
 from ort_ops.operators.mylinear.contract import NAME
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _BAR, _HEIGHT = 46, 90
 _MAX_DRAWN = 300
@@ -45,6 +49,9 @@ def to_junit(result: Verification) -> str:
 
 def write_html(result: Verification, path: str | Path) -> None:
     """Write one page that opens offline: table, histograms of the errors, and the graph. Raises: OutputError."""
+    from markupsafe import Markup
+
+    roads = dict.fromkeys(row.road for row in result.rows)
     conclusion = result.conclusion()
     remarks = [*result.untested_lines(), *result.notes]
     header, rows = result.table()
@@ -59,7 +66,7 @@ def write_html(result: Verification, path: str | Path) -> None:
             Section(
                 "How large the errors are",
                 "Values by the size of their error in units of the bound. Beyond 1, in red, a backend is wrong.",
-                markup="\n".join(_histogram(result, road) for road in dict.fromkeys(row.road for row in result.rows)),
+                markup=Markup("\n").join(_histogram(result, road) for road in roads),
             ),
             Section("The graph", "Nodes in the order in which they run; those at which a backend diverges are red.",
                     markup=_graph(result)),
@@ -67,14 +74,16 @@ def write_html(result: Verification, path: str | Path) -> None:
     )  # fmt: skip
 
 
-def _histogram(result: Verification, road: str) -> str:
+def _histogram(result: Verification, road: str) -> Markup:
+    from markupsafe import Markup
+
     counts = [0] * (len(EDGES) + 1)
     for row in result.rows:
         if row.road == road:
             for index, count in enumerate(row.histogram):
                 counts[index] += count
     if not sum(counts):
-        return ""
+        return Markup("")
     most = max(counts)
     bars = []
     labels = [f"<{EDGES[0]:g}", *(f"{edge:g}" for edge in EDGES)]
@@ -89,14 +98,16 @@ def _histogram(result: Verification, road: str) -> str:
         )
     width = 8 + len(counts) * _BAR
     title = markup(f"{road}: errors in units of the bound")
-    return (
+    return Markup(
         f'<h3>{markup(road)}</h3><svg role="img" aria-label="{title}" width="{width}" height="{_HEIGHT + 36}" '
         f'viewBox="0 0 {width} {_HEIGHT + 36}">{"".join(bars)}</svg>'
     )
 
 
-def _graph(result: Verification) -> str:
+def _graph(result: Verification) -> Markup:
     """Draw the main graph: a node below all that it needs, with lines from there."""
+    from markupsafe import Markup
+
     nodes = result.nodes[:_MAX_DRAWN]
     wrong = " ".join(row.verdict for row in result.rows if row.is_violated)
     depth_of: dict[str, tuple[int, int]] = {}
@@ -128,7 +139,7 @@ def _graph(result: Verification) -> str:
     width, height = 20 + max(rows.values(), default=1) * 190, 20 + (max(rows, default=0) + 1) * 54
     more = len(result.nodes) - len(nodes)
     note = f"<p>{more} further nodes are not drawn.</p>" if more else ""
-    return (
+    return Markup(
         f'<div style="overflow-x:auto"><svg role="img" aria-label="graph" width="{width}" height="{height}">'
         f"{''.join(lines)}{''.join(boxes)}</svg></div>{note}"
     )

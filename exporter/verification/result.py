@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ort_ops.console.report_text import json_text
+from ort_ops.console.tone import Tone, Toned
 from ort_ops.errors import MylinearError
-from ort_ops.numerics.compare import Comparison
+from ort_ops.numerics.compare import Comparison, Verdict
 
 EDGES = "edge values"
 NODES = "each node alone"
@@ -69,6 +70,15 @@ class Row:
             return f"not run: {self.reason}"
         where = f"; {self.diverges_at}" if self.is_violated and self.diverges_at else ""
         return self.comparison.text + where
+
+    @property
+    def toned_verdict(self) -> str:
+        """The verdict as a table shows it: right, wrong, or not run; an undecided one does not stand out."""
+        if self.comparison is None:
+            return Toned(self.verdict, Tone.QUIET)
+        if self.comparison.verdict is Verdict.OK:
+            return Toned(self.verdict, Tone.GOOD)
+        return Toned(self.verdict, Tone.BAD) if self.is_violated else self.verdict
 
 
 @dataclass(frozen=True)
@@ -154,14 +164,14 @@ class Verification:
         return json_text(self.as_dict())
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and cells of every row, for `ort_ops.console.table.format_table` and the report."""
+        """Return header and cells of every row, for `ort_ops.console.table.print_table` and the report."""
         cells = []
         for row in self.rows:
             numbers = ["-", "-", "-"]
             if row.comparison is not None:
                 numbers = [_number(row.comparison.max_error), _number(row.comparison.max_in_bounds, ".3f")]
                 numbers.append(_number(row.ulp))
-            cells.append([row.road, row.dtype or "-", row.inputs, *numbers, row.verdict])
+            cells.append([row.road, row.dtype or "-", row.inputs, *numbers, row.toned_verdict])
         return ["backend", "dtype", "input", "max abs error", "error / bound", "ULP", "verdict"], cells
 
     def worst_rows(self) -> list[Row]:
@@ -187,7 +197,7 @@ class Verification:
             found = [row.comparison for row in of_this if row.comparison is not None]
             largest = max((comparison.max_error for comparison in found), default=None)
             units = None if worst.comparison is None else worst.comparison.max_in_bounds
-            cells.append([name, dtype or "-", _number(largest), _number(units, ".3f"), worst.verdict])
+            cells.append([name, dtype or "-", _number(largest), _number(units, ".3f"), worst.toned_verdict])
         return ["backend", "dtype", "max abs error", "error / bound", "verdict"], cells
 
     def edge_rows(self) -> list[Row]:

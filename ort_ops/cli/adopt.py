@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 def show(result: Rewrite, args: argparse.Namespace) -> int:
     """Print what a rewrite did, as a table or as JSON."""
     from ort_ops.console.report_text import json_text
-    from ort_ops.console.table import format_table
+    from ort_ops.console.table import print_table
     from ort_ops.files.atomic import summary_stream
 
     stream = summary_stream(args.target)
@@ -35,7 +35,7 @@ def show(result: Rewrite, args: argparse.Namespace) -> int:
         print(json_text(result.as_dict()), file=stream)
         return 0
     if result.rewritten or result.left:
-        print(format_table(*result.table()), file=stream)
+        print_table(*result.table(), stream)
         print(file=stream)
     print(
         f"{args.target}: {result.num_nodes_before} nodes became {result.num_nodes_after}, "

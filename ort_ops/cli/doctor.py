@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the diagnosis; the exit status is 1 if there is a fault."""
     from ort_ops.console.report_text import json_text
-    from ort_ops.console.table import format_table
+    from ort_ops.console.table import print_table
+    from ort_ops.console.tone import Tone, Toned
     from ort_ops.inspection.doctor import diagnose
 
     found = diagnose()
@@ -22,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
         return 1 if found.faults else 0
     print(found.platform)
     print()
-    print(format_table(["package", "version"], [[k, v or "not installed"] for k, v in found.packages.items()]))
+    absent = Toned("not installed", Tone.QUIET)
+    print_table(["package", "version"], [[name, version or absent] for name, version in found.packages.items()])
     print()
     library = found.library
     print(f"C++ library   {library.path or 'not found'}")
@@ -42,10 +44,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"cuBLASLt {cuda.cublaslt or 'not loaded: ' + str(cuda.cublaslt_error)}")
     print()
     rows = [
-        [k["name"], ", ".join(k["element_types"]), "yes" if k["is_available"] else "no", k["detail"]]
-        for k in found.kernels
+        [
+            kernel["name"],
+            ", ".join(kernel["element_types"]),
+            Toned("yes", Tone.GOOD) if kernel["is_available"] else Toned("no", Tone.QUIET),
+            kernel["detail"],
+        ]
+        for kernel in found.kernels
     ]
-    print(format_table(["kernel", "dtypes", "available", "detail"], rows))
+    print_table(["kernel", "dtypes", "available", "detail"], rows)
     print()
     for fault in found.faults:
         print(f"fault    {fault.what}")

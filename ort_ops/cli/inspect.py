@@ -69,11 +69,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(found: Inspection) -> None:
     """Print all but the faults."""
-    from ort_ops.console.table import format_table
+    from ort_ops.console.table import print_table
 
     rows = [["input", name, what] for name, what in found.inputs.items()]
     rows += [["output", name, what] for name, what in found.outputs.items()]
-    print(format_table(["", "name", "type"], rows))
+    print_table(["", "name", "type"], rows)
     print()
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     oldest = f"onnxruntime {found.oldest_runtime}" if found.oldest_runtime else "no known onnxruntime"
@@ -92,6 +92,4 @@ def _show(found: Inspection) -> None:
     print()
     if found.linear:
         header = ["MYLINEAR", "where", "x", "weight", "y", "dtype", "bytes"]
-        print(
-            format_table(header, [[i.name, i.where, i.x, i.weight, i.y, i.dtype, str(i.nbytes)] for i in found.linear])
-        )
+        print_table(header, [[i.name, i.where, i.x, i.weight, i.y, i.dtype, str(i.nbytes)] for i in found.linear])

@@ -44,6 +44,16 @@ def _escaped(found: re.Match[str]) -> str:
     return short or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
 
 
+def takes_control_codes(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that understands colors and a cursor; a dumb one is written to like a file."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def write_control(stream: TextIO, text: str) -> None:
+    """Write text with control codes of our own, which a `GuardedStream` would escape."""
+    getattr(stream, "write_control", stream.write)(text)
+
+
 class GuardedStream:
     """A text stream for people: escapes what would steer a terminal, and what its encoding does not have.
 

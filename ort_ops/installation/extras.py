@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from ort_ops.installation.requirements import DISTRIBUTION, RequirementError
+from ort_ops.installation.requirements import DISTRIBUTION, RequirementError, install_command
 
-_EXTRAS = {"onnx_ir": "rewrite", "torch": "export", "onnxscript": "export", "matplotlib": "export", "sklearn": "export"}
+_EXTRAS = {
+    "onnx_ir": "rewrite",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "matplotlib": "report",
+    "torch": "export",
+    "onnxscript": "export",
+    "sklearn": "export",
+    "pandas": "export",
+}
 """The smallest extra of ``pyproject.toml`` that has each module."""
-_PACKAGES = {"onnx_ir": "onnx-ir", "sklearn": "scikit-learn"}
+_OF_THE_COMMAND_LINE = ("rich",)
+"""Modules of the base install that only commands need."""
+_PACKAGES = {"onnx_ir": "onnx-ir", "sklearn": "scikit-learn", "markupsafe": "jinja2"}
 
 
 def install_extra(module: str) -> str:
@@ -19,14 +30,16 @@ def install_extra(module: str) -> str:
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> RequirementError | None:
-    """Return the error of ours where an optional module is missing; None where it is any other.
+    """Return the error of ours where an optional module, or one of the command line, is missing; None for any other.
 
     Args:
         error: of the import.
         what: needs the module, in words.
     """
     module = (error.name or "").split(".")[0]
+    if module in _OF_THE_COMMAND_LINE:
+        return RequirementError(f"{what} needs {module}: {install_command(module)}")
     if module not in _EXTRAS:
         return None
-    needs = _PACKAGES.get(module, module) + (", and no torch" if _EXTRAS[module] == "rewrite" else "")
+    needs = _PACKAGES.get(module, module) + (", and no torch" if _EXTRAS[module] != "export" else "")
     return RequirementError(f"{what} needs {needs}: {install_extra(module)}")

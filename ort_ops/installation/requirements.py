@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import platform
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -79,10 +78,25 @@ def import_fault(module: str) -> Fault | None:
     if version is None:
         what = f"{module} is not whole: files of it are left, as after uninstalling one of two distributions of it"
         return Fault(what, reinstall, module)
-    numbers = re.match(r"(\d+)\.(\d+)", str(version))
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) < lowest:
+    if _is_older(str(version), oldest):
         return Fault(f"{module} {version} is older than {oldest}", install, module)
     return None
+
+
+def _is_older(version: str, oldest: str) -> bool:
+    """Whether a version is older; False where ``packaging``, which compares them, is missing: `version_faults` says so.
+
+    >>> _is_older("1.9", "1.17"), _is_older("1.17.0.dev1", "1.17"), _is_older("a build of my own", "1.17")
+    (True, False, False)
+    """
+    try:
+        from packaging.version import InvalidVersion, Version
+    except ImportError:
+        return False
+    try:
+        return Version(version).release[:2] < Version(oldest).release  # a release candidate of the lowest will do
+    except InvalidVersion:  # a build of somebody's own
+        return False
 
 
 def _absence(module: str) -> Fault | None:
@@ -120,6 +134,12 @@ def is_wanted(distribution: str) -> bool:
     """Whether this package wants the distribution on this Python, without extras; True where nothing states it."""
     found = [requirement for requirement in _requirements() if requirement.name == distribution]
     return not found or any(_applies(requirement) for requirement in found)
+
+
+def install_command(distribution: str) -> str:
+    """Return the command that installs a distribution of the base install, as new as this package wants it."""
+    wanted = [str(requirement.specifier) for requirement in _requirements() if requirement.name == distribution]
+    return f"pip install '{distribution}{wanted[0] if wanted else ''}'"
 
 
 def version_faults() -> Iterator[Fault]:

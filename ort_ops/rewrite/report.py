@@ -160,7 +160,7 @@ class Rewrite:
     nbytes: int = 0
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and rows, for `format_table`: what was, how many, and what became of it."""
+        """Return header and rows, for `print_table`: what was, how many, and what became of it."""
         changed: dict[tuple[str, str], int] = {}
         for entry in self.rewritten:
             key = entry.what, str(entry.place)

@@ -35,7 +35,7 @@ def test_junit(result: Verification, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_html(result: Verification, tmp_path: Path) -> None:
     write_html(result, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "no kernel a\\x00\\x1b[31m&lt;&amp;&quot;&#x27;&gt;\\n\\uffff\\udcff" in page
+    assert "no kernel a\\x00\\x1b[31m&lt;&amp;&#34;&#39;&gt;\\n\\uffff\\udcff" in page
     assert page.replace("\n", "").isprintable()
 
 

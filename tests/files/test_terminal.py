@@ -14,8 +14,6 @@ import onnx
 import pytest
 
 from ort_ops.cli import main as cli
-from ort_ops.console.progress import Progress
-from ort_ops.console.table import format_table
 from ort_ops.console.terminal import GuardedStream, guarded_streams, one_line, printable
 from ort_ops.files.atomic import OutputError
 from ort_ops.models.nodes import make_linear_model
@@ -55,11 +53,6 @@ def test_names_are_shown_on_one_line_and_steer_nothing() -> None:
     assert printable("größe, 重み, \U0001f600") == "größe, 重み, \U0001f600"
     assert printable(os.fsdecode(b"\xff.onnx")) == "\\udcff.onnx"
     assert one_line(f"{ATTACK} is damaged:\n   it\n\n ends") == f"{SHOWN} is damaged: it ends"
-
-
-def test_a_table_keeps_its_lines_whatever_the_cells_say() -> None:
-    lines = format_table(["a"], [["x\nparity holds"], [ATTACK]]).splitlines()
-    assert lines == ["a", "-" * len(SHOWN), "x\\nparity holds", SHOWN]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
@@ -151,27 +144,6 @@ def test_streams_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="standard output is closed"), guarded_streams():
         raise AssertionError
     assert sys.stdout is None
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_shows_how_many_of_how_many_then_the_time_then_the_note() -> None:
-    stream = Terminal()
-    line = Progress("demo", None, stream=stream)
-    line.update(3, f"verifying {ATTACK}", total=7)
-    line.finish()
-    last = stream.getvalue().split("\x1b[2K")[-1]
-    assert last.startswith("demo [##########..............] 3/7 ")
-    assert last.endswith(f" s  verifying {SHOWN}\n")
-
-
-def test_progress_steers_a_guarded_terminal() -> None:
-    stream = Terminal()
-    Progress("run", 2, stream=GuardedStream(stream, lambda error: None)).finish()  # type: ignore[arg-type]
-    assert stream.getvalue().startswith("\r\x1b[2Krun [")
 
 
 @pytest.mark.parametrize("setting", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}])

@@ -50,6 +50,24 @@ def test_rewriting_and_verifying_need_onnx_ir_and_no_torch(command: str, tmp_pat
     assert done.returncode == 2
 
 
+def test_a_page_without_jinja2_is_refused_before_the_work(tmp_path: Path) -> None:
+    code = "from ort_ops.cli.main import main; sys.exit(main(['verify', 'missing.onnx', '--html', 'page.html']))"
+    done = without(["jinja2", "markupsafe"], code, tmp_path)
+    needs = "`mylinear verify` needs jinja2, and no torch: pip install '.[report]' in ort-mylinear's source"
+    assert (done.returncode, done.stderr) == (2, f"mylinear: {needs}\n")
+
+
+@pytest.mark.parametrize("command", ["inspect", "doctor", "run"])
+def test_serving_without_rich_prints_plain_text(command: str, tmp_path: Path) -> None:
+    onnx.save(make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0])), tmp_path / "m.onnx")
+    arguments = {"inspect": ["m.onnx"], "doctor": [], "run": ["m.onnx", "--input", "3,2"]}[command]
+    code = f"from ort_ops.cli.main import main; sys.exit(main({[command, *arguments]}))"
+    done = without(["rich"], code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {"inspect": "name", "doctor": "package", "run": "16.0"}[command] in done.stdout
+
+
 @pytest.mark.parametrize("name", ["MyLinear", "export", "swap_linear"])
 def test_the_torch_side_of_the_package_says_that_it_needs_torch(name: str, tmp_path: Path) -> None:
     done = without(["torch"], f"import exporter; exporter.{name}", tmp_path)

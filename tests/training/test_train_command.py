@@ -87,7 +87,7 @@ def test_the_task_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_progress_goes_to_stderr_with_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
     run("--data rows.csv --target y --epochs 2 --hidden none --batch-size 48")
-    assert re.search(r"training \[#+\] 2/2 .*loss [\d.]+", capsys.readouterr().err)
+    assert re.search(r"^training 2/2 [\d.]+ s  loss [\d.]+$", capsys.readouterr().err, re.M)
 
 
 # Resuming

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from markupsafe import Markup
+
 from exporter.bench.measure.cells import OURS, runs_on
 from exporter.bench.measure.goals import NOISE, Judged, judge
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.runner import RESULT_NAME, Bench
 from exporter.bench.show import tables
 from exporter.bench.show.svg import by_dtype_and_threads, fraction_color, heat_map, ratio_color, roofline_plot
-from ort_ops.console.html_report import Section, render_table, write_report
+from ort_ops.console.html_report import Section, write_report
 from ort_ops.console.table import format_table
 from ort_ops.files.atomic import write_atomically
 
@@ -103,7 +105,7 @@ def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:
         "Time of the best peer with a right result / ours: above 1, in green, ours is faster. Point at a cell for all."
     )
     maps = [heat_map(r, lambda c: c.ratio(c.best_peer), ratio_color, names[key]) for key, r in groups.items()]
-    sections = [Section("Beside the best peer", text, markup="\n".join(maps))]
+    sections = [Section("Beside the best peer", text, markup=Markup("\n".join(maps)))]
     peers = list(dict.fromkeys(name for r in results for name in r.sides if name != OURS))
     folded = []
     for peer in peers:
@@ -114,7 +116,7 @@ def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:
         ]
         if drawn:
             folded.append(f"<details><summary>{peer}</summary>{''.join(drawn)}</details>")
-    sections.append(Section("Beside each peer", "The same for one peer at a time.", markup="\n".join(folded)))
+    sections.append(Section("Beside each peer", "The same for one peer at a time.", markup=Markup("\n".join(folded))))
     if bench.ceilings is not None:
         plots = [
             roofline_plot(results, bench.ceilings, threads) for threads in sorted({r.cell.threads for r in results})
@@ -125,12 +127,10 @@ def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:
             "speed of the level that the weight fits in."
         )
         fold = f"<details><summary>fraction of the ceiling by cell</summary>{''.join(maps)}</details>"
-        sections.append(Section("Beside the ceiling", text, markup="\n".join([*plots, fold])))
+        sections.append(Section("Beside the ceiling", text, markup=Markup("\n".join([*plots, fold]))))
     missing = tables.untimed(results)
     if missing:
         rows = [[name, str(count), reason] for name, reason, count in missing]
         sections.append(Section("Not timed", "", ["side", "cells", "why"], rows))
-    table = render_table(*tables.cell_table(results))
-    cells = f"<details><summary>{len(results)} cells</summary>{table}</details>"
     text = "The spread is the interquartile range in units of the median."
-    return [*sections, Section("Every cell", text, markup=cells)]
+    return [*sections, Section("Every cell", text, *tables.cell_table(results), fold=f"{len(results)} cells")]
