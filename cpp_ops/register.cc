@@ -1,53 +1,52 @@
-// Layer: entry. Exports all that a host or a tool calls; ceilings/measure.cc exports what only `mylinear
-// bench` does.
+// Layer: entry. The one list of operators, and the functions that a host or a tool calls; ceilings/measure.cc
+// exports those that only benchmarks call.
 //
-//   RegisterCustomOps   what onnxruntime calls for `register_custom_ops_library`
-//   mylinear_describe   what this library is and which kernels it would use, for tools that ask without a
-//   session
-//   mylinear_cuda_describe  what there is of the CUDA backend, or what is missing
-//   mylinear_python_*   for ort_ops/trampoline.py: operators with Python kernels
-#include <cstdio>
+//   RegisterCustomOps       called by onnxruntime for `register_custom_ops_library`
+//   mylinear_describe       version, operators and instruction sets, for tools that ask without a session
+//   mylinear_cuda_describe  the state of the CUDA backend
+//   mylinear_python_*       for the Python package: operators with Python kernels
 #include <cstdlib>
-#include <exception>
-#include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 
-#include "contract.h"
-#include "cuda/cuda_op.h"
 #include "cuda/find_backend.h"
-#include "json_text.h"
-#include "kernels/gemm.h"
-#include "mylinear_op.h"
-#include "ort_abi.h"
-#include "python_op.h"
-
-#define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
+#include "kernels/isa.h"
+#include "operators/mylinear/cpu_op.h"
+#include "operators/mylinear/cuda_op.h"
+#include "ort/registration.h"
+#include "python/api.h"
 
 namespace mylinear {
 namespace {
+
+// Every operator with C++ kernels, and each of its kernels.
+using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp>;
+
+// The start of this library's own messages.
+constexpr const char* kLibrary = my_linear::Contract::kName;
 
 constexpr char kIsaVariable[] = "MYLINEAR_ISA";
 constexpr char kCudaVariable[] = "MYLINEAR_CUDA";
 constexpr char kCudaEntry[] = "mylinear.cuda";
 
-// The ops of one onnxruntime, one ISA and one CUDA backend or none. ORT keeps pointers to ops and domain for
-// as long as any session lives, and never says when the last one is gone; so these are made once per process
-// and not freed.
-struct Registration {
-  const abi::OrtApi* api;
-  const kernels::Isa* isa;
-  const cuda::Backend* backend;
-  MyLinearOp ops[kernels::kNumElementTypes];
-  CudaOp cuda_ops[kernels::kNumElementTypes];
-  abi::OrtCustomOpDomain* domain;
-  Registration* next;
+// What kernels may use on this machine.
+struct Machine {
+  const kernels::Isa* isa = nullptr;
+  const cuda::Backend* backend = nullptr;  // null where the CPU's kernels serve
+
+  bool operator==(const Machine& other) const { return isa == other.isa && backend == other.backend; }
 };
 
-std::mutex registrations_mutex;
-Registration* registrations = nullptr;
+// What the next registration in this thread is to add. RegisterCustomOps has no parameter for it, and it is
+// the only way that a Python host has to its session options.
+struct Selection {
+  bool with_cpp_kernels = true;
+  const python::PythonDomain* domains = nullptr;
+  size_t num_domains = 0;
+};
+thread_local Selection selection;
 
+// The names of the ISAs as text, with `between` between them.
 std::string isa_names(bool usable_only, const char* before, const char* between, const char* after) {
   std::string names;
   size_t count = 0;
@@ -65,124 +64,59 @@ const kernels::Isa* choose_isa(std::string* error) {
   const char* name = std::getenv(kIsaVariable);
   const kernels::Isa* isa = kernels::find_isa(name);
   if (!isa) {
-    *error = std::string(contract::kName) + ": " + kIsaVariable + " must be one of " +
-             isa_names(true, "", ", ", "") + " on this machine, got " + name;
+    const std::string rule = "one of " + isa_names(true, "", ", ", "") + " on this machine";
+    *error = ort::message(kLibrary, kIsaVariable, rule, name);
   }
   return isa;
 }
 
-// What the next registration in this thread is to add. RegisterCustomOps has no parameter for it, and it is
-// the only way that a Python host has to its session options.
-struct Selection {
-  bool with_mylinear = true;
-  const PythonDomain* domains = nullptr;
-  size_t num_domains = 0;
-};
-thread_local Selection selection;
-
-// Adds the ops to `options`; returns ORT's own status if it refuses.
-abi::OrtStatus* add_domain(const Runtime& runtime, const kernels::Isa& isa, const cuda::Backend* backend,
-                           abi::OrtSessionOptions* options) {
-  const abi::OrtApi* api = runtime.api;
-  const std::lock_guard<std::mutex> lock(registrations_mutex);
-  Registration* found = registrations;
-  while (found && (found->api != api || found->isa != &isa || found->backend != backend)) found = found->next;
-  if (!found) {
-    auto made = std::make_unique<Registration>();
-    made->api = api;
-    made->isa = &isa;
-    made->backend = backend;
-    if (abi::OrtStatus* status = api->CreateCustomOpDomain(contract::kDomain, &made->domain)) return status;
-    const auto add = [&](const abi::OrtCustomOp* op) {
-      abi::OrtStatus* status = api->CustomOpDomain_Add(made->domain, op);
-      if (status) api->ReleaseCustomOpDomain(made->domain);
-      return status;
-    };
-    for (int i = 0; i < kernels::kNumElementTypes; ++i) {
-      const auto type = static_cast<kernels::ElementType>(i);
-      init_op(&made->ops[i], runtime, isa, type);
-      if (abi::OrtStatus* status = add(&made->ops[i])) return status;
-      // One domain for both: onnxruntime takes a domain once, and chooses by the provider of the node.
-      if (!backend) continue;
-      init_cuda_op(&made->cuda_ops[i], runtime, isa, type, *backend);
-      if (abi::OrtStatus* status = add(&made->cuda_ops[i])) return status;
-    }
-    made->next = registrations;
-    found = registrations = made.release();
-  }
-  return api->AddCustomOpDomain(options, found->domain);
+std::string config_entry(const abi::OrtApi* api, const abi::OrtSessionOptions* options, const char* key) {
+  size_t size = 0;  // with the final 0
+  ort::check(api->GetSessionConfigEntry(options, key, nullptr, &size));
+  std::string value(size, '\0');
+  ort::check(api->GetSessionConfigEntry(options, key, &value[0], &size));
+  return value.c_str();
 }
 
-// The CUDA backend if the session is to have it, which its config entry says, or else the environment; null
-// if not or if something is missing, when the CPU kernels serve. Returns a status for `require` and something
-// missing.
-abi::OrtStatus* choose_backend(const abi::OrtApi* api, const abi::OrtSessionOptions* options,
-                               const cuda::Backend** out) {
+// The CUDA backend if the session asks for it, by its config entry or else by the environment. Null if it does
+// not, or if something is missing and the CPU's kernels serve. Throws for `require` and something missing.
+const cuda::Backend* choose_backend(const abi::OrtApi* api, const abi::OrtSessionOptions* options) {
   const char* variable = std::getenv(kCudaVariable);
   std::string wanted = variable ? variable : "";
   std::string source = kCudaVariable;
   int has_entry = 0;
-  if (abi::OrtStatus* status = api->HasSessionConfigEntry(options, kCudaEntry, &has_entry)) return status;
+  ort::check(api->HasSessionConfigEntry(options, kCudaEntry, &has_entry));
   if (has_entry) {
-    size_t size = 0;  // with the final 0
-    if (abi::OrtStatus* status = api->GetSessionConfigEntry(options, kCudaEntry, nullptr, &size))
-      return status;
-    wanted.assign(size, '\0');
-    if (abi::OrtStatus* status = api->GetSessionConfigEntry(options, kCudaEntry, &wanted[0], &size))
-      return status;
-    wanted = wanted.c_str();
+    wanted = config_entry(api, options, kCudaEntry);
     source = std::string("session config entry ") + kCudaEntry;
   }
   if (wanted.empty() || wanted == "0") return nullptr;
   if (wanted != "1" && wanted != "require") {
-    const std::string text =
-        std::string(contract::kName) + ": " + source + " must be 0, 1 or require, got " + wanted;
-    return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, text.c_str());
+    throw ort::ContractError(ort::message(kLibrary, source, "0, 1 or require", wanted));
   }
   const cuda::FoundBackend found = cuda::find_backend(MYLINEAR_VERSION);
-  if (found.reason.empty()) {
-    *out = found.loaded;
-  } else if (wanted == "require") {
-    const std::string text =
-        std::string(contract::kName) + ": the CUDA kernel is not available: " + found.reason;
-    return api->CreateStatus(abi::ORT_NOT_IMPLEMENTED, text.c_str());
-  }
-  return nullptr;
+  if (found.reason.empty()) return found.loaded;
+  if (wanted == "1") return nullptr;
+  throw ort::Error(abi::ORT_NOT_IMPLEMENTED,
+                   std::string(kLibrary) + ": the CUDA kernel is not available: " + found.reason);
 }
 
 abi::OrtStatus* register_ops(abi::OrtSessionOptions* options, const abi::OrtApiBase* base) {
-  const char* version_text = base->GetVersionString();
-  unsigned major = 0;
-  unsigned minor = 0;
-  const bool is_read = std::sscanf(version_text, "%u.%u", &major, &minor) == 2;
-  // A later major version would still have to offer these tables; asking for more than there is prints a
-  // warning.
-  const bool is_new = is_read && (major > 1 || minor >= abi::kMaxApiVersion);
-  const uint32_t version = is_new ? abi::kMaxApiVersion : minor;
-  const abi::OrtApi* api = version >= abi::kMinApiVersion ? base->GetApi(version) : nullptr;
-  if (!is_read || major < 1 || !api) {
-    const abi::OrtApi* first = base->GetApi(1);
-    if (!first) return nullptr;  // not an onnxruntime that could be told anything
-    const std::string text = std::string(contract::kName) + ": onnxruntime must be 1." +
-                             std::to_string(abi::kMinApiVersion) + " or newer, got " + version_text;
-    return first->CreateStatus(abi::ORT_NOT_IMPLEMENTED, text.c_str());
-  }
+  ort::Runtime runtime{};
+  if (abi::OrtStatus* status = ort::find_runtime(base, kLibrary, &runtime)) return status;
+  if (!runtime.api) return nullptr;  // not an onnxruntime that could be told anything
   const Selection selected = std::exchange(selection, Selection{});
-  try {
-    if (selected.with_mylinear) {
+  return ort::guarded(runtime.api, kLibrary, [&] {
+    if (selected.with_cpp_kernels) {
       std::string error;
-      const kernels::Isa* isa = choose_isa(&error);
-      if (!isa) return api->CreateStatus(abi::ORT_INVALID_ARGUMENT, error.c_str());
-      const cuda::Backend* backend = nullptr;
-      if (abi::OrtStatus* status = choose_backend(api, options, &backend)) return status;
-      if (abi::OrtStatus* status = add_domain({api, version}, *isa, backend, options)) return status;
+      Machine machine;
+      machine.isa = choose_isa(&error);
+      if (!machine.isa) throw ort::ContractError(error);
+      machine.backend = choose_backend(runtime.api, options);
+      ort::add_operators(runtime, machine, options, Operators{});
     }
-    return add_python_domains({api, version}, selected.domains, selected.num_domains, options);
-  } catch (const std::exception& error) {
-    return api->CreateStatus(abi::ORT_FAIL, error.what());
-  } catch (...) {
-    return api->CreateStatus(abi::ORT_FAIL, "MYLINEAR: unknown C++ exception");
-  }
+    ort::check(python::add_python_domains(runtime, selected.domains, selected.num_domains, options));
+  });
 }
 
 std::string describe_cuda() {
@@ -204,14 +138,14 @@ std::string describe() {
          ", \"isa\": " + (isa ? std::string("\"") + isa->name + "\"" : "null") +
          ", \"error\": " + (isa ? "null" : quoted(error)) + ", \"compiled\": [" +
          isa_names(false, "\"", ", ", "\"") + "]" + ", \"usable\": [" + isa_names(true, "\"", ", ", "\"") +
-         "]}";
+         "], \"operators\": " + ort::describe(Operators{}) + "}";
 }
 
 }  // namespace
 }  // namespace mylinear
 
-// Adds MYLINEAR to `options`, or what `mylinear_python_select` said. Thread-safe. Returns null, or a status
-// that the caller releases.
+// Adds the operators with C++ kernels to `options`, or what `mylinear_python_select` chose. Thread-safe. Returns
+// null, or a status that the caller releases.
 MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
                                                             const mylinear::abi::OrtApiBase* base) {
   try {
@@ -221,34 +155,37 @@ MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSe
   }
 }
 
-// Writes JSON into `buffer`, cut off at `size` bytes with the final 0, and returns the length that it has
-// whole, without the 0; 0 if there is not enough memory. Keys: version, compiler, isa (null and an `error`
-// where MYLINEAR_ISA asks for what this machine lacks), compiled and usable ISAs in the order
-// in which they are preferred.
+// Writes JSON into `buffer`, cut off at `size` bytes including the final 0. Returns the length of the whole text
+// without the 0; 0 if out of memory. Keys: version, compiler, isa (null and an `error` where MYLINEAR_ISA asks
+// for one that this machine lacks), compiled and usable ISAs in the order in which they are preferred, and
+// operators, with an entry for each kernel; see ort/describe.h.
 MYLINEAR_EXPORT size_t mylinear_describe(char* buffer, size_t size) {
   return mylinear::write_text(buffer, size, [] { return mylinear::describe(); });
 }
 
 // The same for the CUDA backend, which this loads. Keys: path, reason (null if a session can have it) and
-// backend (what the backend says of itself, or null): toolkit, architectures, driver, cublaslt,
-// cublaslt_error, devices.
+// backend (the backend's own description, or null): toolkit, architectures, driver, cublaslt, cublaslt_error,
+// devices.
 MYLINEAR_EXPORT size_t mylinear_cuda_describe(char* buffer, size_t size) {
   return mylinear::write_text(buffer, size, [] { return mylinear::describe_cuda(); });
 }
 
-// Hands over Python's functions, once. Returns 0 if the caller's idea of PythonApi has another size.
-MYLINEAR_EXPORT int mylinear_python_attach(const mylinear::PythonApi* api, size_t nbytes) {
-  if (nbytes != sizeof(mylinear::PythonApi)) return 0;
-  mylinear::attach_python(*api);
+// Hands over Python's functions, once. Returns 0 if the caller's PythonApi has another size.
+MYLINEAR_EXPORT int mylinear_python_attach(const mylinear::python::PythonApi* api, size_t nbytes) {
+  if (nbytes != sizeof(mylinear::python::PythonApi)) return 0;
+  mylinear::python::attach_python(*api);
   return 1;
 }
 
 // Before the interpreter goes; without the GIL. Returns whether no call into Python is left.
-MYLINEAR_EXPORT int mylinear_python_detach(int timeout_ms) { return mylinear::detach_python(timeout_ms); }
+MYLINEAR_EXPORT int mylinear_python_detach(int timeout_ms) {
+  return mylinear::python::detach_python(timeout_ms);
+}
 
-// Says what the next RegisterCustomOps of this thread adds: MYLINEAR's C++ kernels or not, and these domains,
-// which must live until then.
-MYLINEAR_EXPORT void mylinear_python_select(int with_mylinear, const mylinear::PythonDomain* domains,
+// Chooses what the next RegisterCustomOps of this thread adds: the operators with C++ kernels or not, and these
+// domains, which must live until then.
+MYLINEAR_EXPORT void mylinear_python_select(int with_cpp_kernels,
+                                            const mylinear::python::PythonDomain* domains,
                                             size_t num_domains) {
-  mylinear::selection = {with_mylinear != 0, domains, num_domains};
+  mylinear::selection = {with_cpp_kernels != 0, domains, num_domains};
 }

@@ -6,7 +6,7 @@
 #include <chrono>
 
 #include "ceilings/loops.h"
-#include "kernels/gemm.h"
+#include "kernels/isa.h"
 
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
 

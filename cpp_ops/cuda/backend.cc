@@ -16,7 +16,7 @@
 #include "cuda/cublas_lt.h"
 #include "cuda/error.h"
 #include "cuda/gemv.h"
-#include "json_text.h"
+#include "ort/json_text.h"
 #include "kernels/gemm.h"
 
 namespace mylinear::cuda {

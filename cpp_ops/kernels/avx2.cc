@@ -1,7 +1,7 @@
 // Layer: kernels. AVX2 with FMA and F16C: x86-64 since 2013.
 #include <immintrin.h>
 
-#include "kernels/kernel_list.h"
+#include "kernels/gemm_list.h"
 #include "kernels/micro_kernel.h"
 
 namespace mylinear::kernels {

@@ -1,6 +1,6 @@
 // Layer: kernels. AVX-512 F, BW, DQ and VL: Skylake-SP and newer.
 #include "kernels/avx512.h"
-#include "kernels/kernel_list.h"
+#include "kernels/gemm_list.h"
 
 namespace mylinear::kernels {
 

@@ -1,7 +1,7 @@
 // Layer: kernels. AVX-512 with the dot product of pairs of bfloat16, twice as fast as products in float:
 // Cooper Lake, Sapphire Rapids, Zen 4 and newer.
 #include "kernels/avx512.h"
-#include "kernels/kernel_list.h"
+#include "kernels/gemm_list.h"
 
 namespace mylinear::kernels {
 namespace {

@@ -1,5 +1,5 @@
-// Layer: kernel API. All that the ORT-facing code and the tests know of the kernels; no ORT header here or
-// below.
+// Layer: kernel API. The product that the ORT-facing code and the tests call; nothing in this room includes
+// onnxruntime.
 //
 //   Y = X W^T + B      X [M, K], W [N, K], B [N] or absent, Y [M, N]; all row-major and dense
 //
@@ -8,17 +8,11 @@
 #define MYLINEAR_KERNELS_GEMM_H_
 
 #include <cstddef>
-#include <cstdint>
+
+#include "kernels/half.h"
+#include "kernels/isa.h"
 
 namespace mylinear::kernels {
-
-// Storage of the two small types: a number each, so that no arithmetic happens in them by accident.
-struct Float16 {
-  uint16_t bits;
-};
-struct Bfloat16 {
-  uint16_t bits;
-};
 
 // The order is that of ELEMENT_TYPES in ort_ops/contract.py, and of every table of kernels.
 enum class ElementType : int { kFloat64, kFloat32, kFloat16, kBfloat16 };
@@ -27,8 +21,8 @@ inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "
                                                                     "bfloat16"};
 inline constexpr size_t kElementSizes[kNumElementTypes] = {8, 4, 2, 2};
 
-// One call. Nothing need be aligned: external data may lie at any offset of a file. y overlaps no input, and
-// nothing is kept after the call.
+// One call. Nothing need be aligned: external data may lie at any offset of a file. y overlaps no input. The
+// kernel keeps nothing after the call.
 struct GemmParams {
   size_t M;
   size_t N;
@@ -61,19 +55,8 @@ struct GemmKernel {
   bool (*can_dot)(const void* w, size_t count);
 };
 
-// One instruction set that this binary was compiled for.
-struct Isa {
-  const char* name;
-  bool (*is_usable)();        // whether this CPU and its operating system have it
-  const GemmKernel* kernels;  // kNumElementTypes of them, by ElementType
-};
-
-// The ISAs of this binary, in the order in which they are preferred; the last one, "baseline", is usable
-// everywhere.
-const Isa* compiled_isas(size_t* count);
-
-// The ISA called `name`, or the first usable one if `name` is null or empty. Null if there is none such.
-const Isa* find_isa(const char* name);
+// The kernels for an ISA: kNumElementTypes of them, by ElementType.
+const GemmKernel* gemm_kernels(const Isa& isa);
 
 }  // namespace mylinear::kernels
 

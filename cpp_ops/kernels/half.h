@@ -7,9 +7,17 @@
 #ifndef MYLINEAR_KERNELS_HALF_H_
 #define MYLINEAR_KERNELS_HALF_H_
 
-#include "kernels/gemm.h"
+#include <cstdint>
 
 namespace mylinear::kernels {
+
+// Storage of the two small types: a number each, so that no arithmetic happens in them by accident.
+struct Float16 {
+  uint16_t bits;
+};
+struct Bfloat16 {
+  uint16_t bits;
+};
 
 static inline uint32_t float_bits(float value) {
   uint32_t bits;

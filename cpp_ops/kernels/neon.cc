@@ -2,7 +2,7 @@
 #include <arm_neon.h>
 
 #include "kernels/half.h"
-#include "kernels/kernel_list.h"
+#include "kernels/gemm_list.h"
 #include "kernels/micro_kernel.h"
 
 namespace mylinear::kernels {

@@ -1,11 +1,11 @@
-// Layer: ORT op. Which of two prefetches serves a node's weight.
-#ifndef MYLINEAR_PREFETCH_TRIAL_H_
-#define MYLINEAR_PREFETCH_TRIAL_H_
+// Layer: operator MYLINEAR. Chooses which of two prefetches serves a node's weight.
+#ifndef MYLINEAR_OPERATORS_MYLINEAR_PREFETCH_TRIAL_H_
+#define MYLINEAR_OPERATORS_MYLINEAR_PREFETCH_TRIAL_H_
 
 #include <atomic>
 #include <cstdint>
 
-namespace mylinear {
+namespace mylinear::my_linear {
 
 // Where a weight lies when its node runs depends on what ran since: in a cache if the model is small, in
 // memory if other layers went through the caches. Each place has its own best prefetch
@@ -46,6 +46,6 @@ class PrefetchTrial {
   std::atomic<uint64_t> best_[2] = {{UINT64_MAX}, {UINT64_MAX}};  // far, near
 };
 
-}  // namespace mylinear
+}  // namespace mylinear::my_linear
 
-#endif  // MYLINEAR_PREFETCH_TRIAL_H_
+#endif  // MYLINEAR_OPERATORS_MYLINEAR_PREFETCH_TRIAL_H_

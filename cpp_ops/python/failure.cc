@@ -1,5 +1,5 @@
-// Layer: ORT op. See python_failure.h.
-#include "python_failure.h"
+// Layer: Python. See failure.h.
+#include "python/failure.h"
 
 #include <unistd.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 #include <thread>
 
-namespace mylinear {
+namespace mylinear::python {
 namespace {
 
 // What `describe_failure` makes of an exception; null if it raised itself.
@@ -16,32 +16,32 @@ Reference described(PyObject* exception, PyObject* prepare, PyObject* loans) {
   arguments.add(same(exception));
   arguments.add(same(prepare));
   arguments.add(same(loans));
-  return call(python.describe_failure, arguments);
+  return call(api.describe_failure, arguments);
 }
 
 // The same in a thread of its own, where Python runs no signal handler.
 Reference described_undisturbed(PyObject* exception, PyObject* prepare, PyObject* loans) {
   Reference result;
-  PyObject* state = python.PyEval_SaveThread();
+  PyObject* state = api.PyEval_SaveThread();
   try {
     std::thread([&] {
-      const int gil = python.PyGILState_Ensure();
+      const int gil = api.PyGILState_Ensure();
       try {
         result = described(exception, prepare, loans);
       } catch (const Raised&) {  // two times in a row: not an interrupt, and there is nothing left to try
-      } catch (const PythonError&) {
+      } catch (const ort::Error&) {
       }
-      python.PyGILState_Release(gil);
+      api.PyGILState_Release(gil);
     }).join();
   } catch (const std::exception&) {  // no thread can be had
   }
-  python.PyEval_RestoreThread(state);
+  api.PyEval_RestoreThread(state);
   return result;
 }
 
 }  // namespace
 
-Reference weak(PyObject* object) { return checked(python.PyWeakref_NewRef(object, nullptr)); }
+Reference weak(PyObject* object) { return checked(api.PyWeakref_NewRef(object, nullptr)); }
 
 void throw_described(Reference exception, PyObject* prepare, PyObject* loans) {
   Reference result;
@@ -51,18 +51,18 @@ void throw_described(Reference exception, PyObject* prepare, PyObject* loans) {
     exception = Reference(raised.exception.release());
     result = described_undisturbed(exception.get(), prepare, loans);
   }
-  if (!result.get()) throw PythonError(abi::ORT_FAIL, "a Python kernel failed, and so did describing how");
+  if (!result.get()) throw ort::Error(abi::ORT_FAIL, "a Python kernel failed, and so did describing how");
   char* text = nullptr;
   ptrdiff_t size = 0;
   const auto code = static_cast<abi::OrtErrorCode>(number_at(result.get(), 0));
-  if (python.PyBytes_AsStringAndSize(item_at(result.get(), 1), &text, &size)) throw_python_error();
-  throw PythonError(code, std::string(text, static_cast<size_t>(size)));
+  if (api.PyBytes_AsStringAndSize(item_at(result.get(), 1), &text, &size)) throw_python_error();
+  throw ort::Error(code, std::string(text, static_cast<size_t>(size)));
 }
 
 bool is_any_kept(PyObject* loans) {
   for (size_t i = 0; i < size_of(loans); ++i) {
     PyObject* loan = item_at(loans, i);
-    if (loan != python.none && checked(python.PyObject_CallObject(loan, nullptr)).get() != python.none)
+    if (loan != api.none && checked(api.PyObject_CallObject(loan, nullptr)).get() != api.none)
       return true;
   }
   return false;
@@ -73,7 +73,7 @@ void refuse_kept(PyObject* prepare, PyObject* loans) {
     Tuple arguments(2);
     arguments.add(same(prepare));
     arguments.add(same(loans));
-    call(python.refuse_kept, arguments);
+    call(api.refuse_kept, arguments);
   } catch (Raised& raised) {
     throw_described(std::move(raised.exception), prepare, Tuple(0).get());
   }
@@ -83,11 +83,11 @@ void end_child(PyObject* exception) {
   try {
     Tuple arguments(1);
     arguments.add(same(exception));
-    call(python.end_child, arguments);
+    call(api.end_child, arguments);
   } catch (const Raised&) {
-  } catch (const PythonError&) {
+  } catch (const ort::Error&) {
   }
   _exit(1);
 }
 
-}  // namespace mylinear
+}  // namespace mylinear::python

@@ -1,11 +1,12 @@
-// Layer: what both libraries say of themselves, as JSON.
-#ifndef MYLINEAR_JSON_TEXT_H_
-#define MYLINEAR_JSON_TEXT_H_
+// Layer: text. JSON for what a library says of itself; includes no onnxruntime.
+#ifndef MYLINEAR_ORT_JSON_TEXT_H_
+#define MYLINEAR_ORT_JSON_TEXT_H_
 
 #include <cstddef>
 #include <cstdio>
 #include <string>
 
+#pragma GCC visibility push(hidden)
 namespace mylinear {
 
 inline std::string quoted(const std::string& text) {
@@ -17,8 +18,8 @@ inline std::string quoted(const std::string& text) {
   return escaped + "\"";
 }
 
-// Writes what `describe` returns into `buffer`, cut off at `size` bytes with the final 0, and returns the
-// length that it has whole, without the 0; 0 if there is not enough memory.
+// Writes the text that `describe` returns into `buffer`, cut off at `size` bytes including the final 0. Returns
+// the length of the whole text without the 0; 0 if out of memory.
 template <class Describe>
 size_t write_text(char* buffer, size_t size, Describe&& describe) {
   try {
@@ -31,5 +32,6 @@ size_t write_text(char* buffer, size_t size, Describe&& describe) {
 }
 
 }  // namespace mylinear
+#pragma GCC visibility pop
 
-#endif  // MYLINEAR_JSON_TEXT_H_
+#endif  // MYLINEAR_ORT_JSON_TEXT_H_

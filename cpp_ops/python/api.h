@@ -1,26 +1,24 @@
-// Layer: ORT op. Operators whose kernels are Python callables: the trampoline between ONNX Runtime and
-// Python.
+// Layer: Python. The boundary between this library and the Python package: operators whose kernels are Python
+// callables.
 //
-// This library is not linked with Python. `ort_ops/trampoline.py` hands over the addresses of the functions
-// of Python's stable C API that are needed (PythonApi), so that one binary serves every Python, and a host
-// without Python never notices. What an operator looks like comes in plain structs (PythonDomain), which are
-// copied.
-#ifndef MYLINEAR_PYTHON_OP_H_
-#define MYLINEAR_PYTHON_OP_H_
+// This library is not linked with Python. `trampoline.py` hands over the addresses of the functions of Python's
+// stable C API that are needed (PythonApi), so that one binary serves every Python, and a host without Python
+// never notices. The operators come in plain structs (PythonDomain), which are copied.
+#ifndef MYLINEAR_PYTHON_API_H_
+#define MYLINEAR_PYTHON_API_H_
 
 #include <cstddef>
 #include <cstdint>
 
-#include "ort_abi.h"
-#include "ort_tensor.h"
+#include "ort/status.h"
 
-namespace mylinear {
+namespace mylinear::python {
 
 struct PyObject;  // Python's own; only ever a pointer
 
 // Functions of Python's stable C API, with their official names and signatures (Py_ssize_t is ptrdiff_t, a
-// PyThreadState is as opaque as an object), and four objects. ort_ops/trampoline.py fills it in this order; a
-// test compares the two.
+// PyThreadState is as opaque as an object), and four objects. `trampoline.py` fills it in this order; a test
+// compares the two.
 struct PythonApi {
   int (*PyGILState_Ensure)();
   void (*PyGILState_Release)(int state);
@@ -55,21 +53,23 @@ struct PythonOverload {
   const char* name;
   int32_t since_version;
   int32_t num_inputs;
-  int32_t num_required;  // the others are optional, and last
   int32_t num_outputs;
   int32_t num_attributes;
   const int32_t* input_types;
   const int32_t* output_types;
+  const int32_t* input_is_optional;  // 0 or 1 for each
+  const int32_t* output_is_optional;
   const char* const* attributes;
-  // (attributes) -> prepare, where each attribute is None or what `read_attribute` makes of it, and
-  // prepare(shapes, memory, memory, ...) -> (finish, shape, ...) with a shape for each output, and
-  // finish(memory, ...) fills the outputs; None for the shape and memory of an absent input.
+  // (attributes) -> prepare, where each attribute is None or the result of `attribute_object`;
+  // prepare(shapes, memory, memory, ...) -> (finish, shape, ...) with a shape for each output;
+  // finish(memory, ...) fills the outputs. An absent input has None for shape and memory, an absent output
+  // None for memory.
   PyObject* make_node;
   // (attributes, type, shape, type, shape, ...) -> (type, shape, ...); None for a shape that is not known.
   PyObject* infer;
 };
 
-// The operators of one domain, as they were when somebody registered them; never changed.
+// The operators of one domain at the time of registration; never changed.
 struct PythonDomain {
   int64_t id;  // the same for the same content
   const char* name;
@@ -86,9 +86,9 @@ void attach_python(const PythonApi& api);
 bool detach_python(int timeout_ms);
 
 // Adds the domains to `options`. Returns ORT's own status if it refuses.
-abi::OrtStatus* add_python_domains(const Runtime& runtime, const PythonDomain* domains, size_t num_domains,
+abi::OrtStatus* add_python_domains(const ort::Runtime& runtime, const PythonDomain* domains, size_t num_domains,
                                    abi::OrtSessionOptions* options);
 
-}  // namespace mylinear
+}  // namespace mylinear::python
 
-#endif  // MYLINEAR_PYTHON_OP_H_
+#endif  // MYLINEAR_PYTHON_API_H_

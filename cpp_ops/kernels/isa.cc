@@ -1,7 +1,9 @@
-// Layer: kernels. Which ISAs this binary has, and which of them this CPU has.
+// Layer: kernels. See isa.h.
+#include "kernels/isa.h"
+
 #include <cstring>
 
-#include "kernels/kernel_list.h"
+#include "kernels/isa_list.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -29,7 +31,7 @@ namespace {
 #endif
 }
 
-// The registers of AMX are large enough for Linux, since 5.16, to want to be asked for them, once a process.
+// The registers of AMX are so large that Linux, since 5.16, has a process ask for them once.
 [[maybe_unused]] bool amx_bf16_is_usable() {
 #if defined(__x86_64__) && defined(__linux__)
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of EDX, CPUID leaf 7
@@ -54,7 +56,13 @@ namespace {
 
 bool baseline_is_usable() { return true; }
 
-#define MYLINEAR_ISA_ROW(isa, mr) {#isa, isa##_is_usable, isa##_kernels},
+enum Index : size_t {
+#define MYLINEAR_ISA_INDEX(isa) k_##isa,
+  MYLINEAR_ISA_LIST(MYLINEAR_ISA_INDEX)
+#undef MYLINEAR_ISA_INDEX
+};
+
+#define MYLINEAR_ISA_ROW(isa) {#isa, isa##_is_usable, k_##isa},
 constexpr Isa kIsas[] = {MYLINEAR_ISA_LIST(MYLINEAR_ISA_ROW)};
 #undef MYLINEAR_ISA_ROW
 

@@ -1,4 +1,4 @@
-// Layer: ORT op. Python's objects in C++: the GIL, references, tuples, and what Python raises.
+// Layer: Python. Python's objects in C++: the GIL, references, tuples, and what Python raises.
 //
 // Everything here but `Gil` is for a thread that holds the GIL.
 #ifndef MYLINEAR_PYTHON_OBJECTS_H_
@@ -7,28 +7,15 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <utility>
 
-#include "ort_abi.h"
-#include "python_op.h"
+#include "python/api.h"
 
-namespace mylinear {
+namespace mylinear::python {
 
-extern PythonApi python;  // what `attach_python` was given
+extern PythonApi api;  // set by `attach_python`
 
-// What becomes ORT's status: an error code and a message.
-class PythonError : public std::runtime_error {
- public:
-  PythonError(abi::OrtErrorCode code, const std::string& text) : std::runtime_error(text), code_(code) {}
-  abi::OrtErrorCode code() const { return code_; }
-
- private:
-  abi::OrtErrorCode code_;
-};
-
-// The GIL, while the interpreter is there. Throws PythonError where it is not.
+// The GIL, while the interpreter is there. Throws ort::Error where it is not.
 class Gil {
  public:
   Gil();
@@ -58,7 +45,7 @@ class Reference {
     return *this;
   }
   ~Reference() {
-    if (object_) python.Py_DecRef(object_);
+    if (object_) api.Py_DecRef(object_);
   }
   PyObject* get() const { return object_; }
   PyObject** out() { return &object_; }
@@ -73,7 +60,7 @@ struct Raised {
   Reference exception;
 };
 
-// Throws what is set in this thread: Raised, or PythonError if Python says that nothing is.
+// Throws what is set in this thread: Raised, or ort::Error if Python says that nothing is.
 [[noreturn]] void throw_python_error();
 
 // What a Python function returned, unless it raised.
@@ -85,13 +72,13 @@ Reference same(PyObject* object);  // one more reference to it
 // A tuple that is being filled.
 class Tuple {
  public:
-  explicit Tuple(size_t size) : tuple_(checked(python.PyTuple_New(static_cast<ptrdiff_t>(size)))) {}
+  explicit Tuple(size_t size) : tuple_(checked(api.PyTuple_New(static_cast<ptrdiff_t>(size)))) {}
   void set(size_t index, Reference item) {
-    if (python.PyTuple_SetItem(tuple_.get(), static_cast<ptrdiff_t>(index), item.release()))
+    if (api.PyTuple_SetItem(tuple_.get(), static_cast<ptrdiff_t>(index), item.release()))
       throw_python_error();
   }
   void add(Reference item) { set(next_++, std::move(item)); }
-  void add(int64_t number) { add(checked(python.PyLong_FromLongLong(number))); }
+  void add(int64_t number) { add(checked(api.PyLong_FromLongLong(number))); }
   PyObject* get() const { return tuple_.get(); }
   Reference take() { return std::move(tuple_); }
 
@@ -110,6 +97,6 @@ PyObject* item_at(PyObject* tuple, size_t index);
 int64_t number_at(PyObject* tuple, size_t index);
 size_t size_of(PyObject* tuple);
 
-}  // namespace mylinear
+}  // namespace mylinear::python
 
 #endif  // MYLINEAR_PYTHON_OBJECTS_H_

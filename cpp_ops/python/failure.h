@@ -1,29 +1,40 @@
-// Layer: ORT op. What becomes of what a Python kernel raised, kept, or forked.
+// Layer: Python. What becomes of what a Python kernel raised, kept, or forked.
 //
 // The GIL is held. `prepare` is what `make_node` returned, or None; `loans` a tuple of weak references to the
 // memory that a call lent to Python, with None where there was none.
 #ifndef MYLINEAR_PYTHON_FAILURE_H_
 #define MYLINEAR_PYTHON_FAILURE_H_
 
-#include "python_objects.h"
+#include "python/objects.h"
 
-namespace mylinear {
+namespace mylinear::python {
 
 // A weak reference to an object.
 Reference weak(PyObject* object);
 
-// Throws the PythonError that tells ORT of an exception. What Python keeps of it refers to no loan.
+// Throws the ort::Error that tells onnxruntime of an exception. What Python keeps of it refers to no loan.
 [[noreturn]] void throw_described(Reference exception, PyObject* prepare, PyObject* loans);
+
+// Runs `body` with the GIL. Outside of a call: what Python raises in it is described without loans.
+template <class Body>
+void with_gil(Body&& body) {
+  const Gil gil;
+  try {
+    body();
+  } catch (Raised& raised) {
+    throw_described(std::move(raised.exception), api.none, Tuple(0).get());
+  }
+}
 
 // Whether anything still refers to a loan.
 bool is_any_kept(PyObject* loans);
 
-// Throws PythonError unless what refers to a loan was garbage.
+// Throws ort::Error unless what refers to a loan was garbage.
 void refuse_kept(PyObject* prepare, PyObject* loans);
 
 // Ends the child of a fork that was about to return into onnxruntime, none of whose other threads it has.
 [[noreturn]] void end_child(PyObject* exception);
 
-}  // namespace mylinear
+}  // namespace mylinear::python
 
 #endif  // MYLINEAR_PYTHON_FAILURE_H_

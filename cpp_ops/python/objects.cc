@@ -1,12 +1,12 @@
-// Layer: ORT op. See python_objects.h.
-#include "python_objects.h"
+// Layer: Python. See objects.h.
+#include "python/objects.h"
 
 #include <pthread.h>
 
 #include <chrono>
 #include <thread>
 
-namespace mylinear {
+namespace mylinear::python {
 namespace {
 
 std::atomic<bool> is_closed{true};
@@ -22,20 +22,20 @@ void forget_other_threads() {
 
 }  // namespace
 
-PythonApi python{};
+PythonApi api{};
 
 Gil::Gil() {
   ++num_calls;
   if (is_closed) {
     --num_calls;
-    throw PythonError(abi::ORT_FAIL, "a Python kernel cannot run: the Python interpreter is shutting down");
+    throw ort::Error(abi::ORT_FAIL, "a Python kernel cannot run: the Python interpreter is shutting down");
   }
   ++num_calls_of_thread;
-  state_ = python.PyGILState_Ensure();
+  state_ = api.PyGILState_Ensure();
 }
 
 Gil::~Gil() {
-  python.PyGILState_Release(state_);
+  api.PyGILState_Release(state_);
   --num_calls_of_thread;
   --num_calls;
 }
@@ -58,10 +58,10 @@ int num_forks() { return forks; }
 
 void throw_python_error() {
   Reference type, value, traceback;
-  python.PyErr_Fetch(type.out(), value.out(), traceback.out());
-  python.PyErr_NormalizeException(type.out(), value.out(), traceback.out());
-  if (!value.get()) throw PythonError(abi::ORT_FAIL, "a Python kernel failed and raised nothing");
-  if (traceback.get()) python.PyException_SetTraceback(value.get(), traceback.get());
+  api.PyErr_Fetch(type.out(), value.out(), traceback.out());
+  api.PyErr_NormalizeException(type.out(), value.out(), traceback.out());
+  if (!value.get()) throw ort::Error(abi::ORT_FAIL, "a Python kernel failed and raised nothing");
+  if (traceback.get()) api.PyException_SetTraceback(value.get(), traceback.get());
   throw Raised{std::move(value)};
 }
 
@@ -71,14 +71,14 @@ Reference checked(PyObject* object) {
 }
 
 Reference same(PyObject* object) {
-  python.Py_IncRef(object);
+  api.Py_IncRef(object);
   return Reference(object);
 }
 
-Reference none() { return same(python.none); }
+Reference none() { return same(api.none); }
 
 Reference call(PyObject* callable, const Tuple& arguments) {
-  return checked(python.PyObject_CallObject(callable, arguments.get()));
+  return checked(api.PyObject_CallObject(callable, arguments.get()));
 }
 
 Reference shape_tuple(const int64_t* dims, size_t rank) {
@@ -89,27 +89,27 @@ Reference shape_tuple(const int64_t* dims, size_t rank) {
 
 Reference bytes(const void* data, size_t nbytes) {
   return checked(
-      python.PyBytes_FromStringAndSize(static_cast<const char*>(data), static_cast<ptrdiff_t>(nbytes)));
+      api.PyBytes_FromStringAndSize(static_cast<const char*>(data), static_cast<ptrdiff_t>(nbytes)));
 }
 
 PyObject* item_at(PyObject* tuple, size_t index) {
-  PyObject* item = python.PyTuple_GetItem(tuple, static_cast<ptrdiff_t>(index));
+  PyObject* item = api.PyTuple_GetItem(tuple, static_cast<ptrdiff_t>(index));
   if (!item) throw_python_error();
   return item;
 }
 
 int64_t number_at(PyObject* tuple, size_t index) {
   PyObject* item = item_at(tuple, index);
-  if (item == python.none) return -1;
-  const long long number = python.PyLong_AsLongLong(item);
-  if (number == -1 && python.PyErr_Occurred()) throw_python_error();
+  if (item == api.none) return -1;
+  const long long number = api.PyLong_AsLongLong(item);
+  if (number == -1 && api.PyErr_Occurred()) throw_python_error();
   return number;
 }
 
 size_t size_of(PyObject* tuple) {
-  const ptrdiff_t size = python.PyTuple_Size(tuple);
+  const ptrdiff_t size = api.PyTuple_Size(tuple);
   if (size < 0) throw_python_error();
   return static_cast<size_t>(size);
 }
 
-}  // namespace mylinear
+}  // namespace mylinear::python

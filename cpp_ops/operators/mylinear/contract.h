@@ -1,0 +1,40 @@
+// Layer: operator MYLINEAR. Its definition in ort_ops, for C++; a test fails if the two differ.
+#ifndef MYLINEAR_OPERATORS_MYLINEAR_CONTRACT_H_
+#define MYLINEAR_OPERATORS_MYLINEAR_CONTRACT_H_
+
+#include "kernels/gemm.h"
+#include "ort/shape_inference.h"
+
+namespace mylinear::my_linear {
+
+// What the ops for all providers have in common.
+struct Contract {
+  static constexpr char kDomain[] = "mylinear";
+  static constexpr char kName[] = "MYLINEAR";
+  static constexpr int kSinceVersion = 1;
+
+  // In the order of kernels::ElementType.
+  static constexpr ort::TypeVariable kTypes[] = {
+      {"T", {ort::kFloat64, ort::kFloat32, ort::kFloat16, ort::kBfloat16}}};
+  static constexpr ort::Parameter kInputs[] = {
+      {"X", "T", false, "x"}, {"W", "T", false, "weight"}, {"B", "T", ort::kOptional, "bias"}};
+  static constexpr ort::Parameter kOutputs[] = {{"Y", "T", false, "y"}};
+
+  static void infer_shapes(const ort::ShapeInference& shapes);
+};
+
+// The inputs of a node, in order.
+inline constexpr size_t kX = 0;
+inline constexpr size_t kWeight = 1;
+inline constexpr size_t kBias = 2;
+
+// The kernels' name for the element type of an op.
+constexpr kernels::ElementType kernel_type(ort::ElementType type) {
+  int index = 0;
+  while (Contract::kTypes[0].types[index] != type) ++index;
+  return static_cast<kernels::ElementType>(index);
+}
+
+}  // namespace mylinear::my_linear
+
+#endif  // MYLINEAR_OPERATORS_MYLINEAR_CONTRACT_H_

@@ -1,0 +1,44 @@
+// Layer: operator MYLINEAR. Its kernel for the nodes that onnxruntime gives to its CUDA provider: reads inputs,
+// checks shapes, and hands device pointers and onnxruntime's stream to the CUDA backend. Includes no CUDA.
+#ifndef MYLINEAR_OPERATORS_MYLINEAR_CUDA_OP_H_
+#define MYLINEAR_OPERATORS_MYLINEAR_CUDA_OP_H_
+
+#include "cuda/backend.h"
+#include "operators/mylinear/contract.h"
+#include "ort/call.h"
+
+namespace mylinear::my_linear {
+
+// One node of one session. `compute` may run on any number of threads at once: it changes no member.
+class CudaKernel {
+ public:
+  CudaKernel(const ort::KernelInfo& info, const cuda::Backend* backend);
+  CudaKernel(const CudaKernel&) = delete;
+  CudaKernel& operator=(const CudaKernel&) = delete;
+  ~CudaKernel();
+  void compute(const ort::Call& call) const;
+
+ private:
+  const abi::OrtApi* api_;
+  const cuda::Backend& backend_;
+  kernels::ElementType type_;
+  abi::OrtAllocator* allocator_ = nullptr;
+};
+
+struct CudaOp : Contract {
+  static constexpr const char* kProvider = ort::kCudaProvider;
+  using Kernel = CudaKernel;
+  using Resources = const cuda::Backend*;
+  template <class Machine>
+  static bool is_offered(const Machine& machine) {
+    return machine.backend != nullptr;
+  }
+  template <class Machine>
+  static Resources resources(const Machine& machine) {
+    return machine.backend;
+  }
+};
+
+}  // namespace mylinear::my_linear
+
+#endif  // MYLINEAR_OPERATORS_MYLINEAR_CUDA_OP_H_
