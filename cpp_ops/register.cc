@@ -78,8 +78,9 @@ std::string config_entry(const abi::OrtApi* api, const abi::OrtSessionOptions* o
   return value.c_str();
 }
 
-// The CUDA backend if the session asks for it, by its config entry or else by the environment. Null if it does
-// not, or if something is missing and the CPU's kernels serve. Throws for `require` and something missing.
+// The CUDA backend if the session asks for it, by its config entry or else by the environment. Null if it
+// does not, or if something is missing and the CPU's kernels serve. Throws for `require` and something
+// missing.
 const cuda::Backend* choose_backend(const abi::OrtApi* api, const abi::OrtSessionOptions* options) {
   const char* variable = std::getenv(kCudaVariable);
   std::string wanted = variable ? variable : "";
@@ -144,8 +145,8 @@ std::string describe() {
 }  // namespace
 }  // namespace mylinear
 
-// Adds the operators with C++ kernels to `options`, or what `mylinear_python_select` chose. Thread-safe. Returns
-// null, or a status that the caller releases.
+// Adds the operators with C++ kernels to `options`, or what `mylinear_python_select` chose. Thread-safe.
+// Returns null, or a status that the caller releases.
 MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
                                                             const mylinear::abi::OrtApiBase* base) {
   try {
@@ -155,10 +156,10 @@ MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSe
   }
 }
 
-// Writes JSON into `buffer`, cut off at `size` bytes including the final 0. Returns the length of the whole text
-// without the 0; 0 if out of memory. Keys: version, compiler, isa (null and an `error` where MYLINEAR_ISA asks
-// for one that this machine lacks), compiled and usable ISAs in the order in which they are preferred, and
-// operators, with an entry for each kernel; see ort/describe.h.
+// Writes JSON into `buffer`, cut off at `size` bytes including the final 0. Returns the length of the whole
+// text without the 0; 0 if out of memory. Keys: version, compiler, isa (null and an `error` where
+// MYLINEAR_ISA asks for one that this machine lacks), compiled and usable ISAs in the order in which they are
+// preferred, and operators, with an entry for each kernel; see ort/describe.h.
 MYLINEAR_EXPORT size_t mylinear_describe(char* buffer, size_t size) {
   return mylinear::write_text(buffer, size, [] { return mylinear::describe(); });
 }
@@ -182,8 +183,8 @@ MYLINEAR_EXPORT int mylinear_python_detach(int timeout_ms) {
   return mylinear::python::detach_python(timeout_ms);
 }
 
-// Chooses what the next RegisterCustomOps of this thread adds: the operators with C++ kernels or not, and these
-// domains, which must live until then.
+// Chooses what the next RegisterCustomOps of this thread adds: the operators with C++ kernels or not, and
+// these domains, which must live until then.
 MYLINEAR_EXPORT void mylinear_python_select(int with_cpp_kernels,
                                             const mylinear::python::PythonDomain* domains,
                                             size_t num_domains) {

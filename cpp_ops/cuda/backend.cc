@@ -16,8 +16,8 @@
 #include "cuda/cublas_lt.h"
 #include "cuda/error.h"
 #include "cuda/gemv.h"
-#include "ort/json_text.h"
 #include "kernels/gemm.h"
+#include "ort/json_text.h"
 
 namespace mylinear::cuda {
 namespace {

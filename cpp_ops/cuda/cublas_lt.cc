@@ -78,7 +78,7 @@ const CublasLt& cublas_lt() {
 bool PlanKey::operator==(const PlanKey& o) const {
   return M == o.M && N == o.N && K == o.K && w_alignment == o.w_alignment && x_alignment == o.x_alignment &&
          y_alignment == o.y_alignment && max_workspace == o.max_workspace && element_type == o.element_type &&
-         allows_tf32 == o.allows_tf32 && has_bias == o.has_bias;
+         allows_tf32 == o.allows_tf32 && adds_bias == o.adds_bias;
 }
 
 size_t PlanKeyHash::operator()(const PlanKey& key) const {
@@ -86,7 +86,7 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   for (const uint64_t part :
        {key.M, key.N, key.K, uint64_t{key.w_alignment}, uint64_t{key.x_alignment}, uint64_t{key.y_alignment},
         uint64_t{key.max_workspace}, static_cast<uint64_t>(key.element_type), uint64_t{key.allows_tf32},
-        uint64_t{key.has_bias}}) {
+        uint64_t{key.adds_bias}}) {
     hash = (hash ^ part) * 0x9e3779b97f4a7c15u;
     hash ^= hash >> 32;
   }
@@ -108,7 +108,7 @@ PlanKey make_key(const Call& call, uint64_t max_workspace) {
   key.max_workspace = static_cast<uint32_t>(max_workspace);
   key.element_type = call.element_type;
   key.allows_tf32 = call.allows_tf32 && call.element_type == static_cast<int32_t>(ElementType::kFloat32);
-  key.has_bias = call.bias != nullptr;
+  key.adds_bias = call.bias != nullptr;
   return key;
 }
 
@@ -125,7 +125,7 @@ Plan::Plan(const CublasLt& lt, cublasLtHandle_t handle, const PlanKey& key)
     make_layout(&b_, product.b);
     make_layout(&d_, product.d);
     for (const bool has_epilogue : {true, false}) {
-      if (has_epilogue != key.has_bias && has_epilogue) continue;
+      if (has_epilogue != key.adds_bias && has_epilogue) continue;
       cublasLtMatmulDesc_t desc = make_desc(has_epilogue);
       idle_.push_back(desc);
       if (find_algorithm(desc)) {
@@ -245,7 +245,7 @@ bool Plan::run(const Call& call, void* workspace) {
                                              sizeof call.bias),
           "cublasLtMatmulDescSetAttribute");
   }
-  const bool adds_to_y = key_.has_bias && !has_epilogue_;
+  const bool adds_to_y = key_.adds_bias && !has_epilogue_;
   const double one64 = 1, beta64 = adds_to_y;
   const float one32 = 1, beta32 = adds_to_y;
   const bool is_double = static_cast<ElementType>(key_.element_type) == ElementType::kFloat64;

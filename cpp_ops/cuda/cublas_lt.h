@@ -50,7 +50,7 @@ struct PlanKey {
   uint32_t max_workspace;
   int32_t element_type;
   bool allows_tf32;
-  bool has_bias;
+  bool adds_bias;
 
   bool operator==(const PlanKey& other) const;
 };

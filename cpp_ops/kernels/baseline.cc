@@ -1,7 +1,7 @@
 // Layer: kernels. The ISA that is always there: 16-byte vectors in the compiler's own notation, which are
 // SSE2 on x86-64 and NEON on arm64, with float16 and bfloat16 converted in software.
-#include "kernels/half.h"
 #include "kernels/gemm_list.h"
+#include "kernels/half.h"
 #include "kernels/micro_kernel.h"
 
 namespace mylinear::kernels {

@@ -1,5 +1,5 @@
-// Layer: kernel API. Which instruction sets this binary was compiled for, and which of them this CPU has. Every
-// product has a table of kernels for each; see gemm.h.
+// Layer: kernel API. Which instruction sets this binary was compiled for, and which of them this CPU has.
+// Every product has a table of kernels for each; see gemm.h.
 #ifndef MYLINEAR_KERNELS_ISA_H_
 #define MYLINEAR_KERNELS_ISA_H_
 

@@ -1,8 +1,8 @@
 // Layer: kernels. NEON of arm64, where it is always there; float16 is converted by it, not summed in it.
 #include <arm_neon.h>
 
-#include "kernels/half.h"
 #include "kernels/gemm_list.h"
+#include "kernels/half.h"
 #include "kernels/micro_kernel.h"
 
 namespace mylinear::kernels {

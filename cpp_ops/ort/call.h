@@ -41,7 +41,8 @@ class KernelInfo {
 
   Attributes<abi::OrtKernelInfo> attributes() const { return {runtime_, signature_, info_}; }
 
-  // Reads an input if it is a constant, whose memory then lives as long as the session. Returns whether it is.
+  // Reads an input if it is a constant, whose memory then lives as long as the session. Returns whether it
+  // is.
   bool read_constant(size_t index, TensorView* out) const {
     if (index >= num_inputs_) return false;
     int is_constant = 0;
@@ -81,7 +82,8 @@ class Call {
   const Runtime& runtime() const { return runtime_; }
   abi::OrtKernelContext* handle() const { return context_; }
 
-  // Reads an input; returns false for an absent optional one. Throws ContractError for an absent required one.
+  // Reads an input; returns false for an absent optional one. Throws ContractError for an absent required
+  // one.
   bool read_input(size_t index, TensorView* out) const {
     const abi::OrtValue* value = nullptr;
     if (index < num_inputs_) check(runtime_.api->KernelContext_GetInput(context_, index, &value));
@@ -103,8 +105,8 @@ class Call {
     return output;
   }
 
-  // Cuts `size` items into `num_chunks` contiguous pieces (1 to `size`), and runs body(first, last) for each on
-  // the session's threads.
+  // Cuts `size` items into `num_chunks` contiguous pieces (1 to `size`), and runs body(first, last) for each
+  // on the session's threads.
   template <class Body>
   void parallel_for(size_t size, size_t num_chunks, const Body& body) const {
     struct Work {

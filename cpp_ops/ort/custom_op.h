@@ -84,7 +84,8 @@ constexpr size_t num_overloads() {
   return product;
 }
 
-// The element type that `name`, a type variable or an element type, has in a choice; kUndefined if it is none.
+// The element type that `name`, a type variable or an element type, has in a choice; kUndefined if it is
+// none.
 template <class Spec>
 constexpr ElementType type_in_overload(const char* name, size_t overload) {
   for (const TypeVariable& variable : Spec::kTypes) {
@@ -129,8 +130,10 @@ class CustomOp : public OpBase {
                  {inputs_, std::size(inputs_)},
                  {outputs_, std::size(outputs_)},
                  AttributesOf<Spec>::value};
+    if constexpr (HasShapeRule<Spec>::value) {
+      infer_shapes = [](const OpBase&, const ShapeInference& shapes) { Spec::infer_shapes(shapes); };
+    }
     fill_callbacks(this);
-    if (!HasShapeRule<Spec>::value) InferOutputShapeFn = nullptr;
   }
   CustomOp(const CustomOp&) = delete;
   CustomOp& operator=(const CustomOp&) = delete;
@@ -143,10 +146,6 @@ class CustomOp : public OpBase {
     } else {
       return Kernel(info);
     }
-  }
-
-  void infer_shapes([[maybe_unused]] const ShapeInference& shapes) const {
-    if constexpr (HasShapeRule<Spec>::value) Spec::infer_shapes(shapes);
   }
 
  private:

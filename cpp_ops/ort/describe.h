@@ -31,8 +31,9 @@ inline std::string describe_parameter(const Parameter& parameter) {
 
 inline std::string describe_types(const TypeVariable& variable) {
   const Span<ElementType> types{variable.types, variable.count()};
-  return "{\"name\": " + quoted(variable.name) + ", \"types\": " +
-         json_list(types, [](ElementType type) { return quoted(element_name(type)); }) + "}";
+  return "{\"name\": " + quoted(variable.name) +
+         ", \"types\": " + json_list(types, [](ElementType type) { return quoted(element_name(type)); }) +
+         "}";
 }
 
 // Nine digits, which give the same float back; NaN and infinities as Python's json reads them.

@@ -18,8 +18,8 @@ inline std::string quoted(const std::string& text) {
   return escaped + "\"";
 }
 
-// Writes the text that `describe` returns into `buffer`, cut off at `size` bytes including the final 0. Returns
-// the length of the whole text without the 0; 0 if out of memory.
+// Writes the text that `describe` returns into `buffer`, cut off at `size` bytes including the final 0.
+// Returns the length of the whole text without the 0; 0 if out of memory.
 template <class Describe>
 size_t write_text(char* buffer, size_t size, Describe&& describe) {
   try {

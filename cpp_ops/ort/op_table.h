@@ -8,12 +8,54 @@
 #pragma GCC visibility push(hidden)
 namespace mylinear::ort {
 
-// onnxruntime's view of an operator, for one choice of element types. onnxruntime holds a pointer to it for as
-// long as a session lives.
+// onnxruntime's view of an operator, for one choice of element types. onnxruntime holds a pointer to it for
+// as long as a session lives.
 struct OpBase : abi::OrtCustomOp {
   Runtime runtime;
   Signature signature;
+  void (*infer_shapes)(const OpBase& op, const ShapeInference& shapes) = nullptr;  // null: no shape rule
 };
+
+inline const OpBase& base_of(const abi::OrtCustomOp* op) { return *static_cast<const OpBase*>(op); }
+
+constexpr abi::OrtCustomOpInputOutputCharacteristic characteristic_of(const Slot& slot) {
+  return slot.is_optional ? abi::INPUT_OUTPUT_OPTIONAL : abi::INPUT_OUTPUT_REQUIRED;
+}
+
+// Fills in the callbacks that say what the operator is. Runtime, signature and shape rule are set before.
+inline void fill_description(OpBase* op) {
+  using abi::OrtCustomOp;
+  static_cast<OrtCustomOp&>(*op) = OrtCustomOp{};
+  const uint32_t version = op->runtime.version;
+  op->version = version < abi::kCustomOpVersion ? version : abi::kCustomOpVersion;
+  op->GetName = [](const OrtCustomOp* self) { return base_of(self).signature.name; };
+  op->GetExecutionProviderType = [](const OrtCustomOp* self) { return base_of(self).signature.provider; };
+  op->GetInputTypeCount = [](const OrtCustomOp* self) { return base_of(self).signature.inputs.size; };
+  op->GetInputType = [](const OrtCustomOp* self, size_t i) { return base_of(self).signature.inputs[i].type; };
+  op->GetInputCharacteristic = [](const OrtCustomOp* self, size_t i) {
+    return characteristic_of(base_of(self).signature.inputs[i]);
+  };
+  op->GetInputMemoryType = [](const OrtCustomOp*, size_t) { return abi::OrtMemTypeDefault; };
+  op->GetOutputTypeCount = [](const OrtCustomOp* self) { return base_of(self).signature.outputs.size; };
+  op->GetOutputType = [](const OrtCustomOp* self, size_t i) {
+    return base_of(self).signature.outputs[i].type;
+  };
+  op->GetOutputCharacteristic = [](const OrtCustomOp* self, size_t i) {
+    return characteristic_of(base_of(self).signature.outputs[i]);
+  };
+  op->GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
+  op->GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  op->GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
+  op->GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  op->GetStartVersion = [](const OrtCustomOp* self) { return base_of(self).signature.since_version; };
+  op->GetEndVersion = [](const OrtCustomOp* self) { return base_of(self).signature.end_version; };
+  if (!op->infer_shapes || version < abi::kShapeInferenceIsSafeSince) return;
+  op->InferOutputShapeFn = [](const OrtCustomOp* self, abi::OrtShapeInferContext* context) {
+    const OpBase& base = base_of(self);
+    return guarded(base.runtime.api, base.signature.name,
+                   [&] { base.infer_shapes(base, ShapeInference(base.runtime, base.signature, context)); });
+  };
+}
 
 // A kernel with what its callbacks need.
 template <class Op>
@@ -23,77 +65,27 @@ struct Node {
   typename Op::Kernel kernel;
 };
 
-// The callbacks for `Op`, which derives from OpBase and has: Kernel, make_kernel(const KernelInfo&) -> Kernel,
-// and infer_shapes(const ShapeInference&).
-template <class Op>
-struct Callbacks {
-  static const Op& self(const abi::OrtCustomOp* op) { return *static_cast<const Op*>(op); }
-
-  static abi::OrtStatus* create_kernel(const abi::OrtCustomOp* raw, const abi::OrtApi*,
-                                       const abi::OrtKernelInfo* handle, void** out) {
-    const Op& op = self(raw);
-    return guarded(op.runtime.api, op.signature.name, [&] {
-      const KernelInfo info(op.runtime, op.signature, handle);
-      *out = new Node<Op>{op, info.num_inputs(), op.make_kernel(info)};
-    });
-  }
-
-  static abi::OrtStatus* compute(void* raw, abi::OrtKernelContext* context) {
-    const auto& node = *static_cast<const Node<Op>*>(raw);
-    const Op& op = node.op;
-    return guarded(op.runtime.api, op.signature.name, [&] {
-      node.kernel.compute(Call(op.runtime, op.signature, context, node.num_inputs));
-    });
-  }
-
-  static void destroy(void* raw) { delete static_cast<Node<Op>*>(raw); }
-
-  static abi::OrtStatus* infer_shapes(const abi::OrtCustomOp* raw, abi::OrtShapeInferContext* context) {
-    const Op& op = self(raw);
-    return guarded(op.runtime.api, op.signature.name,
-                   [&] { op.infer_shapes(ShapeInference(op.runtime, op.signature, context)); });
-  }
-};
-
-constexpr abi::OrtCustomOpInputOutputCharacteristic characteristic_of(const Slot& slot) {
-  return slot.is_optional ? abi::INPUT_OUTPUT_OPTIONAL : abi::INPUT_OUTPUT_REQUIRED;
-}
-
-// Fills the table of `op`, whose runtime and signature are set.
+// Fills in all callbacks of `op`, whose type derives from OpBase and has Kernel and
+// make_kernel(const KernelInfo&) -> Kernel.
 template <class Op>
 void fill_callbacks(Op* op) {
-  using abi::OrtCustomOp;
-  using Table = Callbacks<Op>;
-  static_cast<OrtCustomOp&>(*op) = OrtCustomOp{};
-  const uint32_t version = op->runtime.version;
-  op->version = version < abi::kCustomOpVersion ? version : abi::kCustomOpVersion;
-  op->GetName = [](const OrtCustomOp* self) { return Table::self(self).signature.name; };
-  op->GetExecutionProviderType = [](const OrtCustomOp* self) { return Table::self(self).signature.provider; };
-  op->GetInputTypeCount = [](const OrtCustomOp* self) { return Table::self(self).signature.inputs.size; };
-  op->GetInputType = [](const OrtCustomOp* self, size_t index) {
-    return Table::self(self).signature.inputs[index].type;
+  fill_description(op);
+  op->CreateKernelV2 = [](const abi::OrtCustomOp* raw, const abi::OrtApi*, const abi::OrtKernelInfo* handle,
+                          void** out) {
+    const Op& self = *static_cast<const Op*>(raw);
+    return guarded(self.runtime.api, self.signature.name, [&] {
+      const KernelInfo info(self.runtime, self.signature, handle);
+      *out = new Node<Op>{self, info.num_inputs(), self.make_kernel(info)};
+    });
   };
-  op->GetInputCharacteristic = [](const OrtCustomOp* self, size_t index) {
-    return characteristic_of(Table::self(self).signature.inputs[index]);
+  op->KernelComputeV2 = [](void* raw, abi::OrtKernelContext* context) {
+    const auto& node = *static_cast<const Node<Op>*>(raw);
+    const OpBase& base = node.op;
+    return guarded(base.runtime.api, base.signature.name, [&] {
+      node.kernel.compute(Call(base.runtime, base.signature, context, node.num_inputs));
+    });
   };
-  op->GetInputMemoryType = [](const OrtCustomOp*, size_t) { return abi::OrtMemTypeDefault; };
-  op->GetOutputTypeCount = [](const OrtCustomOp* self) { return Table::self(self).signature.outputs.size; };
-  op->GetOutputType = [](const OrtCustomOp* self, size_t index) {
-    return Table::self(self).signature.outputs[index].type;
-  };
-  op->GetOutputCharacteristic = [](const OrtCustomOp* self, size_t index) {
-    return characteristic_of(Table::self(self).signature.outputs[index]);
-  };
-  op->GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
-  op->GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
-  op->GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
-  op->GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
-  op->GetStartVersion = [](const OrtCustomOp* self) { return Table::self(self).signature.since_version; };
-  op->GetEndVersion = [](const OrtCustomOp* self) { return Table::self(self).signature.end_version; };
-  op->CreateKernelV2 = Table::create_kernel;
-  op->KernelComputeV2 = Table::compute;
-  op->KernelDestroy = Table::destroy;
-  if (version >= abi::kShapeInferenceIsSafeSince) op->InferOutputShapeFn = Table::infer_shapes;
+  op->KernelDestroy = [](void* raw) { delete static_cast<Node<Op>*>(raw); };
 }
 
 }  // namespace mylinear::ort

@@ -45,7 +45,8 @@ enum class AttributeKind : int32_t {  // the numbers are those of ONNX's Attribu
   kFloats = 6,
   kInts = 7,
   kStrings = 8,
-  // Not in ONNX: onnxruntime does not tell the type of a list without elements, and up to 1.24 it shows a list
+  // Not in ONNX: onnxruntime does not tell the type of a list without elements, and up to 1.24 it shows a
+  // list
   // of strings as one.
   kEmptyList = -1,
   kEmptyListOrStrings = -2,

@@ -177,14 +177,14 @@ abi::OrtStatus* register_library(abi::OrtSessionOptions* options, const abi::Ort
 
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
 
-#define MYLINEAR_REGISTER(...)                                                                             \
-  MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,   \
-                                                              const mylinear::abi::OrtApiBase* base) {     \
-    return mylinear::ort::register_library<__VA_ARGS__>(options, base);                                    \
-  }                                                                                                        \
-  MYLINEAR_EXPORT size_t mylinear_operators(char* buffer, size_t size) {                                   \
-    return mylinear::write_text(                                                                           \
-        buffer, size, [] { return mylinear::ort::describe(mylinear::ort::TypeList<__VA_ARGS__>{}); });     \
+#define MYLINEAR_REGISTER(...)                                                                           \
+  MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options, \
+                                                              const mylinear::abi::OrtApiBase* base) {   \
+    return mylinear::ort::register_library<__VA_ARGS__>(options, base);                                  \
+  }                                                                                                      \
+  MYLINEAR_EXPORT size_t mylinear_operators(char* buffer, size_t size) {                                 \
+    return mylinear::write_text(                                                                         \
+        buffer, size, [] { return mylinear::ort::describe(mylinear::ort::TypeList<__VA_ARGS__>{}); });   \
   }
 
 #endif  // MYLINEAR_ORT_REGISTRATION_H_

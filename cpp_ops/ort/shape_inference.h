@@ -81,7 +81,8 @@ class ShapeInference {
   }
 
  private:
-  // onnxruntime asks one op for all choices of element types, so the types of this one say nothing of the node.
+  // onnxruntime asks one op for all choices of element types, so the types of this one say nothing of the
+  // node.
   ElementType output_type(size_t index) const {
     const char* variable = signature_.outputs[index].type_variable;
     if (const ElementTypeRow* row = find_element_type(variable)) return row->type;

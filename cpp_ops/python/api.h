@@ -1,9 +1,9 @@
 // Layer: Python. The boundary between this library and the Python package: operators whose kernels are Python
 // callables.
 //
-// This library is not linked with Python. `trampoline.py` hands over the addresses of the functions of Python's
-// stable C API that are needed (PythonApi), so that one binary serves every Python, and a host without Python
-// never notices. The operators come in plain structs (PythonDomain), which are copied.
+// This library is not linked with Python. `trampoline.py` hands over the addresses of the functions of
+// Python's stable C API that are needed (PythonApi), so that one binary serves every Python, and a host
+// without Python never notices. The operators come in plain structs (PythonDomain), which are copied.
 #ifndef MYLINEAR_PYTHON_API_H_
 #define MYLINEAR_PYTHON_API_H_
 
@@ -86,8 +86,8 @@ void attach_python(const PythonApi& api);
 bool detach_python(int timeout_ms);
 
 // Adds the domains to `options`. Returns ORT's own status if it refuses.
-abi::OrtStatus* add_python_domains(const ort::Runtime& runtime, const PythonDomain* domains, size_t num_domains,
-                                   abi::OrtSessionOptions* options);
+abi::OrtStatus* add_python_domains(const ort::Runtime& runtime, const PythonDomain* domains,
+                                   size_t num_domains, abi::OrtSessionOptions* options);
 
 }  // namespace mylinear::python
 

@@ -62,8 +62,7 @@ void throw_described(Reference exception, PyObject* prepare, PyObject* loans) {
 bool is_any_kept(PyObject* loans) {
   for (size_t i = 0; i < size_of(loans); ++i) {
     PyObject* loan = item_at(loans, i);
-    if (loan != api.none && checked(api.PyObject_CallObject(loan, nullptr)).get() != api.none)
-      return true;
+    if (loan != api.none && checked(api.PyObject_CallObject(loan, nullptr)).get() != api.none) return true;
   }
   return false;
 }

@@ -92,8 +92,7 @@ void Kernel::run(const ort::Call& call, Tuple* loans) const {
   PyObject* finish = item_at(prepared.get(), 0);
   Tuple outputs(num_outputs);
   for (size_t i = 0; i < num_outputs; ++i) {
-    Reference memory =
-        allocate_output(call, i, signature_.outputs[i].type, item_at(prepared.get(), i + 1));
+    Reference memory = allocate_output(call, i, signature_.outputs[i].type, item_at(prepared.get(), i + 1));
     if (memory.get() != api.none) loans->set(num_inputs + i, weak(memory.get()));
     outputs.add(std::move(memory));
   }

@@ -92,10 +92,13 @@ PythonOp::PythonOp(const ort::Runtime& for_runtime, const PythonOverload& overlo
                {inputs.data(), inputs.size()},
                {outputs.data(), outputs.size()},
                {}};
+  infer_shapes = [](const ort::OpBase& op, const ort::ShapeInference& shapes) {
+    static_cast<const PythonOp&>(op).call_infer(shapes);
+  };
   ort::fill_callbacks(this);
 }
 
-void PythonOp::infer_shapes(const ort::ShapeInference& shapes) const {
+void PythonOp::call_infer(const ort::ShapeInference& shapes) const {
   with_gil([&] {
     Tuple read(attributes.size());
     for (const std::string& attribute : attributes) {

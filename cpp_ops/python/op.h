@@ -19,7 +19,7 @@ struct PythonOp : ort::OpBase {
   PythonOp& operator=(const PythonOp&) = delete;
 
   Kernel make_kernel(const ort::KernelInfo& info) const { return Kernel(info, *this); }
-  void infer_shapes(const ort::ShapeInference& shapes) const;
+  void call_infer(const ort::ShapeInference& shapes) const;
 
   std::string name;
   std::vector<ort::Slot> inputs;

@@ -23,7 +23,7 @@ from ort_ops.python_kernels.kept_views import Loans
 from ort_ops.python_kernels.trampoline import Domain, Overload
 
 _MAX_SHAPES = 64  # that a node remembers the output shapes of
-_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/python_attributes.cc
+_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/ort/operator.h
 _NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
 _ndarray: Any = np.ndarray  # (shape, dtype, buffer)
 _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
@@ -72,9 +72,10 @@ def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]
         return Overload(
             name=kernel.name,
             since_version=kernel.since_version,
-            num_required=signature.num_required,
             input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
             output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),
+            input_is_optional=tuple(i >= signature.num_required for i in range(len(input_dtypes))),
+            output_is_optional=(False,) * len(output_dtypes),
             attributes=tuple(a.name for a in signature.attributes),
             make_node=make_node,
             infer=lambda attributes, *rest: _infer(slot, signature, attributes, rest),
@@ -118,7 +119,7 @@ def _current(slot: Slot, signature: Signature) -> PythonKernel[..., Any]:
 
 
 def _present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
-    """The attributes that a node has, decoded; see ``read_attribute`` in ``cpp_ops/python_attributes.cc``.
+    """The attributes that a node has, decoded; see ``attribute_object`` in ``cpp_ops/python/attributes.h``.
 
     Raises: PythonKernelError for one of another type.
     """

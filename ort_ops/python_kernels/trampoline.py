@@ -1,4 +1,4 @@
-"""The Python end of the trampoline in ``cpp_ops/python_op.cc``: what crosses, and what happens to exceptions.
+"""The Python end of the trampoline in ``cpp_ops/python``: what crosses, and what happens to exceptions.
 
 The library calls a node's ``prepare`` with the memory and shapes of its inputs, allocates the outputs that it asks for,
 and calls the ``finish`` that it returned with their memory. Everything else is decided in `decorator`.
@@ -46,7 +46,7 @@ _FUNCTIONS = (
     "PyEval_SaveThread",
     "PyEval_RestoreThread",
 )
-"""Of Python's stable C API, in the order of ``PythonApi`` in ``cpp_ops/python_op.h``."""
+"""Of Python's stable C API, in the order of ``PythonApi`` in ``cpp_ops/python/api.h``."""
 
 _OBJECTS = ("none", "describe_failure", "refuse_kept", "end_child")
 _FAIL, _INVALID_ARGUMENT = 1, 2  # OrtErrorCode
@@ -69,11 +69,12 @@ class _Overload(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("since_version", ctypes.c_int32),
         ("num_inputs", ctypes.c_int32),
-        ("num_required", ctypes.c_int32),
         ("num_outputs", ctypes.c_int32),
         ("num_attributes", ctypes.c_int32),
         ("input_types", ctypes.POINTER(ctypes.c_int32)),
         ("output_types", ctypes.POINTER(ctypes.c_int32)),
+        ("input_is_optional", ctypes.POINTER(ctypes.c_int32)),
+        ("output_is_optional", ctypes.POINTER(ctypes.c_int32)),
         ("attributes", ctypes.POINTER(ctypes.c_char_p)),
         ("make_node", ctypes.py_object),
         ("infer", ctypes.py_object),
@@ -94,6 +95,8 @@ class Overload:
     """One combination of element types of one version of an operator, as onnxruntime is to see it.
 
     Attributes:
+        input_is_optional: for each input, whether a node may leave it out; it then has None for shape and memory.
+        output_is_optional: the same for each output, which then has None for memory.
         make_node: (an attribute's kind and bytes, or None, for each attribute) -> prepare, a method of a node that
             has ``failures``, ``settle`` and ``refuse_kept``.
         infer: (attributes, type, shape, type, shape, ...) -> (type, shape, ...).
@@ -101,9 +104,10 @@ class Overload:
 
     name: str
     since_version: int
-    num_required: int
     input_types: tuple[int, ...]
     output_types: tuple[int, ...]
+    input_is_optional: tuple[bool, ...]
+    output_is_optional: tuple[bool, ...]
     attributes: tuple[str, ...]
     make_node: Callable[..., Any]
     infer: Callable[..., tuple[Any, ...]]
@@ -184,11 +188,12 @@ def _struct(overload: Overload) -> _Overload:
         overload.name.encode(),
         overload.since_version,
         len(inputs),
-        overload.num_required,
         len(outputs),
         len(attributes),
         (ctypes.c_int32 * len(inputs))(*inputs),
         (ctypes.c_int32 * len(outputs))(*outputs),
+        (ctypes.c_int32 * len(inputs))(*overload.input_is_optional),
+        (ctypes.c_int32 * len(outputs))(*overload.output_is_optional),
         (ctypes.c_char_p * len(attributes))(*[name.encode() for name in attributes]),
         overload.make_node,
         overload.infer,

@@ -1,6 +1,6 @@
 // The CUDA side of the registering library against a fake onnxruntime and a fake backend (fake_backend.cc):
 // what is loaded and when, what reaches the backend, and what becomes of each failure. No GPU.
-#include "cuda/cuda_op.h"
+#include "operators/mylinear/cuda_op.h"
 
 #include <dlfcn.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@
 #include "cuda/backend.h"
 #include "cuda/find_backend.h"
 #include "fake_ort.h"
+#include "operators/mylinear/cpu_op.h"
 
 extern "C" mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
                                                        const mylinear::abi::OrtApiBase* base);
@@ -158,6 +159,7 @@ void test_both_kernels_are_in_one_domain_with_one_signature() {
             op->GetOutputType(op, 0) == op->GetInputType(op, 0));
       CHECK(op->version == cpu.version && op->GetName(op) == std::string("MYLINEAR"));
       CHECK(op->InferOutputShapeFn == cpu.InferOutputShapeFn);
+      CHECK(&my_linear::CpuOp::infer_shapes == &my_linear::CudaOp::infer_shapes);
       CHECK(op->GetInputTypeCount(op) == 3 && op->GetOutputTypeCount(op) == 1);
       for (size_t i = 0; i < 3; ++i) {
         CHECK(op->GetInputCharacteristic(op, i) == cpu.GetInputCharacteristic(&cpu, i));
@@ -302,7 +304,7 @@ void test_every_type_and_an_absent_bias() {
       CHECK(node.compute(&context).empty());
       cuda::Call call;
       last_call_function()(&call, nullptr);
-      CHECK(!call.bias && call.element_type == static_cast<int>(static_cast<const CudaOp&>(op).kernel->type));
+      CHECK(!call.bias && call.element_type == static_cast<int>(my_linear::kernel_type(type)));
       CHECK(call.allows_tf32 == (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
     }
   }

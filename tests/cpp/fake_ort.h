@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "ort_abi.h"
+#include "ort/abi.h"
 
 namespace mylinear::abi {
 

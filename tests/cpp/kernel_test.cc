@@ -12,7 +12,6 @@
 #include "check.h"
 #include "kernels/gemm.h"
 #include "kernels/half.h"
-#include "kernels/kernel_list.h"
 #include "kernels/reference.h"
 
 namespace mylinear::kernels {
@@ -281,7 +280,7 @@ std::vector<const GemmKernel*> kernels_of(ElementType type) {
   size_t num_isas = 0;
   const Isa* isas = compiled_isas(&num_isas);
   for (size_t i = 0; i < num_isas; ++i) {
-    if (isas[i].is_usable()) found.push_back(&isas[i].kernels[static_cast<int>(type)]);
+    if (isas[i].is_usable()) found.push_back(&gemm_kernels(isas[i])[static_cast<int>(type)]);
   }
 #ifdef MYLINEAR_HAS_TILE_MODEL
   if (type == ElementType::kBfloat16 && find_isa("avx512")) found.push_back(&tile_model_kernel);
@@ -295,7 +294,7 @@ void test_all_kernels() {
   CHECK(num_isas >= 1 && std::strcmp(isas[num_isas - 1].name, "baseline") == 0);
   for (size_t i = 0; i < num_isas; ++i) {
     if (!isas[i].is_usable()) std::printf("%s: this CPU lacks it\n", isas[i].name);
-    for (int t = 0; t < kNumElementTypes; ++t) CHECK(static_cast<int>(isas[i].kernels[t].type) == t);
+    for (int t = 0; t < kNumElementTypes; ++t) CHECK(static_cast<int>(gemm_kernels(isas[i])[t].type) == t);
   }
   for (int t = 0; t < kNumElementTypes; ++t) {
     for (const GemmKernel* kernel : kernels_of(static_cast<ElementType>(t))) {
@@ -364,7 +363,7 @@ void test_isas_round_alike() {
     }
     for (const size_t rows : {M, size_t{2}}) {  // several passes, one
       GemmParams params{rows, N, 1, x.data(), w.data(), nullptr, expected.data()};
-      const GemmKernel& reference_kernel = baseline.kernels[static_cast<int>(type)];
+      const GemmKernel& reference_kernel = gemm_kernels(baseline)[static_cast<int>(type)];
       reference_kernel.run(params, 0, reference_kernel.num_tiles(params));
       for (const GemmKernel* kernel : kernels_of(type)) {
         params.y = y.data();
@@ -381,7 +380,7 @@ void test_isas_round_alike() {
 void test_tiles_are_those_of_the_model() {
   const Isa* isa = find_isa("amx_bf16");
   if (!isa) return;
-  const GemmKernel& kernel = isa->kernels[static_cast<int>(ElementType::kBfloat16)];
+  const GemmKernel& kernel = gemm_kernels(*isa)[static_cast<int>(ElementType::kBfloat16)];
   for (const Sizes& sizes : {Sizes{1, 16, 32}, Sizes{40, 50, 70}, Sizes{33, 130, 1100}, Sizes{5, 200, 544}}) {
     const auto [M, N, K] = sizes;
     Random random(M);

@@ -1,7 +1,6 @@
 // The ORT-facing code against a fake onnxruntime: versions, allocations in the hot call, failures of every
 // ORT function in turn, exceptions in the pool, threads.
-#include "mylinear_op.h"
-#include "prefetch_trial.h"
+#include "operators/mylinear/cpu_op.h"
 
 #include <cstdlib>
 #include <stdexcept>
@@ -10,6 +9,8 @@
 #include "count_allocations.h"
 #include "fake_ort.h"
 #include "kernels/gemm.h"
+#include "operators/mylinear/prefetch_trial.h"
+#include "ort/custom_op.h"
 
 extern "C" mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
                                                        const mylinear::abi::OrtApiBase* base);
@@ -21,6 +22,7 @@ namespace {
 using namespace abi;
 using fake_ort::Release;
 using kernels::ElementType;
+using my_linear::PrefetchTrial;
 
 OrtValue make_value(std::vector<int64_t> dims, float element,
                     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
@@ -236,14 +238,13 @@ void test_an_exception_in_the_pool_becomes_a_status() {
   const kernels::Isa& best = *kernels::find_isa(nullptr);
   kernels::GemmKernel table[kernels::kNumElementTypes];
   for (int i = 0; i < kernels::kNumElementTypes; ++i) {
-    table[i] = best.kernels[i];
+    table[i] = kernels::gemm_kernels(best)[i];
     table[i].run = [](const kernels::GemmParams&, size_t, size_t) {
       throw std::runtime_error("from a kernel");
     };
   }
-  const kernels::Isa throwing{"throwing", best.is_usable, table};
-  MyLinearOp op;
-  init_op(&op, {release.api(), 24}, throwing, ElementType::kFloat32);
+  const ort::CustomOp<my_linear::CpuOp> op({release.api(), 24}, static_cast<size_t>(ElementType::kFloat32),
+                                           table);
   fake_ort::num_pool_threads = 3;
   Node large(op, release.api(), 200, true);
   CHECK(large.compute() == "MYLINEAR: a kernel failed in the thread pool");
@@ -304,7 +305,7 @@ void test_isa_variable() {
   setenv("MYLINEAR_ISA", "no \"such\"", 1);
   const std::string message = take_message(RegisterCustomOps(&options, release.base()));
   CHECK_MESSAGE(message.find("MYLINEAR: MYLINEAR_ISA must be one of ") == 0, message);
-  char text[1024];
+  char text[8192];
   CHECK(mylinear_describe(text, sizeof text) == std::strlen(text));
   CHECK(std::strstr(text, "got no \\\"such\\\"") && std::strstr(text, "\"isa\": null"));
   setenv("MYLINEAR_ISA", "baseline", 1);

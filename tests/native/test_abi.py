@@ -1,6 +1,6 @@
-"""Every number of ``cpp_ops/ort_abi.h`` against tables of the released ABI, and against the official headers.
+"""Every number of ``cpp_ops/ort/abi.h`` against tables of the released ABI, and against the official headers.
 
-``ort_abi.h`` binds its lists of slots and fields to its structs by ``static_assert``; here the lists are compared
+``abi.h`` binds its lists of slots and fields to its structs by ``static_assert``; here the lists are compared
 with ``tests/data``. With ``ORT_INCLUDE_DIR`` set to the directory of ``onnxruntime_c_api.h``, a second test compiles
 both declarations together.
 """
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import onnx
 import pytest
 
 from ort_ops.operators.mylinear import contract
@@ -21,7 +22,7 @@ from ort_ops.python_kernels import trampoline
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "cpp_ops"
-HEADER = (CPP / "ort_abi.h").read_text()
+HEADER = (CPP / "ort" / "abi.h").read_text()
 POINTER = 8
 
 
@@ -51,6 +52,10 @@ def _struct(name: str) -> list[tuple[str, int]]:
     return [(f or gap or field, int(count or 1)) for f, gap, count, field in top_level]
 
 
+ELEMENT_TYPES = {
+    name: ENUMS["ONNXTensorElementDataType", value]
+    for name, value in re.findall(r"ElementType k(\w+) = abi::(\w+);", (CPP / "ort" / "element_types.h").read_text())
+}
 API_SLOTS = _list("MYLINEAR_ORT_API_SLOTS")
 OP_FIELDS = _list("MYLINEAR_ORT_CUSTOM_OP_FIELDS")
 
@@ -100,7 +105,7 @@ def test_newer_functions_are_guarded_by_a_version() -> None:
     newest = int(_constant(HEADER, "kMaxApiVersion"))
     newer = {name: since for _, since, name in API_SLOTS if since > minimum}
     assert max(newer.values()) == newest
-    sources = {path: path.read_text() for path in CPP.rglob("*.cc")}
+    sources = {path: path.read_text() for path in CPP.rglob("*.*") if path.suffix in (".cc", ".h")}
     for name, since in newer.items():
         calls = [(path, m.start()) for path, text in sources.items() for m in re.finditer(rf"->{name}\(", text)]
         assert calls, f"{name} is declared and not used"
@@ -115,51 +120,30 @@ def _constant(text: str, name: str) -> str:
     return found[1].strip('"')
 
 
-def test_contract_header_says_what_the_contract_says() -> None:
-    text = (CPP / "contract.h").read_text()
-    operator = contract.MYLINEAR
-    assert _constant(text, "kDomain") == operator.domain
-    assert _constant(text, "kName") == operator.name
-    assert int(_constant(text, "kSinceVersion")) == operator.since_version
-    assert int(_constant(text, "kNumInputs")) == len(operator.inputs)
-    assert int(_constant(text, "kNumRequired")) == operator.num_required
-    assert int(_constant(text, "kNumOutputs")) == 1
-    assert [_constant(text, name) for name in ("kX", "kWeight", "kBias")] == [p.argument for p in operator.inputs]
-    assert _constant(text, "kY") == operator.output.argument
-    assert _constant(text, "kElementTypeRule") == operator.element_type_rule
-
-
 def test_element_types_have_the_order_of_the_contract() -> None:
     text = (CPP / "kernels" / "gemm.h").read_text()
     names = re.search(r"kElementTypeNames\[\w+\] = \{(.*?)\}", text, re.DOTALL)
     assert names
     assert re.findall(r'"(\w+)"', names[1]) == [t.name for t in contract.ELEMENT_TYPES]
-    types = re.search(r"kOnnxTypes\[.*?\] = \{(.*?)\}", (CPP / "mylinear_op.cc").read_text(), re.DOTALL)
+    types = re.search(r"kTypes\[\] = \{(.*?)\};", (CPP / "operators/mylinear/contract.h").read_text(), re.DOTALL)
     assert types
-    values = [ENUMS["ONNXTensorElementDataType", name] for name in re.findall(r"ONNX_\w+", types[1])]
+    values = [ELEMENT_TYPES[name] for name in re.findall(r"ort::k(\w+)", types[1])]
     assert values == [t.onnx_type for t in contract.ELEMENT_TYPES]
 
 
-def test_layers_keep_to_themselves() -> None:
-    """Kernels know no ORT, instruction sets stay below kernels/, and one file exports."""
-    for path in (CPP / "kernels").iterdir():
-        text = path.read_text()
-        assert "ort_abi.h" not in text, path
-        assert "onnxruntime" not in text, path
-    for path in [path for pattern in ("*.cc", "*.h", "cuda/*") for path in CPP.glob(pattern)]:
-        assert "immintrin.h" not in path.read_text(), path
-        assert ('visibility("default")' in path.read_text()) == (path.name in ("register.cc", "backend.cc")), path
-    # What is in the library that onnxruntime loads knows no CUDA, and the backend no onnxruntime.
-    in_backend = {"backend.cc", "cublas_lt.cc", "cublas_lt.h", "error.h", "gemv.cu", "gemv.h", "gemv_kernel.cuh"}
-    for path in (CPP / "cuda").glob("*.*"):
-        includes = re.findall(r'#include [<"](.*)[>"]', path.read_text())
-        assert not ({"ort_abi.h", "ort_tensor.h"} & set(includes)) or path.name not in in_backend, path
-        assert not [name for name in includes if re.match("cu(da_|blas)", name)] or path.name in in_backend, path
+def test_element_types_are_those_of_onnx() -> None:
+    rows = re.findall(r'\{k(\w+), "(\w+)", (\d)\}', (CPP / "ort" / "element_types.h").read_text())
+    assert {name for name, _, _ in rows} == set(ELEMENT_TYPES) - {"Undefined"}
+    for constant, name, nbytes in rows:
+        if name != "bfloat16":  # which NumPy does not have
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[constant])
+            assert (dtype.name, dtype.itemsize) == (name, int(nbytes))
+    assert (ELEMENT_TYPES["Bfloat16"], ("Bfloat16", "bfloat16", "2") in rows) == (onnx.TensorProto.BFLOAT16, True)
 
 
 OFFICIAL = """
 #include <onnxruntime_c_api.h>
-#include "ort_abi.h"
+#include "ort/abi.h"
 #define SLOT(slot, since, name) \\
   static_assert(offsetof(::OrtApi, name) == offsetof(mylinear::abi::OrtApi, name), #name);
 MYLINEAR_ORT_API_SLOTS(SLOT)
@@ -194,7 +178,7 @@ def test_official_headers_agree(tmp_path: Path) -> None:
 
 def test_both_ends_of_the_trampoline_agree() -> None:
     """Members and order of the structs that Python fills and C++ reads."""
-    text = (CPP / "python_op.h").read_text()
+    text = (CPP / "python" / "api.h").read_text()
     structs = {
         "PythonApi": trampoline._PythonApi,
         "PythonOverload": trampoline._Overload,

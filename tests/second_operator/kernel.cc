@@ -59,8 +59,8 @@ class ScaledClipKernel {
 
   static void check_shapes(const ort::Shape& x, const ort::Shape* shift, const ort::Shape& count) {
     if (shift && (x.rank == 0 || shift->rank != 1 || shift->data[0] != x.data[x.rank - 1])) {
-      const std::string rule = x.rank == 0 ? "absent (X is a scalar)"
-                                           : "[" + std::to_string(x.data[x.rank - 1]) + "]";
+      const std::string rule =
+          x.rank == 0 ? "absent (X is a scalar)" : "[" + std::to_string(x.data[x.rank - 1]) + "]";
       throw ort::ContractError(ort::message("SCALED_CLIP", "SHIFT", rule, ort::format_shape(*shift)));
     }
     if (count.rank != 0) {

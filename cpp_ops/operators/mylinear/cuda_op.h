@@ -1,5 +1,6 @@
-// Layer: operator MYLINEAR. Its kernel for the nodes that onnxruntime gives to its CUDA provider: reads inputs,
-// checks shapes, and hands device pointers and onnxruntime's stream to the CUDA backend. Includes no CUDA.
+// Layer: operator MYLINEAR. Its kernel for the nodes that onnxruntime gives to its CUDA provider: reads
+// inputs, checks shapes, and hands device pointers and onnxruntime's stream to the CUDA backend. Includes no
+// CUDA.
 #ifndef MYLINEAR_OPERATORS_MYLINEAR_CUDA_OP_H_
 #define MYLINEAR_OPERATORS_MYLINEAR_CUDA_OP_H_
 

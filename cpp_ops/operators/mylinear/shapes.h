@@ -1,5 +1,5 @@
-// Layer: operator MYLINEAR. The shape rule of the Python contract on numbers, with the same messages, and what
-// the kernels for all providers do with inputs and output.
+// Layer: operator MYLINEAR. The shape rule of the Python contract on numbers, with the same messages, and
+// what the kernels for all providers do with inputs and output.
 #ifndef MYLINEAR_OPERATORS_MYLINEAR_SHAPES_H_
 #define MYLINEAR_OPERATORS_MYLINEAR_SHAPES_H_
 

@@ -1,0 +1,35 @@
+"""The operators that the C++ library has are those of the Python contracts, in every word."""
+
+from __future__ import annotations
+
+import pytest
+
+from ort_ops.native import library
+from ort_ops.operators.mylinear import contract
+
+pytestmark = pytest.mark.native
+
+OPERATORS = (contract.MYLINEAR,)
+
+
+@pytest.mark.skipif(not library.status().is_usable, reason=str(library.status().reason))
+def test_the_library_describes_the_operators_of_the_contracts() -> None:
+    described = library.describe(library.library_path(), "mylinear_describe")["operators"]
+    for operator in OPERATORS:
+        kernels = [o for o in described if (o["domain"], o["name"]) == (operator.domain, operator.name)]
+        assert [kernel.pop("provider") for kernel in kernels] == ["CPUExecutionProvider", "CUDAExecutionProvider"]
+        parameters = [
+            [{"name": p.name, "type": "T", "optional": p.is_optional, "argument": p.argument} for p in formal]
+            for formal in (operator.inputs, (operator.output,))
+        ]
+        expected = {
+            "domain": operator.domain,
+            "name": operator.name,
+            "since_version": operator.since_version,
+            "types": [{"name": "T", "types": [t.name for t in operator.element_types]}],
+            "inputs": parameters[0],
+            "outputs": parameters[1],
+            "attributes": [],
+        }
+        assert kernels == [expected, expected]
+    assert {(o["domain"], o["name"]) for o in described} == {(o.domain, o.name) for o in OPERATORS}
