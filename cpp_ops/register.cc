@@ -171,10 +171,12 @@ MYLINEAR_EXPORT size_t mylinear_cuda_describe(char* buffer, size_t size) {
   return mylinear::write_text(buffer, size, [] { return mylinear::describe_cuda(); });
 }
 
-// Hands over Python's functions, once. Returns 0 if the caller's PythonApi has another size.
+// Hands over Python's functions, once. `nbytes` is the size of the caller's PythonApi, PythonOverload and
+// PythonDomain together; returns 0 if it is another than here.
 MYLINEAR_EXPORT int mylinear_python_attach(const mylinear::python::PythonApi* api, size_t nbytes) {
-  if (nbytes != sizeof(mylinear::python::PythonApi)) return 0;
-  mylinear::python::attach_python(*api);
+  using namespace mylinear::python;
+  if (nbytes != sizeof(PythonApi) + sizeof(PythonOverload) + sizeof(PythonDomain)) return 0;
+  attach_python(*api);
   return 1;
 }
 

@@ -160,8 +160,11 @@ def _attach(path: str) -> ctypes.CDLL:
     for name, item in zip(_OBJECTS, (None, _describe_failure, _refuse_kept, _end_child), strict=True):
         _kept.append(item)
         setattr(api, name, id(item))
-    if not library.mylinear_python_attach(ctypes.byref(api), ctypes.sizeof(api)):
-        raise native.NativeLibraryError(f"{path} is of another version than this Python package")
+    nbytes = sum(ctypes.sizeof(struct) for struct in (_PythonApi, _Overload, _Domain))
+    if not library.mylinear_python_attach(ctypes.byref(api), nbytes):
+        raise native.NativeLibraryError(
+            f"{path} was built for another Python package than this; build it from cpp_ops again, as README.md says"
+        )
     _attached.append(library)
     return library
 
