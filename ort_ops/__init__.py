@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ort_ops.native.library import library_path
-    from ort_ops.opdef.operator import ContractError
+    from ort_ops.opdef.operator import ContractError, DefinitionError
     from ort_ops.opdef.signature import (
         BFloat16,
         Bool,
-        DefinitionError,
         Element,
         Float,
         Float16,
@@ -89,7 +88,7 @@ _MODULES = {
     "Bool": "opdef.signature",
     "ContractError": "opdef.operator",
     "CpuFallbackWarning": "session",
-    "DefinitionError": "opdef.signature",
+    "DefinitionError": "opdef.operator",
     "Element": "opdef.signature",
     "Float": "opdef.signature",
     "Float16": "opdef.signature",

@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.opdef.operator import ElementType
+from ort_ops.numerics.bound import Bound
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR
-from ort_ops.operators.mylinear.error_bound import LinearBound, linear_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 
 Array = NDArray[Any]
 
@@ -89,7 +90,7 @@ class Case:
                 "bias": None if bias is None else bias.astype(dtype),
             }
 
-    def bound(self) -> LinearBound:
+    def bound(self) -> Bound:
         """What a right kernel may return, derived."""
         sample = self.sample()
         assert sample["x"] is not None

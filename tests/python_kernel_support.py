@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 import ort_ops
-from ort_ops.opdef.signature import ONNX_TYPES
+from ort_ops.opdef.element_types import ONNX_TYPES
 from ort_ops.python_kernels.decorator import defined_kernels
 from tests.native_support import Array
 

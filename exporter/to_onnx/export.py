@@ -30,6 +30,7 @@ from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
 from ort_ops.models.nodes import attach_function, complete_biases, domain_version, linear_nodes
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
+from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
 
@@ -253,7 +254,7 @@ def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file:
     proto.ir_version = ir_version(opset)
     attach_function(proto)
     onnx.helper.set_model_props(proto, dict(metadata))
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     if file is not None:
         file.write_bytes(proto.SerializeToString())
     try:

@@ -18,7 +18,7 @@ from exporter.errors import ExportError
 from exporter.to_onnx.job import Job
 from ort_ops.models.graphs import node_label
 from ort_ops.models.nodes import all_nodes
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 

@@ -20,6 +20,7 @@ from exporter.to_onnx.surroundings import every_layer
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.models.graphs import Scope
 from ort_ops.models.nodes import all_nodes, linear_nodes, load_model
+from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 
@@ -89,7 +90,7 @@ def _infer_shapes_anew(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
 
     Where that does not reach an output, its dimensions are found by running the model on other sizes.
     """
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")

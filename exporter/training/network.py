@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from exporter.operators.mylinear.module import MyLinear
 from ort_ops.opdef.operator import ContractError
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR, format_shape
+from ort_ops.opdef.shapes import format_shape
+from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR
 
 _DTYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 

@@ -24,8 +24,8 @@ from ort_ops.installation.extras import install_extra
 from ort_ops.models.nodes import element_types, load_model, make_linear_model
 from ort_ops.native import cuda
 from ort_ops.native import library as native
+from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
-from ort_ops.operators.mylinear.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.operators.mylinear.reference import linear
 from ort_ops.session import InferenceSession, Kernel, KernelError, available_kernels, select_kernel
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from exporter.operators.mylinear import functional
 from exporter.torch_ops.tensors import from_numpy, to_numpy
 from ort_ops.analysis.evaluation import LinearCall
+from ort_ops.numerics.bound import gamma
 from ort_ops.numerics.compare import Comparison, compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import gamma, linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_error_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 
 Array = NDArray[Any]

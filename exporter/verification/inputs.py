@@ -18,7 +18,7 @@ from ort_ops.analysis.local_error import HAVE_AGREED_EDGES
 from ort_ops.models.inputs.draw import InputDrawer, model_inputs, read_examples
 from ort_ops.models.inputs.skeleton import Dims
 from ort_ops.models.nodes import LinearNode, all_nodes
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 
 Array = NDArray[Any]

@@ -14,12 +14,13 @@ from exporter.verification.backends import NodeAlone, Road
 from exporter.verification.inputs import MAX_ROWS_BACKWARD, rounded, thinned
 from exporter.verification.result import EDGES, NODES, Part, Row, worst_of
 from ort_ops.analysis.evaluation import LinearCall
+from ort_ops.numerics.bound import Arithmetic, Bound
 from ort_ops.numerics.compare import Comparison, compare
 from ort_ops.numerics.statistics import EDGES as HISTOGRAM_EDGES
 from ort_ops.numerics.statistics import histogram, max_ulp
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import Arithmetic, LinearBound, linear_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 
 Array = NDArray[Any]
@@ -163,7 +164,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 def _exact_and_bounds(
     xs: Sequence[Array], node: NodeAlone, own_type: ElementType, ways: Iterable[Arithmetic]
-) -> Iterator[tuple[Array, dict[Arithmetic, LinearBound]]]:
+) -> Iterator[tuple[Array, dict[Arithmetic, Bound]]]:
     """Give for each x the exact result, and for each arithmetic what is allowed.
 
     Every pass over the weight in float64 costs, and so the rows of several x go together, as far as results fit.
@@ -183,13 +184,13 @@ def _exact_and_bounds(
 
 def _exact_and_bounds_together(
     xs: Sequence[Array], node: NodeAlone, own_type: ElementType, ways: Iterable[Arithmetic]
-) -> Iterator[tuple[Array, dict[Arithmetic, LinearBound]]]:
+) -> Iterator[tuple[Array, dict[Arithmetic, Bound]]]:
     """Do the same for the rows of all x at once, in float64 and so some features at a time."""
     weight, bias = node.weight, node.bias
     x = np.concatenate([x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in xs])
     step = max(1, _CHUNK // max(1, weight.shape[1]))
     exact: list[Array] = []
-    bounds: dict[Arithmetic, list[LinearBound]] = {way: [] for way in ways}
+    bounds: dict[Arithmetic, list[Bound]] = {way: [] for way in ways}
     for start in range(0, max(1, len(weight)), step):
         part = slice(start, start + step)
         rows, some_bias = weight[part], None if bias is None else bias[part]
@@ -207,10 +208,7 @@ def _exact_and_bounds_together(
         start = part.stop
         yield (
             of_all[part].reshape(shape),
-            {
-                way: LinearBound(*(values[part].reshape(shape) for values in parts))
-                for way, parts in bound_of_all.items()
-            },
+            {way: Bound(*(values[part].reshape(shape) for values in parts)) for way, parts in bound_of_all.items()},
         )
 
 

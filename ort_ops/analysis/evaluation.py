@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.numerics.compare import Comparison, compare, compare_exactly
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 

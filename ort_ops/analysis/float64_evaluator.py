@@ -21,7 +21,7 @@ from onnx.reference.op_run import OpFunction, OpRun
 
 from ort_ops.analysis.evaluator import Erf, GatherElements, Gelu
 from ort_ops.analysis.local_error import STEPS, local_error, sum_size
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
@@ -177,7 +177,7 @@ class Tracker:
                 if doubt.any():
                     self._doubts[self._count] = doubt
         elif scale := self.perturbation.scale(element_type):
-            MYLINEAR.infer_shape([x.shape, weight.shape, None if bias is None else bias.shape])
+            MYLINEAR.infer_shape([x.shape, weight.shape, None if bias is None else bias.shape], {})
             result, size = self._sum(x, weight.T, bias, element_type)
             result = self._perturbed(result, size * scale, element_type, 0)
         else:

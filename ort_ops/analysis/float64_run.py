@@ -47,7 +47,7 @@ from ort_ops.analysis.local_error import FACTOR
 from ort_ops.analysis.single_node import with_fallback
 from ort_ops.errors import MylinearError
 from ort_ops.models.nodes import ModelError, linear_nodes
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 RUNS = ("independent",) * 4 + ("tied",) * 2 + ("drift",)

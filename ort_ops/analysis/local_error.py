@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.operators.mylinear.scaled_sum import largest_finite
 

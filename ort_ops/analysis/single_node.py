@@ -14,7 +14,7 @@ from onnx.reference.op_run import OpRun
 
 from ort_ops.errors import MylinearError
 from ort_ops.models.nodes import ModelError
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 _IR_VERSION = 9

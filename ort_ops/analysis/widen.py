@@ -10,6 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ort_ops.models.nodes import domain_version
+from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 _NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -43,7 +44,7 @@ def widen_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     wide.CopyFrom(model)
     for index, function in enumerate(wide.functions):
         if (function.domain, function.name) == (MYLINEAR.domain, MYLINEAR.name):
-            wide.functions[index].CopyFrom(MYLINEAR.function(domain_version(function, ""), ["float64"]))
+            wide.functions[index].CopyFrom(make_function(MYLINEAR, domain_version(function, ""), ["float64"]))
     _write_defaults(wide)
     _order_functions(wide)
     widener = _Widener(_passed_dtypes(wide))

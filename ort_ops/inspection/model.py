@@ -27,8 +27,8 @@ from ort_ops.models.nodes import (
 )
 from ort_ops.models.runtimes import oldest_runtime
 from ort_ops.models.validation.tensors import tensor_nbytes
-from ort_ops.opdef.operator import Shape
-from ort_ops.operators.mylinear.contract import MYLINEAR, format_shape
+from ort_ops.opdef.shapes import Shape, format_shape
+from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.session import InferenceSession
 
 
@@ -163,7 +163,7 @@ def _linear_info(linear: LinearNode) -> LinearInfo:
         where=linear.where.removeprefix("in ") or "main graph",
         x=_format(shapes[0]),
         weight=_format(shapes[1]),
-        y=_format(MYLINEAR.infer_shape(shapes)),
+        y=_format(MYLINEAR.infer_shape(shapes, {})[0]),
         dtype="?" if element_type is None else MYLINEAR.element_type(element_type).name,
         nbytes=sum(map(tensor_nbytes, kept)),
         weight_from=f"{'computed' if scope.tensor_of(names[1]) is None else 'initializer'} '{names[1]}'",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ort_ops.errors import MylinearError
 from ort_ops.models.files import look_at_model
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, read_examples
-from ort_ops.operators.mylinear.contract import format_shape
+from ort_ops.opdef.shapes import format_shape
 from ort_ops.session import InferenceSession
 
 _SIZES: tuple[tuple[int, int | None], ...] = ((2, None), (1, None), (2, 64))

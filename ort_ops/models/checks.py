@@ -6,7 +6,9 @@ import onnx
 from onnx import helper
 
 from ort_ops.models.nodes import check_linear_nodes, domain_version, element_types, linear_nodes
-from ort_ops.opdef.operator import ContractError, element_type_name
+from ort_ops.opdef.element_types import element_type_name
+from ort_ops.opdef.onnx_objects import make_function
+from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 
@@ -21,9 +23,9 @@ def check_linear_shapes(model: onnx.ModelProto) -> None:
         names = [element_type_name(element_type) if element_type else None for element_type in types]
         known = [name for name in names if name is not None]
         try:
-            MYLINEAR.infer_shape(shapes)
+            MYLINEAR.infer_shape(shapes, {})
             if known:
-                MYLINEAR.check_element_types([names[0] or known[0], *names[1:]])
+                MYLINEAR.bind([names[0] or known[0], *names[1:]])
         except ContractError as error:
             raise ContractError(f"{error} (node '{linear.label}')") from error
 
@@ -40,7 +42,7 @@ def function_difference(model: onnx.ModelProto) -> str | None:
     try:
         types = element_types(model)
         expected, *former = (
-            MYLINEAR.function(opset or domain_version(model, ""), types, make_body)
+            make_function(MYLINEAR, opset or domain_version(model, ""), types, make_body)
             for make_body in (None, *MYLINEAR.former_bodies)
         )
     except ContractError as error:

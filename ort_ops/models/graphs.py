@@ -8,7 +8,7 @@ from functools import cached_property
 
 import onnx
 
-from ort_ops.opdef.operator import Dim, Shape
+from ort_ops.opdef.shapes import Dim, Shape
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 NodeContainer = onnx.GraphProto | onnx.FunctionProto

@@ -20,7 +20,9 @@ from ort_ops.models.graphs import Scope, function_scopes, is_linear, node_label,
 from ort_ops.models.graphs import all_nodes as all_nodes
 from ort_ops.models.graphs import tensors as tensors
 from ort_ops.models.validation.tensors import tensor_nbytes as tensor_nbytes
-from ort_ops.opdef.operator import ContractError, ElementType
+from ort_ops.opdef.element_types import ElementType
+from ort_ops.opdef.onnx_objects import make_function, register_schema
+from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 # Of models made here: the newest that onnxruntime 1.17 loads.
@@ -183,7 +185,7 @@ def linear_element_types(model: onnx.ModelProto) -> list[ElementType]:
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with what onnx can infer of types and shapes; as it is where onnx refuses it."""
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     try:
         return onnx.shape_inference.infer_shapes(model)
     except Exception:  # of many types; onnxruntime says more clearly what is wrong
@@ -202,7 +204,7 @@ def attach_function(model: onnx.ModelProto) -> None:
 
     Raises: ContractError if the opset cannot state it for the model's element types.
     """
-    function = MYLINEAR.function(domain_version(model, ""), element_types(model))
+    function = make_function(MYLINEAR, domain_version(model, ""), element_types(model))
     others = [f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)]
     del model.functions[:]
     model.functions.extend([*others, function])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.opdef.operator import ElementType
-from ort_ops.operators.mylinear.error_bound import LinearBound
+from ort_ops.numerics.bound import Bound
+from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 
@@ -74,7 +74,7 @@ class Comparison:
 def compare(
     actual: Array,
     expected: Array,
-    bound: Array | LinearBound,
+    bound: Array | Bound,
     element_type: ElementType,
     undecided: NDArray[np.bool_] | None = None,
 ) -> Comparison:
@@ -94,14 +94,14 @@ def compare(
     with np.errstate(invalid="ignore"):  # of signalling NaN
         got = actual.astype(np.float64)
     skipped = np.zeros(got.shape, bool) if undecided is None else undecided
-    error_bound = bound.error if isinstance(bound, LinearBound) else bound
+    error_bound = bound.error if isinstance(bound, Bound) else bound
     with np.errstate(all="ignore"):
         # Rounding to nearest makes infinity of what is half a unit in the last place beyond the largest number.
         may_overflow = np.abs(expected) + error_bound >= element_type.largest * (1 + element_type.unit_roundoff / 2)
         is_same = (np.isnan(got) & np.isnan(expected)) | (got == expected)
         is_same |= may_overflow & np.isinf(got) & (np.signbit(got) == np.signbit(expected))
         is_free = np.isinf(error_bound) & np.isfinite(expected) & ~np.isnan(got)
-        if isinstance(bound, LinearBound):
+        if isinstance(bound, Bound):
             is_free |= ~is_same & _is_overflow(got, expected, bound)
         is_free &= ~skipped
         is_same |= is_free | skipped
@@ -122,7 +122,7 @@ def compare(
     return Comparison(max_error, float(np.max(in_bounds, initial=0.0)), complaint, *counts)
 
 
-def _is_overflow(got: Array, expected: Array, bound: LinearBound) -> NDArray[np.bool_]:
+def _is_overflow(got: Array, expected: Array, bound: Bound) -> NDArray[np.bool_]:
     """Whether a value is what the contract allows where partial sums overflow; an exact NaN stays NaN."""
     above, below = bound.above | (expected == np.inf), bound.below | (expected == -np.inf)
     as_above, as_below = above & (got == np.inf), below & (got == -np.inf)

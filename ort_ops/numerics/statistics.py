@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.opdef.operator import ElementType
+from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 EDGES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)

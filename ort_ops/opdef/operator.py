@@ -1,105 +1,206 @@
-"""What an operator is made of: inputs, element types, shape rule, body, and the ONNX objects made from them.
+"""The one description of an operator, and the ONNX objects that follow from it.
 
-`ort_ops.operators` holds the instances that this project ships.
-Only the standard library is imported until an ONNX object is asked for.
+`ort_ops.operators` holds the instances of this project; `python_kernel` makes one from a function's annotations; a
+package of yours makes one directly. Only the standard library is imported until an ONNX object is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.errors import MylinearError
-from ort_ops.opdef import schemas
+from ort_ops.opdef.element_types import BY_ONNX_TYPE, ELEMENT_TYPES, ONNX_TYPES, ElementType, element_type_name
+from ort_ops.opdef.shapes import Shape, format_shape
 
 if TYPE_CHECKING:
     import onnx
-    from onnx import defs
-
-Dim = int | str | None
-"""One dimension: its size, its symbolic name, or None where nothing is known of it."""
-Shape = Sequence[Dim]
-
-
-@dataclass(frozen=True)
-class ElementType:
-    """An element type that an operator accepts, and the one that its sums run in.
-
-    Attributes:
-        name: NumPy's and torch's name, such as ``float16``.
-        onnx_type: the value in ``onnx.TensorProto.DataType``, part of the ONNX standard.
-        nbytes: size of one element.
-        accumulator: name of the element type that sums are held in.
-        unit_roundoff: half the distance from 1 to the next number; the error of one rounding.
-        smallest: the smallest positive (subnormal) number; twice the absolute error of one underflow.
-        largest: the largest finite number.
-    """
-
-    name: str
-    onnx_type: int
-    nbytes: int
-    accumulator: str
-    unit_roundoff: float
-    smallest: float
-    largest: float
-
-    @property
-    def onnx_name(self) -> str:
-        """The name in ONNX type strings: ``tensor(double)``, ``tensor(float)``, and so on."""
-        return f"tensor({ {'float64': 'double', 'float32': 'float'}.get(self.name, self.name) })"
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A formal input or output: its ONNX name, the word for it in messages, and what it holds."""
-
-    name: str
-    argument: str
-    doc: str
-    is_optional: bool = False
 
 
 class ContractError(MylinearError, ValueError):
     """A shape, element type, attribute or version breaks an operator's contract."""
 
 
-MakeBody = Callable[[int, ElementType, ElementType | None], "list[onnx.NodeProto]"]
+class DefinitionError(MylinearError, TypeError):
+    """A definition that cannot be an operator's; the message says which part and why."""
+
+
+@dataclass(frozen=True)
+class TypeVariable:
+    """A set of element types; all parameters of one call that have this variable share one of them.
+
+    >>> from typing import Annotated
+    >>> from numpy.typing import NDArray
+    >>> Index = Annotated[NDArray[Any], TypeVariable("Index", ("int32", "int64"))]
+    """
+
+    name: str
+    dtypes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        unknown = set(self.dtypes) - set(ONNX_TYPES)
+        if unknown or not self.dtypes:
+            got = ", ".join(sorted(unknown)) or "none"
+            raise DefinitionError(f"the dtypes of {self.name} must be among {', '.join(ONNX_TYPES)}, got {got}")
+
+    @property
+    def element_types(self) -> tuple[ElementType, ...]:
+        """The element types, in the order of ``dtypes``."""
+        return tuple(ELEMENT_TYPES[name] for name in self.dtypes)
+
+    @property
+    def rule(self) -> str:
+        """The accepted element types in words: ``float64, float32, float16 or bfloat16``."""
+        *head, last = self.dtypes
+        return f"{', '.join(head)} or {last}" if head else last
+
+
+@dataclass(frozen=True)
+class AbsentInput:
+    """The tensor that stands for an optional input that a node leaves out; it must change no result.
+
+    A function body and some kernels take every input, so a model is completed with it where they run.
+
+    Attributes:
+        value: of every element.
+        dims: of the shape; each a number, or (name of another input, axis) for a dimension of that input.
+    """
+
+    value: float
+    dims: tuple[int | tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A formal input or output.
+
+    Attributes:
+        name: in ONNX, such as ``X``.
+        argument: the word for it in messages, such as ``x``.
+        type: its type variable.
+        absent: for an optional input: what stands for it where it is left out; None if nothing can.
+    """
+
+    name: str
+    argument: str
+    type: TypeVariable
+    doc: str = ""
+    is_optional: bool = False
+    absent: AbsentInput | None = None
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A formal attribute.
+
+    Attributes:
+        kind: ``onnx.AttributeProto.AttributeType``.
+        python_type: the type in words, such as ``list[float]``.
+        default: what a kernel gets where a node has none. It is no part of the operator's identity, so that the
+            default of a Python kernel can change while sessions are alive.
+    """
+
+    name: str
+    kind: int
+    python_type: str
+    is_required: bool = False
+    default: Any = field(default=None, compare=False)
+    doc: str = ""
+
+
+InferShape = Callable[[Sequence[Shape | None], Mapping[str, Any]], Sequence[Shape | None]]
+MakeBody = Callable[[int, Mapping[str, tuple[ElementType, ...]]], "list[onnx.NodeProto]"]
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One version of one operator, and every ONNX object that states it.
+    """One version of one operator.
 
     Attributes:
-        infer_shape: shapes of the inputs (None for a missing or unknown one) -> shape of the output, or None
-            if it cannot be known. Raises ContractError if the known dimensions contradict the contract.
-        make_body: (opset version, accumulator, element type or None) -> nodes of the function body, over the
-            parameters' names. ``accumulator`` is the element type to compute in, to which every input is cast first
-            unless it is the inputs' own; the result is cast back to that, None for "like the first input".
-        former_bodies: what stood in place of ``make_body`` in older versions of this project; as right, and accepted.
+        domain, name: in ONNX.
+        since_version: the version of the domain from which on the operator is as described here.
+        inputs: optional ones come last.
+        outputs: the first is required; optional ones come last.
+        infer_shape: (shapes of the inputs, None for an absent or unknown one; attributes with their defaults) ->
+            shapes of the outputs, None for one that cannot be known. Dimensions are numbers, names, or None. Raises
+            ContractError if the known dimensions break the contract.
+        make_body: (opset version, element types by the name of their type variable) -> nodes of the function body,
+            over the parameters' names; attributes by ``ref_attr_name``. One function serves all nodes of a model, so
+            a type variable has all element types that the nodes have, the widest first. None for no body.
+        former_bodies: what stood in place of ``make_body`` in older versions; as right, and accepted.
         min_opset: the oldest version of ONNX's own domain that the body is written for.
+        package: the distribution that defines the operator, for messages.
     """
 
     domain: str
     name: str
     since_version: int
     inputs: tuple[Parameter, ...]
-    output: Parameter
-    element_types: tuple[ElementType, ...]
-    doc: str
-    infer_shape: Callable[[Sequence[Shape | None]], Shape | None]
-    make_body: MakeBody
-    former_bodies: tuple[MakeBody, ...] = ()
+    outputs: tuple[Parameter, ...]
+    doc: str = field(default="", compare=False)
+    infer_shape: InferShape = field(default=lambda shapes, attributes: [shapes[0]], compare=False)
+    make_body: MakeBody | None = field(default=None, compare=False)
+    attributes: tuple[Attribute, ...] = ()
+    former_bodies: tuple[MakeBody, ...] = field(default=(), compare=False)
     min_opset: int = 7
+    package: str = field(default="", compare=False)
 
     @property
+    def op_type(self) -> str:
+        """Domain and name: ``my.domain::ScaledTanh``."""
+        return f"{self.domain}::{self.name}"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Domain, name and version."""
+        return self.domain, self.name, self.since_version
+
+    @cached_property
     def num_required(self) -> int:
         """How many inputs must be given; optional ones come last."""
         return sum(not parameter.is_optional for parameter in self.inputs)
 
+    @cached_property
+    def num_required_outputs(self) -> int:
+        """How many outputs every node has; optional ones come last."""
+        return sum(not parameter.is_optional for parameter in self.outputs)
+
+    @cached_property
+    def variables(self) -> tuple[TypeVariable, ...]:
+        """The type variables, each once, in the order of the parameters."""
+        return tuple(dict.fromkeys(parameter.type for parameter in (*self.inputs, *self.outputs)))
+
+    @property
+    def num_overloads(self) -> int:
+        """How many combinations of element types there are."""
+        return math.prod(len(variable.dtypes) for variable in self.variables)
+
+    def overloads(self) -> list[dict[TypeVariable, str]]:
+        """Return every combination of element types, by name."""
+        dtypes = itertools.product(*(variable.dtypes for variable in self.variables))
+        return [dict(zip(self.variables, names, strict=True)) for names in dtypes]
+
+    @property
+    def element_types(self) -> tuple[ElementType, ...]:
+        """The element types of the first input."""
+        return self.inputs[0].type.element_types
+
+    @property
+    def element_type_rule(self) -> str:
+        """The element types of the first input in words."""
+        return self.inputs[0].type.rule
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the attributes that need not be given."""
+        return {a.name: a.default for a in self.attributes if not a.is_required}
+
     def element_type(self, key: str | int) -> ElementType:
-        """Return the element type called ``key`` (a name, or a value of ``onnx.TensorProto.DataType``).
+        """Return the element type of the first input called ``key`` (a name or an ONNX element type).
 
         Raises: ContractError if the operator does not accept it.
         """
@@ -107,41 +208,82 @@ class Operator:
             if key in (element_type.name, element_type.onnx_type):
                 return element_type
         got = key if isinstance(key, str) else element_type_name(key)
-        raise ContractError(self.message(self.inputs[0].argument, self.element_type_rule, got))
-
-    @property
-    def element_type_rule(self) -> str:
-        """The accepted element types in words: ``float64, float32, float16 or bfloat16``."""
-        *head, last = (element_type.name for element_type in self.element_types)
-        return f"{', '.join(head)} or {last}" if head else last
+        raise self.error(self.inputs[0].argument, self.element_type_rule, got)
 
     def message(self, argument: str, rule: str, got: str, hint: str = "") -> str:
-        """The one form of every error: ``NAME: <argument> must be <rule>, got <value>[; hint]``."""
+        """Return the one form of every error: ``NAME: <argument> must be <rule>, got <value>[; hint]``."""
         return f"{self.name}: {argument} must be {rule}, got {got}" + (f"; {hint}" if hint else "")
 
-    def check_element_types(self, names: Sequence[str | None]) -> ElementType:
-        """Check that the inputs (None for a missing one) share one accepted element type, and return it.
+    def error(self, argument: str, rule: str, got: str, hint: str = "") -> ContractError:
+        """Return a ContractError with `message`."""
+        return ContractError(self.message(argument, rule, got, hint))
 
-        Raises: ContractError naming the first argument that breaks the rule.
+    def bind(self, names: Sequence[str | None]) -> dict[str, ElementType]:
+        """Return the element type of each type variable, given the names of the inputs' (None for an absent one).
+
+        Raises: ContractError naming the first argument that breaks a rule.
         """
-        first = names[0]
-        if first not in {element_type.name for element_type in self.element_types}:
-            raise ContractError(self.message(self.inputs[0].argument, self.element_type_rule, str(first)))
-        for parameter, name in zip(self.inputs, names, strict=False):
-            if name is not None and name != first:
-                rule = f"{first} (the dtype of {self.inputs[0].argument})"
-                raise ContractError(self.message(parameter.argument, rule, name))
-        assert first is not None
-        return self.element_type(first)
+        bound: dict[TypeVariable, tuple[str, Parameter]] = {}
+        for parameter, name in itertools.zip_longest(self.inputs, names[: len(self.inputs)]):
+            if name is None and parameter.is_optional:
+                continue
+            first = bound.setdefault(parameter.type, (str(name), parameter))
+            if first[1] is parameter and name not in parameter.type.dtypes:
+                raise self.error(parameter.argument, parameter.type.rule, str(name))
+            if name != first[0]:
+                rule = f"{first[0]} (the dtype of {first[1].argument})"
+                raise self.error(parameter.argument, rule, str(name))
+        types = {variable.name: ELEMENT_TYPES[name] for variable, (name, _) in bound.items()}
+        for variable in self.variables:
+            if len(variable.dtypes) == 1:
+                types.setdefault(variable.name, variable.element_types[0])
+        return types
 
-    def check_version(self, version: int) -> None:
-        """Check that a model's opset import of the domain is one that this code knows.
+    def bind_known(self, onnx_types: Sequence[int]) -> dict[TypeVariable, str] | None:
+        """Return the element type of each type variable as far as the inputs' tell (0 for an unknown one).
 
-        Raises: ContractError for a version below or above it.
+        Returns: None where the type of an output remains unknown. Checks nothing.
         """
-        if version != self.since_version:
+        bound = {variable: variable.dtypes[0] for variable in self.variables if len(variable.dtypes) == 1}
+        for parameter, number in zip(self.inputs, onnx_types, strict=False):
+            if number in BY_ONNX_TYPE:
+                bound[parameter.type] = BY_ONNX_TYPE[number].name
+        return bound if all(output.type in bound for output in self.outputs) else None
+
+    def check_arguments(
+        self,
+        shapes: Sequence[Shape | None],
+        names: Sequence[str | None],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> list[Shape | None]:
+        """Check concrete arguments, by shape and name of the element type (None for an absent one).
+
+        Returns: the shape of each output. Raises: ContractError that says which argument breaks which rule.
+        """
+        types = self.bind(names)
+        results = list(self.infer_shape(shapes, self.defaults | dict(attributes or {})))
+        for parameter, shape in zip(self.outputs, results, strict=True):
+            element_type = types.get(parameter.type.name)
+            if shape is None or element_type is None or not all(isinstance(dim, int) for dim in shape):
+                continue
+            if math.prod(int(dim or 0) for dim in shape) * element_type.nbytes >= 2**63:
+                raise self.error(parameter.argument, "smaller than 2^63 bytes", format_shape(shape))
+        return results
+
+    def check_version(self, version: int, newest: int | None = None) -> None:
+        """Check that a model's import of the domain is a version that is known.
+
+        Args:
+            version: that the model imports.
+            newest: version of the domain; None for `since_version`.
+
+        Raises: ContractError for an older or newer one.
+        """
+        newest = self.since_version if newest is None else newest
+        if not self.since_version <= version <= newest:
+            rule = f"{self.since_version}" if newest == self.since_version else f"{self.since_version} to {newest}"
             argument = f"the version of domain '{self.domain}'"
-            raise ContractError(self.message(argument, str(self.since_version), str(version), "update ort-mylinear"))
+            raise self.error(argument, rule, str(version), f"update {self.package or 'the package that defines the operator'}")
 
     def check_opset(self, version: int) -> None:
         """Check that ONNX's own domain is new enough for the operator; 0 stands for a model that imports none.
@@ -151,123 +293,40 @@ class Operator:
         """
         if 0 < version < self.min_opset:
             hint = "convert the model with onnx.version_converter"
-            raise ContractError(self.message("the opset version", f"{self.min_opset} or newer", str(version), hint))
+            raise self.error("the opset version", f"{self.min_opset} or newer", str(version), hint)
 
-    def check_attributes(self, names: Collection[str]) -> None:
-        """Check that a node carries no attribute: version 1 has none. Raises: ContractError naming them."""
-        if names:
-            raise ContractError(self.message("the attributes", "none", ", ".join(sorted(names))))
-
-    def schema(self) -> defs.OpSchema:
-        """Make the ``OpSchema`` with its shape inference; it is not registered yet."""
-        from onnx import defs
-
-        option = defs.OpSchema.FormalParameterOption
-
-        def formal(parameter: Parameter) -> defs.OpSchema.FormalParameter:
-            kind = option.Optional if parameter.is_optional else option.Single
-            return defs.OpSchema.FormalParameter(parameter.name, "T", parameter.doc, param_option=kind)
-
-        schema = defs.OpSchema(
-            self.name,
-            self.domain,
-            self.since_version,
-            self.doc,
-            inputs=[formal(parameter) for parameter in self.inputs],
-            outputs=[formal(self.output)],
-            type_constraints=[("T", [t.onnx_name for t in self.element_types], "The element types.")],
-        )
-        # Without it onnx would also stop inferring through the model-local function.
-        schema.set_type_and_shape_inference_function(self._infer)
-        return schema
-
-    def register_schema(self) -> None:
-        """Make the operator known to ``onnx.checker`` and ``onnx.shape_inference``; again does nothing."""
-        if not schemas.is_registered(self.name, self.since_version, self.domain):
-            schemas.register(self.schema())
-
-    def function(
-        self, opset_version: int, element_types: Collection[str], make_body: MakeBody | None = None
-    ) -> onnx.FunctionProto:
-        """Make the model-local function that defines the operator in standard ONNX operators.
-
-        One function serves every node of a model, so it depends on what types the model's nodes have:
-
-        - one type that sums in itself (float32, float64): no cast;
-        - one type that sums in a wider one: cast, compute, cast back to that type (one rounding);
-        - several types: cast to the widest accumulator among them and back with ``CastLike`` (opset 15 on).
+    def check_attributes(self, names: Collection[str], kinds: Mapping[str, int] | None = None) -> None:
+        """Check the attributes of a node: no unknown one, every required one, each of its kind.
 
         Args:
-            opset_version: the model's own version of the default domain.
-            element_types: names of the element types of the model's nodes.
-            make_body: one of `former_bodies`; None for the present one.
+            names: of the node's attributes.
+            kinds: ``onnx.AttributeProto.AttributeType`` by name; None where it is not known.
 
-        Raises: ContractError if a type is not accepted or the opset version cannot say it.
+        Raises: ContractError.
         """
-        from onnx import helper
-
-        self.check_opset(opset_version)
-        types = sorted({self.element_type(name) for name in element_types}, key=lambda t: t.unit_roundoff)
-        accumulators = [self.element_type(t.accumulator) for t in types]
-        accumulator = min(accumulators, key=lambda t: t.unit_roundoff)
-        element_type = types[0] if len(types) == 1 else None
-        argument = "the opset version"
-        if element_type is None and opset_version < 15:
-            rule = f"15 or newer for a model that mixes {' and '.join(t.name for t in types)}"
-            raise ContractError(self.message(argument, rule, str(opset_version)))
-        if opset_version < 13 and "bfloat16" in {t.name for t in types}:
-            raise ContractError(self.message(argument, "13 or newer for bfloat16", str(opset_version)))
-        return helper.make_function(
-            self.domain,
-            self.name,
-            [parameter.name for parameter in self.inputs],
-            [self.output.name],
-            (make_body or self.make_body)(opset_version, accumulator, element_type),
-            [helper.make_opsetid("", opset_version)],
-            doc_string=self.doc,
-        )
-
-    def _infer(self, context: Any) -> None:
-        """Infer type and shape of the output; ``context`` is onnx's InferenceContext."""
-        import onnx
-
-        num_inputs = context.get_num_inputs()
-        types = [context.get_input_type(i) if context.has_input(i) else None for i in range(num_inputs)]
-        known = [t.tensor_type.elem_type for t in types if t is not None and t.tensor_type.elem_type]
-        if not known:
-            return
-        result = onnx.TypeProto()
-        result.tensor_type.elem_type = known[0]
-        shape = self.infer_shape([_shape_of(t) for t in types])
-        if shape is not None:
-            dims = result.tensor_type.shape
-            for dim in shape:
-                proto = dims.dim.add()
-                if isinstance(dim, str):
-                    proto.dim_param = dim
-                elif dim is not None:
-                    proto.dim_value = dim
-            result.tensor_type.shape.SetInParent()
-        context.set_output_type(0, result)
+        known = {a.name: a for a in self.attributes}
+        if unknown := sorted(set(names) - set(known)):
+            rule = f"among {', '.join(known)}" if known else "none"
+            raise self.error("the attributes", rule, ", ".join(unknown))
+        for attribute in self.attributes:
+            if attribute.is_required and attribute.name not in names:
+                raise self.error(f"attribute {attribute.name}", "given", "nothing")
+            kind = (kinds or {}).get(attribute.name, attribute.kind)
+            if kind != attribute.kind:
+                raise self.error(f"attribute {attribute.name}", attribute.python_type, KIND_NAMES.get(kind, str(kind)))
 
 
-def element_type_name(onnx_type: int) -> str:
-    """The name of any of ONNX's element types: NumPy's where it has the type."""
-    from onnx import TensorProto, helper
-
-    if onnx_type not in TensorProto.DataType.values():
-        return f"the unknown element type {onnx_type}"
-    if onnx_type in (TensorProto.UNDEFINED, TensorProto.STRING):
-        return str(TensorProto.DataType.Name(onnx_type).lower())
-    return str(helper.tensor_dtype_to_np_dtype(onnx_type).name)
-
-
-def _shape_of(type_proto: onnx.TypeProto | None) -> Shape | None:
-    """The shape that a TypeProto states, or None where it states none."""
-    if type_proto is None or not type_proto.tensor_type.HasField("shape"):
-        return None
-    dims: list[Dim] = []
-    for dim in type_proto.tensor_type.shape.dim:
-        kind = dim.WhichOneof("value")
-        dims.append(getattr(dim, kind) or (0 if kind == "dim_value" else None) if kind else None)
-    return dims
+KIND_NAMES = {
+    -1: "an empty list",
+    1: "float",
+    2: "int",
+    3: "str",
+    4: "tensor",
+    5: "graph",
+    6: "list of float",
+    7: "list of int",
+    8: "list of str",
+    9: "list of tensor",
+    10: "list of graph",
+}
+"""The kinds of attributes in words, by ``onnx.AttributeProto.AttributeType``."""

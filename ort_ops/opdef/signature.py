@@ -1,8 +1,8 @@
-"""What an operator looks like, read from the annotations of a Python function.
+"""Read an operator from the annotations of a Python function.
 
 >>> def clip(x: Number, low: Number | None = None, *, high: float = 1.0) -> Number: ...
->>> signature = Signature.of(clip)
->>> [(i.name, i.is_optional) for i in signature.inputs], [a.name for a in signature.attributes]
+>>> operator = read_operator(clip, "my.domain", "Clip")
+>>> [(i.name, i.is_optional) for i in operator.inputs], [a.name for a in operator.attributes]
 ([('x', False), ('low', True)], ['high'])
 
 Positional parameters are inputs, annotated with a tensor type; keyword-only ones are attributes, annotated with a plain
@@ -12,64 +12,22 @@ Python type. A tensor type of several element types is a type variable: it means
 from __future__ import annotations
 
 import inspect
-import itertools
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from dataclasses import replace
+from typing import Annotated, Any, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.errors import MylinearError
-
-if TYPE_CHECKING:
-    from onnx import defs
-
-ONNX_TYPES = {
-    "float32": 1,
-    "uint8": 2,
-    "int8": 3,
-    "uint16": 4,
-    "int16": 5,
-    "int32": 6,
-    "int64": 7,
-    "bool": 9,
-    "float16": 10,
-    "float64": 11,
-    "uint32": 12,
-    "uint64": 13,
-    "bfloat16": 16,
-}
-"""``onnx.TensorProto.DataType`` by NumPy's name: what a Python kernel can take."""
+from ort_ops.opdef.operator import Attribute, DefinitionError, InferShape, Operator, Parameter, TypeVariable
 
 _MAX_OVERLOADS = 512
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
 
-
-class DefinitionError(MylinearError, TypeError):
-    """A Python function that cannot be an operator; the message says which part and why."""
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """A tensor of one of some element types; all parameters of one call annotated with it have the same one.
-
-    >>> from typing import Annotated
-    >>> Index = Annotated[NDArray[Any], TensorType("Index", ("int32", "int64"))]
-    """
-
-    name: str
-    dtypes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        unknown = set(self.dtypes) - set(ONNX_TYPES)
-        if unknown or not self.dtypes:
-            got = ", ".join(sorted(unknown)) or "none"
-            raise DefinitionError(f"the dtypes of {self.name} must be among {', '.join(ONNX_TYPES)}, got {got}")
-
+TensorType = TypeVariable
 
 Float = Annotated[NDArray[Any], TensorType("Float", _FLOATS)]
 Integer = Annotated[NDArray[Any], TensorType("Integer", _INTEGERS)]
@@ -93,33 +51,6 @@ Out = Annotated[Any, _Out()]
 """Annotates a keyword-only parameter ``out``: the memory of the output, to write into (a tuple for several)."""
 
 
-@dataclass(frozen=True)
-class Input:
-    """A formal input."""
-
-    name: str
-    type: TensorType
-    is_optional: bool
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A formal attribute.
-
-    Attributes:
-        kind: ``onnx.AttributeProto.AttributeType``.
-        python_type: the annotation in words, such as ``list[float]``.
-        default: what the kernel gets where a node has none; part of a kernel, not of the operator's identity, so
-            that it can be changed while sessions are alive.
-    """
-
-    name: str
-    kind: int
-    python_type: str
-    is_required: bool
-    default: Any = field(default=None, compare=False)
-
-
 _KINDS: dict[Any, tuple[int, str]] = {
     float: (1, "float"),
     int: (2, "int"),
@@ -130,139 +61,65 @@ _KINDS: dict[Any, tuple[int, str]] = {
     (int,): (7, "list[int]"),
     (str,): (8, "list[str]"),
 }
-KIND_NAMES = {
-    -1: "an empty list",
-    1: "float",
-    2: "int",
-    3: "str",
-    4: "tensor",
-    6: "list of float",
-    7: "list of int",
-    8: "list of str",
-}
 
 
-@dataclass(frozen=True)
-class Signature:
-    """Inputs, outputs and attributes of one version of an operator."""
+def read_operator(
+    function: Callable[..., Any],
+    domain: str,
+    name: str,
+    since_version: int = 1,
+    infer_shape: InferShape | None = None,
+) -> Operator:
+    """Return the operator that a function's annotations describe.
 
-    inputs: tuple[Input, ...]
-    outputs: tuple[TensorType, ...]
-    attributes: tuple[Attribute, ...]
-    writes_output: bool = field(default=False, compare=False)  # how the kernel is called, not what the operator is
+    Args:
+        infer_shape: of the operator; None for its own default.
 
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> Signature:
-        """Read a function's annotations. Raises: DefinitionError."""
-        hints = typing.get_type_hints(function, include_extras=True)
-        inputs: list[Input] = []
-        attributes: list[Attribute] = []
-        writes_output = False
-        for parameter in inspect.signature(function).parameters.values():
-            name, hint = parameter.name, hints.get(parameter.name)
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise DefinitionError(f"parameter {name} must be one input or one attribute, got * or **")
-            if parameter.kind != parameter.KEYWORD_ONLY:
-                inputs.append(_input(parameter, hint))
-            elif get_origin(hint) is Annotated and isinstance(typing.cast(Any, hint).__metadata__[0], _Out):
-                if name != "out":
-                    raise DefinitionError(f"the parameter annotated with Out must be called out, got {name}")
-                writes_output = True
-            else:
-                attributes.append(_attribute(parameter, hint))
-        optional = [i.is_optional for i in inputs]
+    Raises: DefinitionError for annotations that cannot be an operator's.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    inputs: list[Parameter] = []
+    attributes: list[Attribute] = []
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name)
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise DefinitionError(f"parameter {parameter.name} must be one input or one attribute, got * or **")
+        if parameter.kind != parameter.KEYWORD_ONLY:
+            inputs.append(_input(parameter, hint))
+        elif _is_out(hint):
+            if parameter.name != "out":
+                raise DefinitionError(f"the parameter annotated with Out must be called out, got {parameter.name}")
+        else:
+            attributes.append(_attribute(parameter, hint))
+    outputs = _outputs(hints.get("return"))
+    for what, parameters in (("inputs", inputs), ("outputs", outputs)):
+        optional = [parameter.is_optional for parameter in parameters]
         if optional != sorted(optional):
-            raise DefinitionError("optional inputs must come last")
-        outputs = _outputs(hints.get("return"))
-        known = {i.type for i in inputs if not i.is_optional}
-        for output in outputs:
-            if len(output.dtypes) > 1 and output not in known:
-                raise DefinitionError(
-                    f"the result's type must be that of a required input, or one element type, got {output.name}"
-                )
-        signature = cls(tuple(inputs), outputs, tuple(attributes), writes_output)
-        if signature.num_overloads > _MAX_OVERLOADS:
+            raise DefinitionError(f"optional {what} must come last")
+    known = {parameter.type for parameter in inputs if not parameter.is_optional}
+    for output in outputs:
+        if len(output.type.dtypes) > 1 and output.type not in known:
             raise DefinitionError(
-                f"the element types must combine in at most {_MAX_OVERLOADS} ways, got {signature.num_overloads}"
+                f"the result's type must be that of a required input, or one element type, got {output.type.name}"
             )
-        return signature
-
-    @property
-    def num_required(self) -> int:
-        return sum(not i.is_optional for i in self.inputs)
-
-    @property
-    def variables(self) -> list[TensorType]:
-        """The tensor types, each once."""
-        return list(dict.fromkeys([*(i.type for i in self.inputs), *self.outputs]))
-
-    @property
-    def num_overloads(self) -> int:
-        return int(np.prod([len(variable.dtypes) for variable in self.variables], dtype=object))
-
-    def overloads(self) -> list[dict[TensorType, str]]:
-        """Every combination of element types."""
-        variables = self.variables
-        return [
-            dict(zip(variables, dtypes, strict=True))
-            for dtypes in itertools.product(*(variable.dtypes for variable in variables))
-        ]
-
-    def bind(self, onnx_types: Sequence[int]) -> dict[TensorType, str] | None:
-        """Which element type each tensor type means, given those of the inputs (0 for an unknown or absent one)."""
-        names = {number: name for name, number in ONNX_TYPES.items()}
-        bound = {variable: variable.dtypes[0] for variable in self.variables if len(variable.dtypes) == 1}
-        for formal, number in zip(self.inputs, onnx_types, strict=False):
-            if number in names:
-                bound[formal.type] = names[number]
-        return bound if all(output in bound for output in self.outputs) else None
-
-    def schema(
-        self,
-        domain: str,
-        name: str,
-        since_version: int,
-        doc: str,
-        infer: Callable[[Any], None],
-    ) -> defs.OpSchema:
-        """Make the operator's ``OpSchema``; it is not registered yet."""
-        from onnx import AttributeProto, defs, helper
-
-        option = defs.OpSchema.FormalParameterOption
-
-        def formal(label: str, variable: TensorType, is_optional: bool = False) -> defs.OpSchema.FormalParameter:
-            kind = option.Optional if is_optional else option.Single
-            return defs.OpSchema.FormalParameter(label, variable.name, "", param_option=kind)
-
-        def attribute(a: Attribute) -> defs.OpSchema.Attribute:
-            kind = AttributeProto.AttributeType.Name(a.kind)
-            if a.is_required or a.default is None or a.kind == 4:
-                return defs.OpSchema.Attribute(
-                    a.name, getattr(defs.OpSchema.AttrType, kind), a.python_type, required=a.is_required
-                )
-            default = int(a.default) if a.kind == 2 else a.default
-            return defs.OpSchema.Attribute(a.name, helper.make_attribute(a.name, default, attr_type=a.kind), "")
-
-        def onnx_name(dtype: str) -> str:
-            return f"tensor({ {'float64': 'double', 'float32': 'float'}.get(dtype, dtype) })"
-
-        schema = defs.OpSchema(
-            name,
-            domain,
-            since_version,
-            doc,
-            inputs=[formal(i.name, i.type, i.is_optional) for i in self.inputs],
-            outputs=[formal(label, t) for label, t in zip(self.output_names, self.outputs, strict=True)],
-            type_constraints=[(v.name, [onnx_name(dtype) for dtype in v.dtypes], "") for v in self.variables],
-            attributes=[attribute(a) for a in self.attributes],
+    doc = inspect.cleandoc(function.__doc__ or "")
+    operator = Operator(domain, name, since_version, tuple(inputs), outputs, doc, attributes=tuple(attributes))
+    if infer_shape is not None:
+        operator = replace(operator, infer_shape=infer_shape)
+    if operator.num_overloads > _MAX_OVERLOADS:
+        raise DefinitionError(
+            f"the element types must combine in at most {_MAX_OVERLOADS} ways, got {operator.num_overloads}"
         )
-        schema.set_type_and_shape_inference_function(infer)
-        return schema
+    return operator
 
-    @property
-    def output_names(self) -> list[str]:
-        """The words for the outputs, in messages too: ``y``, or ``y0``, ``y1`` and so on."""
-        return ["y"] if len(self.outputs) == 1 else [f"y{i}" for i in range(len(self.outputs))]
+
+def writes_output(function: Callable[..., Any]) -> bool:
+    """Whether a function takes ``out``, the memory of its outputs."""
+    return _is_out(typing.get_type_hints(function, include_extras=True).get("out"))
+
+
+def _is_out(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and isinstance(typing.cast(Any, hint).__metadata__[0], _Out)
 
 
 def _tensor_type(hint: Any) -> TensorType | None:
@@ -280,7 +137,7 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _input(parameter: inspect.Parameter, hint: Any) -> Input:
+def _input(parameter: inspect.Parameter, hint: Any) -> Parameter:
     inner, is_optional = _without_none(hint)
     found = _tensor_type(inner)
     if found is None:
@@ -293,17 +150,22 @@ def _input(parameter: inspect.Parameter, hint: Any) -> Input:
         raise DefinitionError(f"the default of input {parameter.name} must be None, got {parameter.default!r}")
     if has_default != is_optional:
         raise DefinitionError(f"an optional input must be annotated | None and default to None: {parameter.name}")
-    return Input(parameter.name, found, is_optional)
+    return Parameter(parameter.name, parameter.name, found, is_optional=is_optional)
 
 
-def _outputs(hint: Any) -> tuple[TensorType, ...]:
+def _outputs(hint: Any) -> tuple[Parameter, ...]:
+    """Read the result's annotation: a tensor type, or a tuple of them; ``| None`` for optional ones."""
     hints = get_args(hint) if get_origin(hint) is tuple else (hint,)
-    found = tuple(_tensor_type(item) for item in hints)
-    if not found or None in found:
+    found = [(_tensor_type(inner), is_optional) for inner, is_optional in map(_without_none, hints)]
+    if not found or found[0][1] or any(tensor_type is None for tensor_type, _ in found):
         raise DefinitionError(
             f"the result must be annotated with a tensor type such as ort_ops.Float, or a tuple of them, got {hint!r}"
         )
-    return typing.cast(tuple[TensorType, ...], found)
+    names = ["y"] if len(found) == 1 else [f"y{i}" for i in range(len(found))]
+    return tuple(
+        Parameter(name, name, typing.cast(TypeVariable, tensor_type), is_optional=is_optional)
+        for name, (tensor_type, is_optional) in zip(names, found, strict=True)
+    )
 
 
 def _attribute(parameter: inspect.Parameter, hint: Any) -> Attribute:

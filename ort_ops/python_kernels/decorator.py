@@ -6,14 +6,15 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from ort_ops.errors import MylinearError
-from ort_ops.opdef import schemas
-from ort_ops.opdef.operator import Shape
-from ort_ops.opdef.signature import ONNX_TYPES, DefinitionError, Signature
-from ort_ops.operators.mylinear.contract import DOMAIN, format_shape
+from ort_ops.opdef import onnx_objects, registry, schemas
+from ort_ops.opdef.operator import ContractError, DefinitionError, Operator, Parameter
+from ort_ops.opdef.shapes import Shape, format_shape
+from ort_ops.opdef.signature import read_operator, writes_output
 
+_RESERVED = ("ai.onnx.", "com.microsoft", "org.pyt")  # how domains of onnxruntime and its extensions begin
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -21,7 +22,7 @@ _lock = threading.Lock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-class PythonKernelError(MylinearError, ValueError):
+class PythonKernelError(ContractError):
     """What a Python kernel returned, kept or was given breaks its operator's signature."""
 
 
@@ -29,30 +30,26 @@ class PythonKernel(Generic[P, R]):
     """A function that is the kernel of an operator; made by `python_kernel`, and called like the function itself.
 
     Attributes:
-        domain, name, since_version: of the operator.
-        signature: inputs, outputs and attributes.
+        operator: what it is the kernel of.
+        copy_inputs: whether the kernel gets copies that it may keep.
+        writes_output: whether the function takes ``out``, the memory of its outputs.
     """
 
     def __init__(
         self,
-        domain: str,
-        name: str,
-        since_version: int,
+        operator: Operator,
         function: Callable[P, R],
         infer_shape: Callable[..., Any] | None,
         copy_inputs: bool,
     ) -> None:
-        self.domain = domain
-        self.name = name
-        self.since_version = since_version
-        self.signature = Signature.of(function)
+        self.operator = operator
         self.copy_inputs = copy_inputs
-        self.defaults = {a.name: a.default for a in self.signature.attributes if not a.is_required}
+        self.writes_output = writes_output(function)
         self._function = function
         self._infer_shape = infer_shape
         self._shape_attributes = self._attributes_of(infer_shape)
         self.__doc__ = function.__doc__
-        self.__name__ = getattr(function, "__name__", name)
+        self.__name__ = getattr(function, "__name__", operator.name)
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,14 +60,39 @@ class PythonKernel(Generic[P, R]):
         return f"<Python kernel of {self.op_type}, version {self.since_version}>"
 
     @property
+    def domain(self) -> str:
+        """The operator's domain."""
+        return self.operator.domain
+
+    @property
+    def name(self) -> str:
+        """The operator's name."""
+        return self.operator.name
+
+    @property
+    def since_version(self) -> int:
+        """The version of the domain from which on the operator is as the kernel has it."""
+        return self.operator.since_version
+
+    @property
+    def signature(self) -> Operator:
+        """Inputs, outputs and attributes: those of the operator."""
+        return self.operator
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the attributes that need not be given."""
+        return self.operator.defaults
+
+    @property
     def op_type(self) -> str:
         """Domain and name: ``my.domain::ScaledTanh``."""
-        return f"{self.domain}::{self.name}"
+        return self.operator.op_type
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Domain, name and version."""
-        return self.domain, self.name, self.since_version
+        return self.operator.key
 
     def remove(self) -> None:
         """Remove the operator's kernel and schema; sessions that have the operator fail at their next run."""
@@ -83,39 +105,26 @@ class PythonKernel(Generic[P, R]):
 
     def make_node(self, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any) -> Any:
         """Make an ONNX node of the operator. Raises: PythonKernelError for an unknown or missing attribute."""
-        from onnx import helper
-
         self.check_attributes(attributes)
-        node = helper.make_node(self.name, list(inputs), list(outputs), name=name or None, domain=self.domain)
-        kinds = {a.name: a.kind for a in self.signature.attributes}
-        for key, value in attributes.items():
-            if kinds[key] == 4:
-                import numpy as np
-                from onnx import numpy_helper
-
-                value = numpy_helper.from_array(np.asarray(value))
-            node.attribute.append(helper.make_attribute(key, value, attr_type=kinds[key]))
-        return node
+        return onnx_objects.make_node(self.operator, inputs, outputs, name, **attributes)
 
     def check_attributes(self, names: Mapping[str, Any] | Sequence[str]) -> None:
         """Check that a node's attributes are the operator's. Raises: PythonKernelError."""
-        known = [a.name for a in self.signature.attributes]
-        if unknown := sorted(set(names) - set(known)):
-            raise self.error("the attributes", f"among {', '.join(known) or '(none)'}", ", ".join(unknown))
-        for attribute in self.signature.attributes:
-            if attribute.is_required and attribute.name not in names:
-                raise self.error(f"attribute {attribute.name}", "given", "nothing")
+        try:
+            self.operator.check_attributes(list(names))
+        except ContractError as error:
+            raise PythonKernelError(str(error)) from None
 
     def error(self, argument: str, rule: str, got: str, hint: str = "") -> PythonKernelError:
-        """The one form of every error: ``NAME: <argument> must be <rule>, got <value>[; hint]``."""
-        return PythonKernelError(f"{self.name}: {argument} must be {rule}, got {got}" + (f"; {hint}" if hint else ""))
+        """Return the one form of every error: ``NAME: <argument> must be <rule>, got <value>[; hint]``."""
+        return PythonKernelError(self.operator.message(argument, rule, got, hint))
 
     def infer_shapes(self, shapes: Sequence[Shape | None], attributes: Mapping[str, Any]) -> list[Shape | None]:
         """Return the shape of each output, None for one that is not known; dimensions may be names, or None.
 
         Raises: what the shape function raises; PythonKernelError if it returns something else than shapes.
         """
-        count = len(self.signature.outputs)
+        count = len(self.operator.outputs)
         if self._infer_shape is None or self._infer_shape is like_first:
             return [None if self._infer_shape is None else like_first(*shapes)] * count
         given = {name: attributes[name] for name in self._shape_attributes if name in attributes}
@@ -134,46 +143,12 @@ class PythonKernel(Generic[P, R]):
             checked.append(dims)
         return checked
 
-    def infer_schema(self, context: Any) -> None:
-        """Infer types and shapes of the outputs for onnx; ``context`` is onnx's InferenceContext."""
-        import onnx
-
-        from ort_ops.opdef.operator import _shape_of
-
-        formal = self.signature.inputs
-        num_inputs = min(context.get_num_inputs(), len(formal))
-        types = [context.get_input_type(i) if context.has_input(i) else None for i in range(num_inputs)]
-        bound = self.signature.bind([t.tensor_type.elem_type if t is not None else 0 for t in types])
-        if bound is None:
-            return
-        shapes = [_shape_of(t) for t in types] + [None] * (len(formal) - num_inputs)
-        attributes = dict(self.defaults)
-        for attribute in self.signature.attributes:
-            found = context.get_attribute(attribute.name)
-            if found is not None and found.type == attribute.kind and attribute.kind != 4:
-                value = onnx.helper.get_attribute_value(found)
-                attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
-        for i, (output, shape) in enumerate(
-            zip(self.signature.outputs, self.infer_shapes(shapes, attributes), strict=True)
-        ):
-            result = onnx.TypeProto()
-            result.tensor_type.elem_type = ONNX_TYPES[bound[output]]
-            if shape is not None:
-                for dim in shape:
-                    proto = result.tensor_type.shape.dim.add()
-                    if isinstance(dim, str):
-                        proto.dim_param = dim
-                    elif dim is not None:
-                        proto.dim_value = dim
-                result.tensor_type.shape.SetInParent()
-            context.set_output_type(i, result)
-
     def _attributes_of(self, infer_shape: Callable[..., Any] | None) -> list[str]:
         """Which attributes a shape function wants: those it has parameters for."""
         if infer_shape is None or infer_shape is like_first:
             return []
         parameters = inspect.signature(infer_shape).parameters
-        names = [a.name for a in self.signature.attributes]
+        names = [a.name for a in self.operator.attributes]
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return names
         return [name for name in names if name in parameters]
@@ -220,7 +195,7 @@ def python_kernel(
 
     Args:
         op_type: domain and name, ``my.domain::ScaledTanh``. Domains of ONNX, onnxruntime, onnxruntime-extensions
-            and MYLINEAR are refused.
+            and of registered operators are refused.
         since_version: the version of the domain in which the operator got this signature. Older ones stay: a model
             gets the newest that is not newer than the version of the domain that it imports.
         infer_shape: (shape of each input, None for an absent or unknown one; attributes that it has parameters
@@ -234,7 +209,7 @@ def python_kernel(
     domain, separator, name = op_type.rpartition("::")
     if not (separator and domain and name.isidentifier()):
         raise DefinitionError(f"the operator must be named 'domain::Name', got {op_type!r}")
-    if domain == DOMAIN or domain in ("onnx", "ai.onnx") or domain.startswith(("ai.onnx.", "com.microsoft", "org.pyt")):
+    if domain in registry.domains() or domain in ("onnx", "ai.onnx") or domain.startswith(_RESERVED):
         raise DefinitionError(f"the domain must be one of your own, such as 'my.domain', got {domain!r}")
     if not domain.isprintable():  # a NUL would end it, and half a surrogate pair cannot be in a model
         raise DefinitionError(f"the domain must be of printable characters, got {domain!r}")
@@ -243,10 +218,13 @@ def python_kernel(
 
     def define(function: Callable[P, R]) -> PythonKernel[P, R]:
         try:
-            kernel = PythonKernel(domain, name, since_version, function, infer_shape, copy_inputs)
+            operator = read_operator(function, domain, name, since_version)
+            kernel = PythonKernel(operator, function, infer_shape, copy_inputs)
         except DefinitionError as error:
             raise DefinitionError(f"{name}: {error}") from None
-        _register_schema(kernel)
+        # The schema asks the kernel, so that both tell the same.
+        kernel.operator = replace(operator, infer_shape=kernel.infer_shapes)
+        schemas.register(onnx_objects.make_schema(kernel.operator))
         with _lock:
             slot = slots.get(kernel.key)
             if slot is None:
@@ -258,11 +236,43 @@ def python_kernel(
     return define
 
 
-def _register_schema(kernel: PythonKernel[..., Any]) -> None:
-    """Tell onnx's checker and shape inference of the operator, in place of an earlier definition."""
-    doc = inspect.cleandoc(kernel.__doc__ or "")
-    signature = kernel.signature
-    schemas.register(signature.schema(kernel.domain, kernel.name, kernel.since_version, doc, kernel.infer_schema))
+def implements(operator: Operator, *, copy_inputs: bool = False) -> Callable[[Callable[P, R]], PythonKernel[P, R]]:
+    """Make a function the Python kernel of an operator that is described already, for its `OperatorKit`.
+
+    The function's annotations must be the operator's inputs, outputs and attributes; names of parameters are free,
+    names of attributes are not. Nothing is registered.
+
+    Raises: DefinitionError where the annotations differ from the operator.
+    """
+
+    def define(function: Callable[P, R]) -> PythonKernel[P, R]:
+        try:
+            described = read_operator(function, *operator.key)
+        except DefinitionError as error:
+            raise DefinitionError(f"{operator.name}: {error}") from None
+        for what, got, wanted in (
+            ("inputs", _essence(described.inputs), _essence(operator.inputs)),
+            ("outputs", _essence(described.outputs), _essence(operator.outputs)),
+            (
+                "attributes",
+                sorted((a.name, a.python_type) for a in described.attributes),
+                sorted((a.name, a.python_type) for a in operator.attributes),
+            ),
+        ):
+            if got != wanted:
+                raise DefinitionError(f"{operator.name}: the kernel's {what} must be {wanted}, got {got}")
+
+        def infer_shape(*shapes: Shape | None, **attributes: Any) -> Any:
+            results = list(operator.infer_shape(shapes, attributes))
+            return results[0] if len(results) == 1 else results
+
+        return PythonKernel(operator, function, infer_shape, copy_inputs)
+
+    return define
+
+
+def _essence(parameters: Sequence[Parameter]) -> list[tuple[str, bool]]:
+    return [(parameter.type.rule, parameter.is_optional) for parameter in parameters]
 
 
 def defined_kernels() -> list[PythonKernel[..., Any]]:

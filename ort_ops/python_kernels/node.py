@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ort_ops.opdef.operator import Shape
-from ort_ops.opdef.signature import KIND_NAMES, ONNX_TYPES, Attribute, Signature
-from ort_ops.operators.mylinear.contract import format_shape
+from ort_ops.opdef.element_types import ONNX_TYPES
+from ort_ops.opdef.operator import KIND_NAMES, Attribute, Operator
+from ort_ops.opdef.shapes import Shape, format_shape
 from ort_ops.python_kernels import kept_views
 from ort_ops.python_kernels.decorator import PythonKernel, PythonKernelError, Slot, defined_kernels, like_first, slots
 from ort_ops.python_kernels.failures import of_kernels_made_now
@@ -50,7 +50,7 @@ def domains_to_register(
 def domain_of(kernels: Sequence[PythonKernel[..., Any]], slots: Mapping[tuple[str, str, int], Slot] = slots) -> Domain:
     """Return one domain with its kernels, for `ort_ops.python_kernels.trampoline.register`."""
     kernels = sorted(kernels, key=lambda kernel: kernel.name)
-    identity = tuple((kernel.name, kernel.since_version, kernel.signature) for kernel in kernels)
+    identity = tuple(kernel.operator for kernel in kernels)
 
     def make() -> list[Overload]:
         return [overload for kernel in kernels for overload in make_overloads(kernel, slots[kernel.key])]
@@ -60,35 +60,35 @@ def domain_of(kernels: Sequence[PythonKernel[..., Any]], slots: Mapping[tuple[st
 
 def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]:
     """Return an operator's overloads, one for each combination of its element types."""
-    signature = kernel.signature
+    operator = kernel.operator
 
     def overload(bound: Mapping[Any, str]) -> Overload:
-        input_dtypes = [bound[i.type] for i in signature.inputs]
-        output_dtypes = [bound[output] for output in signature.outputs]
+        input_dtypes = [bound[i.type] for i in operator.inputs]
+        output_dtypes = [bound[output.type] for output in operator.outputs]
 
         def make_node(*attributes: tuple[int, Any] | None) -> Callable[..., tuple[Any, ...]]:
-            return _Node(slot, signature, input_dtypes, output_dtypes, attributes).prepare
+            return _Node(slot, operator, input_dtypes, output_dtypes, attributes).prepare
 
         return Overload(
             name=kernel.name,
             since_version=kernel.since_version,
             input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
             output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),
-            input_is_optional=tuple(i >= signature.num_required for i in range(len(input_dtypes))),
-            output_is_optional=(False,) * len(output_dtypes),
-            attributes=tuple(a.name for a in signature.attributes),
+            input_is_optional=tuple(parameter.is_optional for parameter in operator.inputs),
+            output_is_optional=tuple(parameter.is_optional for parameter in operator.outputs),
+            attributes=tuple(a.name for a in operator.attributes),
             make_node=make_node,
-            infer=lambda attributes, *rest: _infer(slot, signature, attributes, rest),
+            infer=lambda attributes, *rest: _infer(slot, operator, attributes, rest),
         )
 
-    return [overload(bound) for bound in signature.overloads()]
+    return [overload(bound) for bound in operator.overloads()]
 
 
-def _infer(slot: Slot, signature: Signature, read: Sequence[Any], types_and_shapes: Sequence[Any]) -> tuple[Any, ...]:
+def _infer(slot: Slot, operator: Operator, read: Sequence[Any], types_and_shapes: Sequence[Any]) -> tuple[Any, ...]:
     """Types and shapes of the outputs, as the library wants them: names as bytes, None for what it cannot say."""
-    kernel = _current(slot, signature)
-    formal = signature.inputs
-    bound = signature.bind(types_and_shapes[::2])
+    kernel = _current(slot, operator)
+    formal = operator.inputs
+    bound = operator.bind_known(types_and_shapes[::2])
     if bound is None:
         raise kernel.error("the inputs' types", "known", "nothing")
     shapes = [
@@ -96,21 +96,21 @@ def _infer(slot: Slot, signature: Signature, read: Sequence[Any], types_and_shap
         for s in types_and_shapes[1::2]
     ]
     shapes += [None] * (len(formal) - len(shapes))
-    attributes = kernel.defaults | _present(kernel, signature.attributes, read)
+    attributes = kernel.defaults | _present(kernel, operator.attributes, read)
     result: list[Any] = []
-    for output, shape in zip(signature.outputs, kernel.infer_shapes(shapes, attributes), strict=True):
+    for output, shape in zip(operator.outputs, kernel.infer_shapes(shapes, attributes), strict=True):
         is_known = shape is not None and all(dim is not None for dim in shape)
         dims = tuple(d.encode() if isinstance(d, str) else d for d in shape) if shape is not None and is_known else None
         # onnxruntime shows an unknown rank and a scalar alike, as rank 0, so rank 0 is not stated either.
-        result += [ONNX_TYPES[bound[output]], dims or None]
+        result += [ONNX_TYPES[bound[output.type]], dims or None]
     return tuple(result)
 
 
-def _current(slot: Slot, signature: Signature) -> PythonKernel[..., Any]:
+def _current(slot: Slot, operator: Operator) -> PythonKernel[..., Any]:
     kernel = slot.kernel
     if kernel is None:
         raise PythonKernelError(f"{slot.name}: the kernel of {slot.domain}::{slot.name} was removed; define it again")
-    if kernel.signature is not signature and kernel.signature != signature:
+    if kernel.operator is not operator and kernel.operator != operator:
         raise PythonKernelError(
             f"{slot.name}: {slot.domain}::{slot.name} was defined again with other inputs, outputs or attributes; "
             "make a new session"
@@ -175,18 +175,18 @@ class _Node:
     def __init__(
         self,
         slot: Slot,
-        signature: Signature,
+        operator: Operator,
         input_dtypes: Sequence[str],
         output_dtypes: Sequence[str],
         attributes: Sequence[Any],
     ) -> None:
         self.failures = of_kernels_made_now()
         self._slot = slot
-        self._signature = signature
+        self._operator = operator
         self._input_dtypes = [_dtype(name) for name in input_dtypes]
         self._output_dtypes = [_dtype(name) for name in output_dtypes]
-        kernel = _current(slot, signature)
-        self._present = _present(kernel, signature.attributes, attributes)
+        kernel = _current(slot, operator)
+        self._present = _present(kernel, operator.attributes, attributes)
         kernel.check_attributes(self._present)
         self._bound = self._bind(kernel)
 
@@ -201,7 +201,7 @@ class _Node:
         """
         bound = self._bound
         if self._slot.kernel is not bound[0]:
-            bound = self._bound = self._bind(_current(self._slot, self._signature))
+            bound = self._bound = self._bind(_current(self._slot, self._operator))
         kernel, function, attributes, known_shapes = bound
         expected = known_shapes.get(shapes)
         if expected is None:
@@ -218,7 +218,7 @@ class _Node:
             views = [*map(_ndarray, shapes, self._input_dtypes, memory)]
         if kernel.copy_inputs:
             views = [None if view is None else view.copy() for view in views]
-        if kernel.signature.writes_output:
+        if kernel.writes_output:
             return (self._writing(kernel, function, attributes, views, expected), *expected)
         return self._returning(kernel, function, attributes, views, expected)
 
@@ -227,9 +227,9 @@ class _Node:
     ) -> Sequence[Shape | None]:
         """What is known of the outputs' shapes; all of it must be, for a kernel that takes out."""
         expected = kernel.infer_shapes(shapes, attributes)
-        for name, shape in zip(self._signature.output_names, expected, strict=True):
+        for name, shape in zip([output.argument for output in self._operator.outputs], expected, strict=True):
             is_known = shape is not None and all(isinstance(dim, int) for dim in shape)
-            if kernel.signature.writes_output and not is_known:
+            if kernel.writes_output and not is_known:
                 got = "unknown" if shape is None else format_shape(shape)
                 raise kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
         return expected
@@ -299,7 +299,7 @@ class _Node:
             raise self._refusal(kept)
 
     def _refusal(self, kept: Sequence[int]) -> PythonKernelError:
-        names = [i.name for i in self._signature.inputs] + self._signature.output_names
+        names = [parameter.argument for parameter in (*self._operator.inputs, *self._operator.outputs)]
         return self._bound[0].error(  # type: ignore[no-any-return]
             " and ".join(names[index] for index in kept),
             "let go of when the kernel returns, because the memory is onnxruntime's",
@@ -316,7 +316,7 @@ class _Node:
 
     def _checked(self, kernel: PythonKernel[..., Any], index: int, result: Any, shape: Shape | None) -> Any:
         """What the quick check did not pass: an error, or an array of which not every dimension was known."""
-        name, dtype = self._signature.output_names[index], self._output_dtypes[index]
+        name, dtype = self._operator.outputs[index].argument, self._output_dtypes[index]
         if isinstance(result, np.generic):  # what NumPy makes of arrays of rank 0
             result = np.asarray(result)
         if not isinstance(result, np.ndarray) or isinstance(result, np.ma.MaskedArray):

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ort_ops.errors import MylinearError
+from ort_ops.numerics.bound import gamma
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import gamma
 from ort_ops.rewrite.constants import Computed, Constant, resolve
 from ort_ops.rewrite.match import LinearLayer
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import onnx_ir as ir
 
+from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.operators.mylinear.contract import ABSENT_BIAS, MYLINEAR
 from ort_ops.rewrite.check import RewriteError
 from ort_ops.rewrite.constants import Array, Computed, Constant, rank_of, resolve, scale
@@ -143,7 +144,7 @@ class Editor:
         opset = opset_of(model)
         if opset is None:
             raise RewriteError("the model imports no version of ONNX's own operators")
-        function = ir.serde.deserialize_function(MYLINEAR.function(opset, types))
+        function = ir.serde.deserialize_function(make_function(MYLINEAR, opset, types))
         others = list(model.functions.items())
         model.functions.clear()
         model.functions[function.identifier()] = function  # before its users: some evaluators want that

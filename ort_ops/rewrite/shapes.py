@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 _INFERRED = "mylinear.inferred"
@@ -23,7 +24,7 @@ def infer_shapes(model: ir.Model) -> None:
     In the main graph and in bodies; inside model-local functions onnx keeps nothing. The model stays as it is, and its
     weights are neither read nor copied. Where onnx cannot infer at all, nothing is noted.
     """
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     light = model.clone()
     for graph in light.graphs():
         for value in graph.initializers.values():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ort_ops.numerics.bound import TENSOR_CORES, TF32, Arithmetic, gamma
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import TENSOR_CORES, TF32, Arithmetic, gamma, linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_error_bound
 from ort_ops.operators.mylinear.reference import linear, linear_float64
 from tests.cases import CASES, Case
 

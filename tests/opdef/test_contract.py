@@ -11,6 +11,7 @@ from onnx import defs, helper
 from exporter.operators.mylinear.functional import linear as torch_linear
 from exporter.torch_ops.tensors import from_numpy
 from ort_ops.models.nodes import make_linear_model
+from ort_ops.opdef.onnx_objects import make_function, register_schema
 from ort_ops.opdef.operator import ContractError, Shape
 from ort_ops.operators.mylinear import numpy_kernel
 from ort_ops.operators.mylinear.contract import (
@@ -113,8 +114,8 @@ def test_element_types_agree_with_onnx_and_numpy() -> None:
 
 
 def test_schema_states_the_contract() -> None:
-    MYLINEAR.register_schema()
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
+    register_schema(MYLINEAR)
     schema = defs.get_schema(NAME, SINCE_VERSION, DOMAIN)
     assert [(p.name, p.option == defs.OpSchema.FormalParameterOption.Optional) for p in schema.inputs] == [
         ("X", False),
@@ -152,15 +153,15 @@ def test_schema_and_function_body_infer_the_same_shapes(shapes: list[Shape], exp
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets)
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     assert inferred_shape(model) == expected
     if len(shapes) == 3 and "k" not in shapes[0] and "out" not in shapes[1]:
-        model.functions.append(MYLINEAR.function(20, ["float32"]))
+        model.functions.append(make_function(MYLINEAR, 20, ["float32"]))
         defs.deregister_schema(NAME, SINCE_VERSION, DOMAIN)
         try:
             assert inferred_shape(model) == expected
         finally:
-            MYLINEAR.register_schema()
+            register_schema(MYLINEAR)
 
 
 def inferred_shape(model: onnx.ModelProto) -> Shape:
@@ -207,4 +208,4 @@ def test_wrong_shapes_in_a_model_are_reported_in_the_contract_s_words() -> None:
 )
 def test_the_function_body_refuses_what_it_cannot_say(opset: int, types: list[str], message: str) -> None:
     with pytest.raises(ContractError, match=message):
-        MYLINEAR.function(opset, types)
+        make_function(MYLINEAR, opset, types)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from ort_ops.models.checks import function_difference
 from ort_ops.models.nodes import attach_function, make_linear_model
 from ort_ops.numerics.compare import compare
+from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.operators.mylinear.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
 from ort_ops.operators.mylinear.reference import linear_float64
 from tests.cases import CASES, Array, Case, numpy_dtype
@@ -138,7 +139,7 @@ def test_the_other_way_overloads_fail_in_old_runtimes() -> None:
     second = helper.make_node(NAME, ["hidden", "weight"], ["y"], name="second", domain=DOMAIN, overload="no_bias")
     model.graph.node[0].output[0] = "hidden"
     model.graph.node.append(second)
-    function = MYLINEAR.function(20, ["float32"])
+    function = make_function(MYLINEAR, 20, ["float32"])
     del function.input[2:]
     function.node[1].output[0] = "Y"
     del function.node[2:]
@@ -244,7 +245,7 @@ def test_a_model_with_the_former_body_is_as_good() -> None:
     assert function_difference(model) is None
     del model.functions[:]
     (former,) = MYLINEAR.former_bodies
-    model.functions.append(MYLINEAR.function(20, ["float64"], former))
+    model.functions.append(make_function(MYLINEAR, 20, ["float64"], former))
     assert [node.op_type for node in model.functions[0].node] == ["Transpose", "MatMul", "Add"]
     assert function_difference(model) is None
     model.functions[0].node[0].op_type = "Identity"

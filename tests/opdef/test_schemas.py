@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from ort_ops.opdef import schemas
+from ort_ops.opdef.onnx_objects import make_schema, register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 _LEAVES = """
@@ -17,11 +18,12 @@ import atexit
 from onnx import defs
 
 import ort_ops
+from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 # Functions registered first run last: this one sees what is left.
 atexit.register(lambda: print(defs.has("MYLINEAR", 1, "mylinear"), defs.has("Twice", 1, "my.domain")))
-MYLINEAR.register_schema()
+register_schema(MYLINEAR)
 
 
 @ort_ops.python_kernel("my.domain::Twice")
@@ -40,9 +42,9 @@ def test_no_schema_of_ours_outlives_the_interpreter() -> None:
 
 
 def test_registering_again_replaces_the_definition() -> None:
-    schema = MYLINEAR.schema()
+    schema = make_schema(MYLINEAR)
     schemas.register(schema)
-    schemas.register(MYLINEAR.schema())
+    schemas.register(make_schema(MYLINEAR))
     assert schemas.is_registered(schema.name, schema.since_version, schema.domain)
 
 
@@ -53,5 +55,5 @@ def test_deregistering_what_is_not_there_does_nothing() -> None:
 
 
 def test_another_version_of_an_operator_is_not_this_one() -> None:
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     assert not schemas.is_registered(MYLINEAR.name, MYLINEAR.since_version + 1, MYLINEAR.domain)

@@ -20,7 +20,7 @@ if not native.status().is_usable:
 
 import ort_ops
 from ort_ops import Bool, Element, Float, Float32, Float64, Int64, Number, Out
-from ort_ops.opdef.signature import ONNX_TYPES
+from ort_ops.opdef.element_types import ONNX_TYPES
 from tests.native_support import RUNTIME, Array
 from tests.python_kernel_support import DOMAIN, X, make_model, numpy_dtype, one_node, quiet, remove_all_kernels, session
 

@@ -14,6 +14,7 @@ from ort_ops import InferenceSession
 from ort_ops.analysis.evaluator import IgnoredAttributeError, make_evaluator
 from ort_ops.cli import main as cli
 from ort_ops.models.nodes import attach_function, make_linear_model
+from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.rewrite.files import ModelFile
@@ -55,7 +56,7 @@ def test_an_older_opset_is_refused_wherever_there_is_a_node(tmp_path: Path, caps
     for attempt in (
         lambda: lower(path, tmp_path / "l.onnx"),
         lambda: attach_function(model),
-        lambda: MYLINEAR.function(6, ["float32"]),
+        lambda: make_function(MYLINEAR, 6, ["float32"]),
         lambda: InferenceSession(path),
     ):
         with pytest.raises(ContractError, match="7 or newer"):

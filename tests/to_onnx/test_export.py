@@ -17,6 +17,7 @@ from exporter.operators.mylinear.module import MyLinear
 from exporter.to_onnx import export as export_module
 from exporter.to_onnx.export import export
 from ort_ops.models.nodes import has_function, linear_nodes
+from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR
 
 ENGINES = ("dynamo", "torchscript")
@@ -89,7 +90,7 @@ def test_the_default_file(engine: str, tmp_path: Path) -> None:
         assert node.output[0] in known, f"the shape behind {node.op_type} is unknown"
         if node.op_type == MYLINEAR.name:
             assert known[node.output[0]][0] == "batch"
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     onnx.checker.check_model(proto, full_check=True, check_custom_domain=True)
 
 

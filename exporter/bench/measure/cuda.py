@@ -17,8 +17,8 @@ from exporter.bench.measure.cells import BenchError
 from exporter.torch_ops.devices import why_not_cuda
 from ort_ops.models.nodes import make_linear_model
 from ort_ops.native import cuda
+from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import ROUNDED, TENSOR_CORES, Arithmetic
 
 DEVICE = "cuda"
 """What torch calls it; tests without a GPU put another in its place."""

@@ -28,9 +28,10 @@ from exporter.bench.measure.sides import (
     make_side,
 )
 from exporter.bench.measure.timing import measure
+from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import ROUNDED, Arithmetic, linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_error_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 
 

@@ -33,9 +33,10 @@ def translate() -> Callable[..., Any]:
     """Return what torch's dynamo exporter calls for the library op: one node of our domain."""
     from onnxscript import values
 
+    from ort_ops.opdef.onnx_objects import make_schema
     from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 
-    operator = values.Op(values.Opset(DOMAIN, MYLINEAR.since_version), NAME, MYLINEAR.schema())
+    operator = values.Op(values.Opset(DOMAIN, MYLINEAR.since_version), NAME, make_schema(MYLINEAR))
 
     def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         return operator(x, weight, bias)

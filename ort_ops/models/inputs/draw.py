@@ -18,7 +18,8 @@ from ort_ops.files.inputs import InputError
 from ort_ops.files.npy_file import read_npz
 from ort_ops.models.inputs.integer_limits import ANY, IntegerLimits, Limits
 from ort_ops.models.inputs.skeleton import Dims
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, format_shape
+from ort_ops.opdef.shapes import format_shape
+from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
 
 Array = NDArray[Any]
 _FLOATS = {element_type.name for element_type in ELEMENT_TYPES}

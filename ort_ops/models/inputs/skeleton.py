@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 from ort_ops.models.graphs import Scope, scopes_in
+from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 Dims = list[int | str | None]
@@ -31,7 +32,7 @@ def infer_dims(model: onnx.ModelProto) -> dict[str, Dims]:
 
     A dimension is a size, the name of a dynamic one, or None.
     """
-    MYLINEAR.register_schema()
+    register_schema(MYLINEAR)
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
     except Exception:  # onnx's inference raises errors of many types; what the file states is left

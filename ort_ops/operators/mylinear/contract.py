@@ -18,11 +18,14 @@ an infinity among the terms counts for P or N as its sign says. Where neither ho
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ort_ops.opdef.operator import ContractError, ElementType, Operator, Parameter, Shape
+from ort_ops.opdef.element_types import FLOATS, ElementType
+from ort_ops.opdef.onnx_objects import single_type, widest_accumulator
+from ort_ops.opdef.operator import AbsentInput, ContractError, Operator, Parameter, TypeVariable
+from ort_ops.opdef.shapes import Shape
+from ort_ops.opdef.shapes import format_shape as format_shape
 
 if TYPE_CHECKING:
     import onnx
@@ -31,20 +34,10 @@ DOMAIN = "mylinear"
 NAME = "MYLINEAR"
 SINCE_VERSION = 1
 
-ELEMENT_TYPES = (
-    ElementType("float64", 11, 8, "float64", 2.0**-53, 2.0**-1074, (2 - 2.0**-52) * 2.0**1023),
-    ElementType("float32", 1, 4, "float32", 2.0**-24, 2.0**-149, (2 - 2.0**-23) * 2.0**127),
-    ElementType("float16", 10, 2, "float32", 2.0**-11, 2.0**-24, 65504.0),
-    ElementType("bfloat16", 16, 2, "float32", 2.0**-8, 2.0**-133, (2 - 2.0**-7) * 2.0**127),
-)
-
+ELEMENT_TYPES = FLOATS
 ABSENT_BIAS = -0.0
 """The bias that stands for "no bias" in a model: x + (-0.0) is x for every x, also for -0.0."""
-
-
-def format_shape(shape: Shape) -> str:
-    """Write a shape as messages do: ``[2, batch, ?]``."""
-    return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"
+_T = TypeVariable("T", tuple(element_type.name for element_type in ELEMENT_TYPES))
 
 
 def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
@@ -74,29 +67,29 @@ def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
     return None if x is None else [*x[:-1], out_features]
 
 
-def make_body(opset_version: int, accumulator: ElementType, element_type: ElementType | None) -> list[onnx.NodeProto]:
+def make_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
     """Write ``Y = X W^T + B`` in standard operators; see `ort_ops.opdef.operator.Operator`.
 
-    MatMul rather than Gemm, because Gemm takes matrices only and Reshape around it would lose the shapes.
+    One type that sums in itself needs no cast; one that sums in a wider type is cast to that and back, with one
+    rounding; several are cast to the widest accumulator among them, and back with ``CastLike``. MatMul rather than
+    Gemm, because Gemm takes matrices only and Reshape around it would lose the shapes.
     """
-    return _make_body(opset_version, accumulator, element_type, _transposed)
+    return _make_body(opset_version, types["T"], _transposed)
 
 
-def make_former_body(
-    opset_version: int, accumulator: ElementType, element_type: ElementType | None
-) -> list[onnx.NodeProto]:
-    """Write the body that models had before float64 took another: Transpose and MatMul side by side in every type."""
-    return _make_body(opset_version, accumulator, element_type, lambda name, *_: [_transpose(name)])
+def make_former_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
+    """Write the body that models had before float64 took another: Transpose and MatMul next to each other."""
+    return _make_body(opset_version, types["T"], lambda name, *_: [_transpose(name)])
 
 
 def _make_body(
     opset_version: int,
-    accumulator: ElementType,
-    element_type: ElementType | None,
+    types: Sequence[ElementType],
     transposed: Callable[[str, int, ElementType], list[onnx.NodeProto]],
 ) -> list[onnx.NodeProto]:
     from onnx import helper
 
+    accumulator, element_type = widest_accumulator(types), single_type(types)
     if accumulator == element_type:
         return [
             *transposed("W", opset_version, accumulator),
@@ -145,21 +138,32 @@ def _transpose(name: str) -> onnx.NodeProto:
     return helper.make_node("Transpose", [name], ["W_transposed"], perm=[1, 0])
 
 
+def _infer_shapes(shapes: Sequence[Shape | None], attributes: Mapping[str, Any]) -> list[Shape | None]:
+    return [infer_shape(shapes)]
+
+
 MYLINEAR = Operator(
     domain=DOMAIN,
     name=NAME,
     since_version=SINCE_VERSION,
     inputs=(
-        Parameter("X", "x", "[..., in_features], rank 1 or more."),
-        Parameter("W", "weight", "[out_features, in_features]."),
-        Parameter("B", "bias", "[out_features]; nothing is added if absent.", is_optional=True),
+        Parameter("X", "x", _T, "[..., in_features], rank 1 or more."),
+        Parameter("W", "weight", _T, "[out_features, in_features]."),
+        Parameter(
+            "B",
+            "bias",
+            _T,
+            "[out_features]; nothing is added if absent.",
+            is_optional=True,
+            absent=AbsentInput(ABSENT_BIAS, (("W", 0),)),
+        ),
     ),
-    output=Parameter("Y", "y", "[..., out_features]."),
-    element_types=ELEMENT_TYPES,
+    outputs=(Parameter("Y", "y", _T, "[..., out_features]."),),
     doc="Linear transformation Y = X W^T + B; float16 and bfloat16 sum in float32 and round once.",
-    infer_shape=infer_shape,
+    infer_shape=_infer_shapes,
     make_body=make_body,
     former_bodies=(make_former_body,),
+    package="ort-mylinear",
 )
 
 
@@ -168,11 +172,8 @@ def check_arguments(shapes: Sequence[Shape | None], element_types: Sequence[str 
 
     Raises: ContractError (a ValueError) that says which argument breaks which rule.
     """
-    element_type = MYLINEAR.check_element_types(element_types)
-    result = infer_shape(shapes)
+    (result,) = MYLINEAR.check_arguments(shapes, element_types)
     assert result is not None
-    if math.prod(int(dim or 0) for dim in result) * element_type.nbytes >= 2**63:
-        raise ContractError(_message("y", "smaller than 2^63 bytes", format_shape(result)))
     return result
 
 

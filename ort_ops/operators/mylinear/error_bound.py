@@ -8,72 +8,24 @@ element type, and underflow.
 That is arithmetic that rounds each operation to nearest. The matrix units of NVIDIA GPUs add several products at once,
 cut off at the last place of the largest, and in TF32 first round the factors; `Arithmetic` has their constants.
 
-Where a partial sum may overflow, the contract allows infinities and NaN beside the exact result; `LinearBound` says
-where. `ort_ops.numerics.compare` holds results against it.
+Where a partial sum may overflow, the contract allows infinities and NaN beside the exact result; `Bound` says
+where. `ort_ops.numerics.compare` compares results with it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ort_ops.opdef.operator import ElementType
+from ort_ops.numerics.bound import ROUNDED, Arithmetic, Bound, gamma
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.operators.mylinear.scaled_sum import linear_scaled
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How a kernel computes products and sums.
-
-    Attributes:
-        factor_roundoff: relative error of each factor when it is taken in.
-        flushed: absolute error of each factor and each product, where tiny numbers may be taken for 0.
-        sum_scale: the relative error of one addition, in units of the accumulator's unit roundoff.
-    """
-
-    factor_roundoff: float = 0.0
-    flushed: float = 0.0
-    sum_scale: float = 1.0
-
-
-ROUNDED = Arithmetic()
-"""Every operation rounded to nearest, with or without fused multiply-add: CPUs, and CUDA cores."""
-TENSOR_CORES = Arithmetic(flushed=2.0**-126, sum_scale=4.0)
-"""16-bit factors, exact products, float32 sums. An addend loses less than one unit in the last place (two unit
-roundoffs) of the largest number in its block when it is aligned, and the block's sum as much again."""
-TF32 = Arithmetic(factor_roundoff=2.0**-10, flushed=2.0**-126, sum_scale=4.0)
-"""The same with float32 factors cut to 10 bits of mantissa; by truncation at worst, hence a whole unit."""
-
-
-def gamma(n: int, unit_roundoff: float) -> float:
-    """Return n u / (1 - n u), the relative error of n roundings; infinite where n u reaches 1."""
-    product = n * unit_roundoff
-    return product / (1 - product) if product < 1 else float("inf")
-
-
-@dataclass(frozen=True)
-class LinearBound:
-    """What a right kernel may return for each element of MYLINEAR's result.
-
-    Every partial sum, in whatever order, lies between the sum of the negative terms and that of the positive ones.
-    Where neither reaches the largest number of the accumulator, no partial sum overflows.
-
-    Attributes:
-        error: largest |y - exact| of a finite result; NaN where x, weight or bias is not finite.
-        above: where a partial sum may be +infinity.
-        below: where a partial sum may be -infinity; NaN may come of both.
-    """
-
-    error: Float64Array
-    above: NDArray[np.bool_]
-    below: NDArray[np.bool_]
 
 
 def linear_bound(
@@ -83,7 +35,7 @@ def linear_bound(
     element_type: ElementType,
     x_error: Array | None = None,
     arithmetic: Arithmetic = ROUNDED,
-) -> LinearBound:
+) -> Bound:
     """Bound every element of MYLINEAR's result.
 
     Args:
@@ -125,7 +77,7 @@ def linear_bound(
         above = below = np.zeros(bound.shape, bool)
         if reaches.any() or not np.isfinite(magnitude).all():
             above, below = _overflowing(x, weight, bias, accumulator.largest / (1 + summing))
-    return LinearBound(bound, above, below)
+    return Bound(bound, above, below)
 
 
 def _overflowing(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.opdef.signature import Float, Out
-from ort_ops.operators.mylinear.contract import DOMAIN, NAME, SINCE_VERSION, check_arguments, infer_shape
-from ort_ops.python_kernels.decorator import PythonKernel, Slot
+from ort_ops.operators.mylinear.contract import MYLINEAR, check_arguments
+from ort_ops.python_kernels.decorator import Slot, implements
 from ort_ops.python_kernels.node import domain_of
 from ort_ops.python_kernels.trampoline import Domain
 
@@ -53,7 +53,7 @@ def _fill(x: Float, weight: Float, bias: Float | None = None, *, out: Out) -> Fl
     return y
 
 
-KERNEL = PythonKernel(DOMAIN, NAME, SINCE_VERSION, _fill, lambda *shapes: infer_shape(shapes), copy_inputs=False)
+KERNEL = implements(MYLINEAR)(_fill)
 _SLOTS = {KERNEL.key: Slot(KERNEL)}
 
 

@@ -1,0 +1,57 @@
+"""An operator with what proves and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ort_ops.opdef.operator import Operator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ort_ops.numerics.bound import Arithmetic, Bound
+    from ort_ops.opdef.call import Call
+    from ort_ops.opdef.element_types import ElementType
+
+    Array = NDArray[Any]
+    Types = Mapping[str, ElementType]
+
+
+@dataclass(frozen=True)
+class OperatorKit:
+    """One operator, and everything that this package needs to check, run and prove it.
+
+    A package of yours makes one and names it in the entry-point group ``mylinear.operators``. Every session asks for
+    the kits, so a module that makes one should import little; functions can import what they need.
+
+    Attributes:
+        operator: the description.
+        reference: call -> the exact results, one per output: float64 arrays, not rounded to the element type, and
+            arrays of integers or booleans for outputs of such a type. All outputs, also those that the call lacks.
+        bound: (call, arithmetic) -> how far a right kernel may be from each result; None for an output that must be
+            equal bit by bit.
+        samples: (random generator, element types) -> calls worth trying: usual ones, edges, zero sizes, absent optional
+            inputs, attributes other than the default.
+        python_kernel: () -> the `PythonKernel`, made by `implements`; None for none.
+        library: () -> path of the shared library with C++ kernels for it, to be registered with a session; raises a
+            MylinearError that says why there is none. None where no C++ kernel was ever written for it.
+        cuda_library: the same for a library that needs onnxruntime's CUDA provider.
+        patterns: () -> what `adopt` replaces by the operator; see `ort_ops.rewrite`.
+        gradient: (call, gradients of the outputs) -> exact gradients of the inputs in float64, None for an input
+            that has none. None where verification must use finite differences.
+        torch: ``module:attribute`` of the `TorchKit`, imported by `exporter` alone; empty for none.
+    """
+
+    operator: Operator
+    reference: Callable[[Call], Sequence[Array]]
+    bound: Callable[[Call, Arithmetic], Sequence[Bound | None]]
+    samples: Callable[[np.random.Generator, Types], Iterable[Call]]
+    python_kernel: Callable[[], Any] | None = None
+    library: Callable[[], str] | None = None
+    cuda_library: Callable[[], str] | None = None
+    patterns: Callable[[], Sequence[Any]] | None = None
+    gradient: Callable[[Call, Sequence[Array | None]], Sequence[Array | None]] | None = None
+    torch: str = ""

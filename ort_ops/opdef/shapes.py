@@ -1,0 +1,46 @@
+"""Shapes as operators state them: sizes, symbolic names, and dimensions that are not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+Dim = int | str | None
+"""One dimension: its size, its symbolic name, or None where nothing is known of it."""
+Shape = Sequence[Dim]
+
+
+def format_shape(shape: Shape) -> str:
+    """Write a shape as messages do: ``[2, batch, ?]``."""
+    return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"
+
+
+def read_shape(type_proto: onnx.TypeProto | None) -> Shape | None:
+    """Return the shape that a ``TypeProto`` states, or None where it states none."""
+    if type_proto is None or not type_proto.tensor_type.HasField("shape"):
+        return None
+    dims: list[Dim] = []
+    for dim in type_proto.tensor_type.shape.dim:
+        kind = dim.WhichOneof("value")
+        dims.append(getattr(dim, kind) or (0 if kind == "dim_value" else None) if kind else None)
+    return dims
+
+
+def make_type(onnx_type: int, shape: Shape | None) -> onnx.TypeProto:
+    """Make the ``TypeProto`` of a tensor; a shape of None is not stated."""
+    import onnx
+
+    result = onnx.TypeProto()
+    result.tensor_type.elem_type = onnx_type
+    if shape is not None:
+        for dim in shape:
+            proto = result.tensor_type.shape.dim.add()
+            if isinstance(dim, str):
+                proto.dim_param = dim
+            elif dim is not None:
+                proto.dim_value = dim
+        result.tensor_type.shape.SetInParent()
+    return result

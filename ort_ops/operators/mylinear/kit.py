@@ -1,0 +1,63 @@
+"""MYLINEAR as an `OperatorKit`. Every session imports this module, so it imports little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ort_ops.opdef.kit import OperatorKit
+from ort_ops.operators.mylinear.contract import MYLINEAR
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ort_ops.numerics.bound import Arithmetic, Array, Bound
+    from ort_ops.opdef.call import Call
+    from ort_ops.opdef.element_types import ElementType
+
+
+def _reference(call: Call) -> Sequence[Array]:
+    from ort_ops.operators.mylinear.reference import linear_float64
+
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    return [linear_float64(x, weight, bias)]
+
+
+def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
+    from ort_ops.operators.mylinear.error_bound import linear_bound
+
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    return [linear_bound(x, weight, bias, call.element_type, arithmetic=arithmetic)]
+
+
+def _samples(generator: np.random.Generator, types: Mapping[str, ElementType]) -> Iterable[Call]:
+    from ort_ops.operators.mylinear.samples import draw_calls
+
+    return draw_calls(generator, types["T"])
+
+
+def _python_kernel() -> Any:
+    from ort_ops.operators.mylinear.numpy_kernel import KERNEL
+
+    return KERNEL
+
+
+def _library() -> str:
+    from ort_ops.native.library import library_path
+
+    return library_path()
+
+
+KIT = OperatorKit(
+    MYLINEAR,
+    _reference,
+    _bound,
+    _samples,
+    python_kernel=_python_kernel,
+    library=_library,
+    torch="exporter.operators.mylinear.kit:KIT",
+)
