@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import ort_ops
 from ort_ops import Element, Out
-from ort_ops.models.nodes import make_linear_model
+from tests.linear_model import make_linear_model
 
 DOMAIN = "benchmark.python"
 Run = Callable[[], Any]

@@ -32,7 +32,8 @@ from exporter import MyLinear, export
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops import InferenceSession
 from ort_ops.console.table import format_table
-from ort_ops.models.nodes import all_nodes, linear_nodes
+from ort_ops.models.graphs import all_nodes
+from ort_ops.models.nodes import operator_nodes
 from ort_ops.rewrite.rewrite import adopt, lower
 
 HEADER = ["model", "engine", "found", "adopted", "left", "swapped", "max error", "of values", "size", "body", "cpp"]
@@ -188,7 +189,7 @@ def measure(subject: Subject, engine: str, folder: Path, rounds: int) -> list[st
     result = adopt(plain, adopted)
     lower(adopted, lowered)
     again = adopt(lowered, folder / "again.onnx")
-    assert len(linear_nodes(onnx.load(adopted))) == len(again.rewritten) == len(result.rewritten)
+    assert len(operator_nodes(onnx.load(adopted))) == len(again.rewritten) == len(result.rewritten)
     before, after = (sum(n.op_type != "Constant" for n in all_nodes(onnx.load(p))) for p in (plain, lowered))
     assert after <= before, (before, after)
     options = onnxruntime.SessionOptions()

@@ -28,7 +28,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ort_ops.console.table import format_table
-from ort_ops.models.nodes import attach_function
+from ort_ops.models.nodes import attach_functions
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
 PARTS = ("inspect", "lower", "adopt", "verify", "session", "register")
@@ -112,7 +112,7 @@ def _model(nodes: list[onnx.NodeProto], tensors: list[TensorProto], width: int, 
     imports = [helper.make_opsetid("", 20), *([helper.make_opsetid(DOMAIN, 1)] if is_linear else [])]
     model = helper.make_model(graph, opset_imports=imports, ir_version=9)
     if is_linear:
-        attach_function(model)
+        attach_functions(model)
     return model
 
 

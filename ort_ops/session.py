@@ -29,7 +29,7 @@ from ort_ops.session_options import PicklingError, SessionOptions, num_recorded,
 if TYPE_CHECKING:
     import onnx
 
-    from ort_ops.models.nodes import LinearNode
+    from ort_ops.models.nodes import OperatorNode
 
 ALL_ELEMENT_TYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 _BFLOAT16 = MYLINEAR.element_type("bfloat16").onnx_type
@@ -262,7 +262,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         **kwargs: Any,
     ) -> None:
         from ort_ops.models.files import is_ort_format, look_at_model
-        from ort_ops.models.nodes import check_linear_nodes
+        from ort_ops.models.nodes import check_operator_nodes
 
         options = onnxruntime.SessionOptions() if sess_options is None else sess_options
         _check_request(options, kernels)
@@ -271,7 +271,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         proto = (
             None if is_ort_format(model) else look_at_model(model, for_session=True)
         )  # onnx cannot read onnxruntime's own format
-        nodes = [] if proto is None else check_linear_nodes(proto)
+        nodes = [] if proto is None else check_operator_nodes(proto)
         types = _element_types(proto, nodes)
         name = registered_kernel(options)
         if name is None:
@@ -405,23 +405,23 @@ def _check_python_nodes(proto: onnx.ModelProto, options: onnxruntime.SessionOpti
             raise KernelError(f"node '{node.name}': the Python kernel of {kernel.op_type} {why}")
 
 
-def _element_types(proto: onnx.ModelProto | None, nodes: Sequence[LinearNode]) -> set[str]:
+def _element_types(proto: onnx.ModelProto | None, nodes: Sequence[OperatorNode]) -> set[str]:
     """Return the element types of the nodes: those that the model states, and where it matters those it implies."""
-    from ort_ops.models.nodes import element_types, stated_types
+    from ort_ops.models.nodes import element_types, has_all_types, stated_types
 
     if proto is None:
         return set()
-    stated = stated_types(nodes)
     serve_all = all(kernel.element_types == ALL_ELEMENT_TYPES for kernel in _cpu_kernels() if kernel.is_available)
-    if None in stated and not serve_all:
+    if not serve_all and not all(map(has_all_types, nodes)):
         return element_types(proto)  # shape inference, which takes time
-    return {MYLINEAR.element_type(element_type).name for element_type in stated if element_type is not None}
+    stated = {(found.operator, element_type) for found in nodes for element_type in stated_types(found).values()}
+    return {operator.element_type(element_type).name for operator, element_type in stated}
 
 
 def _completed(
     model: str | Path | bytes,
     proto: onnx.ModelProto | None,
-    nodes: Sequence[LinearNode],
+    nodes: Sequence[OperatorNode],
     kernel: str,
     options: onnxruntime.SessionOptions,
 ) -> str | Path | bytes:
@@ -429,21 +429,23 @@ def _completed(
 
     External data stays where it is, where onnxruntime can be told the folder; it is read into the model otherwise.
     """
-    from ort_ops.models.nodes import attach_function, complete_biases, has_function, load_model
+    from ort_ops.models.complete import complete_inputs
+    from ort_ops.models.files import load_model
+    from ort_ops.models.nodes import attach_functions, has_function
 
     if proto is None or not nodes or kernel not in ("pyop", "body"):
         return model
-    lacks_bias = any(not linear.has_bias for linear in nodes)
-    lacks_function = kernel == "body" and not has_function(proto)
-    if not (lacks_bias or lacks_function):
+    lacks_input = any(found.lacks_input for found in nodes)
+    lacks_function = kernel == "body" and not all(has_function(proto, found.operator) for found in nodes)
+    if not (lacks_input or lacks_function):
         return model
     stays_outside = not isinstance(model, bytes) and Version(onnxruntime.__version__) >= _TAKES_FOLDER
     proto = load_model(model, external_data=not stays_outside, may_be_linked=stays_outside)
     if not isinstance(model, bytes) and stays_outside:
         options.add_session_config_entry(_FOLDER_KEY, str(Path(model).parent.absolute()))
-    complete_biases(proto)
+    complete_inputs(proto)
     if kernel == "body":
-        attach_function(proto)
+        attach_functions(proto)
     data: bytes = proto.SerializeToString()
     return data
 
@@ -480,12 +482,12 @@ def _warn_of_cpu() -> None:
 
 def _explain(error: Exception, proto: onnx.ModelProto, model: str | Path | bytes) -> None:
     """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing."""
-    from ort_ops.models.checks import check_linear_shapes, function_difference
+    from ort_ops.models.checks import check_shapes, function_difference
     from ort_ops.models.files import describe_source, look_at_model
 
     try:
         look_at_model(model)
-        check_linear_shapes(proto)
+        check_shapes(proto)
     except MylinearError as cause:
         raise cause from error
     difference = function_difference(proto)

@@ -14,11 +14,11 @@ from onnx.reference import ReferenceEvaluator
 
 from exporter.operators.mylinear.functional import linear
 from exporter.torch_ops.tensors import from_numpy, to_numpy
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.native import library as native
 from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
 from ort_ops.operators.mylinear.reference import MylinearReference
 from ort_ops.session import ALL_ELEMENT_TYPES, InferenceSession, available_kernels
+from tests.linear_model import make_linear_model
 
 Array = NDArray[Any]
 

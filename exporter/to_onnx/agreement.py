@@ -21,7 +21,8 @@ from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.evaluation import Value
 from ort_ops.analysis.float64_evaluator import Stored
 from ort_ops.analysis.float64_run import Float64Run
-from ort_ops.models.nodes import all_nodes, element_types, linear_nodes
+from ort_ops.models.graphs import all_nodes
+from ort_ops.models.nodes import element_types, operator_nodes
 from ort_ops.numerics.compare import Comparison
 from ort_ops.session import InferenceSession
 
@@ -111,7 +112,7 @@ def _where_they_differ(value: Value, got: NDArray[Any], torch_output: NDArray[An
 def _check_weights(proto: onnx.ModelProto, model: nn.Module, folder: Path | None) -> None:
     """Compare what MYLINEAR nodes take and bears a parameter's name with it. Raises: ExportError naming the first."""
     parameters = dict(model.state_dict(keep_vars=True))
-    taken = {name for linear in linear_nodes(proto) for name in linear.node.input[1:]}
+    taken = {name for linear in operator_nodes(proto) for name in linear.node.input[1:]}
     for tensor in proto.graph.initializer:
         parameter = parameters.get(tensor.name, parameters.get(PREFIX + tensor.name))
         if tensor.name not in taken or not isinstance(parameter, Tensor):

@@ -17,7 +17,7 @@ from exporter.to_onnx.job import Job, check_count
 from exporter.to_onnx.scalars import check_precision, exact_scalars, has_float64, translations
 from exporter.to_onnx.simplify import simplify
 from exporter.to_onnx.surroundings import every_layer
-from ort_ops.models.nodes import load_model
+from ort_ops.models.files import load_model
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
 

@@ -27,7 +27,8 @@ from exporter.to_onnx.versions import choose_opset, ir_version
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
-from ort_ops.models.nodes import attach_function, complete_biases, domain_version, linear_nodes
+from ort_ops.models.complete import complete_inputs
+from ort_ops.models.nodes import attach_functions, domain_version, operator_nodes
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
 from ort_ops.opdef.onnx_objects import register_schema
@@ -129,7 +130,7 @@ def export(
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
         write = _export_large if is_large else _export_small
         proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
-    return ExportResult(Path(path), len(linear_nodes(proto)), opset, proto.ir_version, comparisons)
+    return ExportResult(Path(path), len(operator_nodes(proto)), opset, proto.ir_version, comparisons)
 
 
 def _module_of(
@@ -244,15 +245,15 @@ def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file:
         raise ExportError(f"opset {opset} was not reached, the exporter stopped at {reached}; choose that, or another")
     clean = onnx_ir.to_proto(ClearMetadataAndDocStringPass()(onnx_ir.from_proto(proto)).model)
     proto.CopyFrom(clean)
-    if not linear_nodes(proto):
+    if not operator_nodes(proto):
         raise ExportError(
             "the model calls MYLINEAR nowhere; use exporter.MyLinear in place of torch.nn.Linear, or "
             "exporter.swap_linear(model) to turn every nn.Linear into one; what is an ONNX file already takes "
             "`mylinear adopt`"
         )
-    complete_biases(proto)
+    complete_inputs(proto)
     proto.ir_version = ir_version(opset)
-    attach_function(proto)
+    attach_functions(proto)
     onnx.helper.set_model_props(proto, dict(metadata))
     register_schema(MYLINEAR)
     if file is not None:

@@ -16,8 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from exporter.errors import ExportError
 from exporter.to_onnx.job import Job
-from ort_ops.models.graphs import node_label
-from ort_ops.models.nodes import all_nodes
+from ort_ops.models.graphs import all_nodes, node_label
 from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import MYLINEAR
 

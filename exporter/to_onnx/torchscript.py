@@ -18,8 +18,9 @@ from exporter.to_onnx.job import Job, check_count
 from exporter.to_onnx.precision import check_casts
 from exporter.to_onnx.surroundings import every_layer
 from exporter.torch_ops.tensors import to_numpy
-from ort_ops.models.graphs import Scope
-from ort_ops.models.nodes import all_nodes, linear_nodes, load_model
+from ort_ops.models.files import load_model
+from ort_ops.models.graphs import Scope, all_nodes
+from ort_ops.models.nodes import operator_nodes
 from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
@@ -45,7 +46,7 @@ def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
         hint = "; engine='dynamo' exports functions that are compiled" if "dynamo-optimized" in str(error) else ""
         raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}{hint}") from error
     proto = load_model(file, external_data=False) if file else onnx.load_model_from_string(buffer.getvalue())
-    check_count(len(linear_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
+    check_count(len(operator_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
     check_casts(proto, job)
     if job.example.is_wrapped:
         _remove_prefix(proto)

@@ -17,11 +17,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
+from exporter.operators.mylinear.models import make_linear_model
 from ort_ops.analysis.evaluator import make_evaluator
 from ort_ops.analysis.run_all import run_all
 from ort_ops.errors import MylinearError
 from ort_ops.installation.extras import install_extra
-from ort_ops.models.nodes import element_types, load_model, make_linear_model
+from ort_ops.models.files import load_model
+from ort_ops.models.nodes import element_types
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, Arithmetic

@@ -13,7 +13,7 @@ from exporter.verification.inputs import thinned
 from exporter.verification.nodes import NodeCall, NodeRows, run_alone
 from exporter.verification.result import listed
 from ort_ops.analysis.evaluation import Evaluation
-from ort_ops.models.nodes import linear_nodes_within
+from ort_ops.models.nodes import operator_nodes_within
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 Array = NDArray[Any]
@@ -42,7 +42,7 @@ def first_divergence(model: onnx.ModelProto, road: Road, feed: Mapping[str, Arra
 
 def _divergence_within(model: onnx.ModelProto, road: Road, node: onnx.NodeProto, evaluation: Evaluation) -> str:
     """Name the MYLINEAR node within a node (in its bodies, or functions that it calls) that leaves its bound alone."""
-    inside = [linear.path for linear in linear_nodes_within(model, node)]
+    inside = [linear.path for linear in operator_nodes_within(model, node)]
     if not inside or (node.domain, node.op_type) == (MYLINEAR.domain, MYLINEAR.name):
         return ""
     for call in evaluation.calls:

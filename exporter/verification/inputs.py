@@ -15,9 +15,10 @@ from onnx import helper, numpy_helper
 from exporter.verification.result import EDGES
 from ort_ops.analysis.evaluation import LinearCall
 from ort_ops.analysis.local_error import HAVE_AGREED_EDGES
+from ort_ops.models.graphs import all_nodes
 from ort_ops.models.inputs.draw import InputDrawer, model_inputs, read_examples
 from ort_ops.models.inputs.skeleton import Dims
-from ort_ops.models.nodes import LinearNode, all_nodes
+from ort_ops.models.nodes import OperatorNode
 from ort_ops.opdef.element_types import ElementType
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 
@@ -151,7 +152,7 @@ class NodeDrawer:
                 if node.op_type == "Constant" and attribute.name == "value":
                     self._stored[node.output[0]] = attribute.t
 
-    def draw(self, linear: LinearNode, element_type: ElementType, sizes: Sequence[int]) -> list[LinearCall]:
+    def draw(self, linear: OperatorNode, element_type: ElementType, sizes: Sequence[int]) -> list[LinearCall]:
         """Return calls with normal numbers for x, and for a weight or bias that is computed; none if its shape is not
         known.
         """
@@ -170,7 +171,7 @@ class NodeDrawer:
             for size in sizes
         ]
 
-    def _tensor(self, name: str, rng: np.random.Generator, linear: LinearNode) -> Array | None:
+    def _tensor(self, name: str, rng: np.random.Generator, linear: OperatorNode) -> Array | None:
         is_formal = isinstance(linear.container, onnx.FunctionProto) and name in linear.container.input
         if is_formal:
             return None

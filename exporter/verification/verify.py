@@ -45,10 +45,11 @@ from exporter.verification.result import (
 )
 from ort_ops.analysis.evaluation import Evaluation, Value
 from ort_ops.analysis.float64_run import BOUND_IN_WORDS, Float64Run
-from ort_ops.errors import MylinearError
-from ort_ops.models.checks import check_linear_shapes
+from ort_ops.errors import ModelError, MylinearError
+from ort_ops.models.checks import check_shapes
+from ort_ops.models.files import load_model
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError
-from ort_ops.models.nodes import ModelError, linear_element_types, linear_nodes, load_model, require_linear_nodes
+from ort_ops.models.nodes import node_types, operator_nodes, require_operator_nodes
 from ort_ops.numerics.compare import Comparison
 from ort_ops.numerics.statistics import histogram, max_ulp
 from ort_ops.opdef.operator import ContractError
@@ -113,8 +114,8 @@ def verify(
     if device not in DEVICES:
         raise VerificationError(f"device must be {' or '.join(DEVICES)}, got {device}")
     model = load_model(path)
-    require_linear_nodes(model, path)
-    check_linear_shapes(model)
+    require_operator_nodes(model, path)
+    check_shapes(model)
     _remove_definition(model)
     drawer = InputDrawer(model)
     cases = make_cases(model, drawer, batch_sizes, inputs, seed)
@@ -152,7 +153,7 @@ class _Verifier:
         on_progress: OnProgress | None,
     ) -> None:
         self._model, self._path, self._drawer, self._cases, self._seed = model, path, drawer, cases, seed
-        self._linear = linear_nodes(model)
+        self._linear = operator_nodes(model)
         self._plan = Plan(on_progress)
         self._evaluate = Float64Run(model)
         self._calls: dict[str, list[NodeCall]] = {}
@@ -294,7 +295,7 @@ class _Verifier:
         """Give every node that received nothing drawn numbers, and every node edge values."""
         missing = [linear.path for linear in self._linear if linear.path not in self._calls]
         if missing:
-            types = linear_element_types(self._model)
+            types = [types["T"] for types in node_types(self._model)]
             nodes = NodeDrawer(self._model, self._drawer.dims, self._seed)
             for linear, element_type in zip(self._linear, types, strict=True):
                 if linear.path in self._calls:

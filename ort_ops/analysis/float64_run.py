@@ -45,8 +45,8 @@ from ort_ops.analysis.evaluation import Evaluation, LinearCall, Value
 from ort_ops.analysis.float64_evaluator import FLOAT64_SCALE, Perturbation, Stored, Tracker, make_float64_evaluator
 from ort_ops.analysis.local_error import FACTOR
 from ort_ops.analysis.single_node import with_fallback
-from ort_ops.errors import MylinearError
-from ort_ops.models.nodes import ModelError, linear_nodes
+from ort_ops.errors import ModelError, MylinearError
+from ort_ops.models.nodes import operator_nodes
 from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
@@ -70,7 +70,7 @@ class Float64Run:
 
         Raises: ModelError for a model that onnx's evaluator cannot read.
         """
-        self._linear = linear_nodes(model)
+        self._linear = operator_nodes(model)
         self._paths = {id(linear.node): linear.path for linear in self._linear}
         self._outputs = [output.name for output in model.graph.output]
         self._calls: dict[str, list[LinearCall]] = {}

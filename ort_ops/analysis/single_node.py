@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference.op_run import OpRun
 
-from ort_ops.errors import MylinearError
-from ort_ops.models.nodes import ModelError
+from ort_ops.errors import ModelError, MylinearError
 from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]

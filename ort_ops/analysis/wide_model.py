@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ort_ops.analysis.widen import FLOATS, widen_to_float64
-from ort_ops.models.nodes import all_nodes
+from ort_ops.models.graphs import all_nodes
 from ort_ops.models.validation.node_order import sort_nodes
 
 Array = NDArray[Any]

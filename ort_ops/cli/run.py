@@ -28,13 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, and say on stderr how many rows went where."""
     from ort_ops.models.checks import function_difference
-    from ort_ops.models.nodes import look_at_model, require_linear_nodes
+    from ort_ops.models.files import look_at_model
+    from ort_ops.models.nodes import require_operator_nodes
     from ort_ops.opdef.operator import ContractError
     from ort_ops.prediction.predict import predict
     from ort_ops.session import InferenceSession
 
     model = look_at_model(args.model)
-    require_linear_nodes(model, args.model)
+    require_operator_nodes(model, args.model)
     difference = function_difference(model)
     if difference is not None:  # a kernel would compute something else than the model itself says
         raise ContractError(f"'{args.model}': {difference}")

@@ -13,15 +13,15 @@ import onnxruntime
 from onnx import helper
 
 from ort_ops.errors import MylinearError
-from ort_ops.models.checks import check_linear_shapes, function_difference
+from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.files import look_at_model
 from ort_ops.models.graphs import declared_shape, scopes, tensors
 from ort_ops.models.nodes import (
-    LinearNode,
-    check_linear_nodes,
+    OperatorNode,
+    check_operator_nodes,
     domain_version,
     has_function,
-    linear_nodes,
+    operator_nodes,
     stated_types,
     with_shapes,
 )
@@ -107,7 +107,7 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
     """
     model = look_at_model(path)
     faults = []
-    for check in (check_linear_nodes, check_linear_shapes):
+    for check in (check_operator_nodes, check_shapes):
         try:
             check(model)
         except MylinearError as error:
@@ -116,7 +116,9 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
     difference = None if faults else function_difference(model)
     if difference:
         faults.append(difference)
-    body = "missing" if not has_function(model) else difference or "right"
+    nodes = operator_nodes(model)
+    has_all = bool(nodes) and all(has_function(model, found.operator) for found in nodes)
+    body = difference or "right" if has_all else "missing"
     stored = {tensor.name for tensor in model.graph.initializer}
     counts: Counter[str] = Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in _nodes(model))
     return Inspection(
@@ -150,14 +152,14 @@ def require_kernel(found: Inspection, kernel: str) -> None:
 
 
 def _linear_infos(model: onnx.ModelProto) -> list[LinearInfo]:
-    return [_linear_info(linear) for linear in linear_nodes(with_shapes(model))]
+    return [_linear_info(linear) for linear in operator_nodes(with_shapes(model))]
 
 
-def _linear_info(linear: LinearNode) -> LinearInfo:
+def _linear_info(linear: OperatorNode) -> LinearInfo:
     scope, names = linear.scope, linear.node.input
     shapes = [scope.shape_of(name) if name else None for name in names]
     kept = [tensor for name in names[1:] if name and (tensor := scope.tensor_of(name)) is not None]
-    (element_type,) = stated_types([linear])
+    element_type = stated_types(linear).get(linear.operator.outputs[0].type.name)
     return LinearInfo(
         name=linear.label,
         where=linear.where.removeprefix("in ") or "main graph",
@@ -192,7 +194,7 @@ def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | No
         totals.update({operator.split("::")[1]: count for operator, count in nodes.items()})
     casts = sum(node.op_type == "Cast" for node in _nodes(model))
     return Running(
-        kernel=session.kernel if linear_nodes(model) else "",
+        kernel=session.kernel if operator_nodes(model) else "",
         providers=session.get_providers(),
         assignment=assignment,
         copies=totals["MemcpyToHost"] + totals["MemcpyFromHost"],

@@ -1,4 +1,4 @@
-"""Give nodes without a bias one that changes nothing, where the model-local function or a kernel takes three inputs."""
+"""Give nodes the optional inputs that they lack, where a function body or a kernel takes all of them."""
 
 from __future__ import annotations
 
@@ -9,88 +9,131 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ort_ops.errors import ModelError
-from ort_ops.models.graphs import NodeContainer, Scope, is_linear, node_label, scopes
-from ort_ops.operators.mylinear.contract import ABSENT_BIAS
+from ort_ops.models.graphs import NodeContainer
+from ort_ops.models.nodes import OperatorNode, domain_version, operator_nodes
+from ort_ops.opdef.operator import AbsentInput, Parameter
 
 
-def complete_biases(model: onnx.ModelProto) -> int:
-    """Give every MYLINEAR node without a bias one that changes nothing, and return how many that were.
+def complete_inputs(model: onnx.ModelProto) -> int:
+    """Give every operator's node the optional inputs that it lacks, and return how many nodes that were.
 
-    The model-local function and kernels of onnxruntime-extensions take exactly three inputs. A second function under
-    an overload name would do for the first, but onnxruntime mistakes one overload for the other up to 1.24 at least
-    (``tests/opdef/test_function_body.py`` shows it), and it does not help the second. The added bias is -0.0, which
-    leaves every number as it is. The time is linear in the model.
+    A model-local function and kernels of onnxruntime-extensions take exactly the operator's inputs. A second function
+    under an overload name would do for the first, but onnxruntime mistakes one overload for the other up to 1.24 at
+    least (``tests/opdef/test_function_body.py`` shows it), and it does not help the second. What is added is the
+    operator's `AbsentInput`, which changes no result. The time is linear in the model.
 
-    Raises: ModelError for a computed weight without bias below opset 15.
+    Raises: ModelError for an input whose shape is computed, below opset 15.
     """
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    return sum(_Completion(scope, opset).complete() for scope in scopes(model))
+    opset = domain_version(model, "")
+    graphs: dict[int, _Completion] = {}
+    count = 0
+    nodes = operator_nodes(model)  # kept, because the graphs are told apart by identity
+    for found in nodes:
+        if found.lacks_input:
+            completion = graphs.setdefault(id(found.container), _Completion(found.container, opset))
+            completion.complete(found)
+            count += 1
+    for completion in graphs.values():
+        completion.insert()
+    return count
 
 
 class _Completion:
-    """The nodes of one graph or function, while they get their biases."""
+    """The nodes of one graph or function, while they get their inputs."""
 
-    def __init__(self, scope: Scope, opset: int) -> None:
-        self._container: NodeContainer = scope.container
+    def __init__(self, container: NodeContainer, opset: int) -> None:
+        self._container = container
         self._opset = opset
-        self._used = {name for node in scope.container.node for name in (*node.input, *node.output)}
+        self._used = {name for node in container.node for name in (*node.input, *node.output)}
         self._stored: dict[str, onnx.TensorProto] = {}
-        if isinstance(scope.container, onnx.GraphProto):
-            self._stored = {tensor.name: tensor for tensor in scope.container.initializer}
-            self._used |= {*self._stored, *(value.name for value in scope.container.input)}
+        self._added: dict[str, list[onnx.NodeProto]] = {}
+        if isinstance(container, onnx.GraphProto):
+            self._stored = {tensor.name: tensor for tensor in container.initializer}
+            self._used |= {*self._stored, *(value.name for value in container.input)}
 
-    def complete(self) -> int:
-        """Add what is missing and return the number of nodes that got a bias."""
-        count = 0
-        added: dict[int, list[onnx.NodeProto]] = {}
-        for index, node in enumerate(self._container.node):
-            if not is_linear(node) or (len(node.input) > 2 and node.input[2]):
+    def complete(self, found: OperatorNode) -> None:
+        """Give one node what it lacks."""
+        names = [*found.inputs]
+        for index, parameter in enumerate(found.operator.inputs):
+            if names[index] or parameter.absent is None:
                 continue
-            count += 1
-            name = self._unused_name(f"{node_label(node)}_absent_bias")
-            weight = node.input[1]
-            del node.input[2:]
-            node.input.append(name)
-            if weight in self._stored:
-                self._store(name, self._stored[weight])
-            else:
-                added[index] = self._computed(name, weight, node)
-        if added:
-            self._insert(added)
-        return count
+            names[index] = self._unused_name(f"{found.label}_absent_{parameter.argument}")
+            self._make(found, parameter, parameter.absent, names[index])
+        del found.node.input[:]
+        found.node.input.extend(names)
 
-    def _store(self, name: str, weight: onnx.TensorProto) -> None:
-        assert isinstance(self._container, onnx.GraphProto)
-        dtype = helper.tensor_dtype_to_np_dtype(weight.data_type)
-        bias = np.full(weight.dims[0], ABSENT_BIAS, dtype)
-        self._container.initializer.append(numpy_helper.from_array(bias, name))
+    def insert(self) -> None:
+        """Put the added nodes before those that need them; not one by one, as each moves all that follow."""
+        if self._added:
+            nodes = [
+                n for node in self._container.node for n in (*self._added.get(next(iter(node.output), ""), ()), node)
+            ]
+            copies = onnx.GraphProto(node=nodes)
+            del self._container.node[:]
+            self._container.node.extend(copies.node)
 
-    def _computed(self, name: str, weight: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Make the nodes that compute the bias of a weight whose size is known only when the model runs."""
+    def _make(self, found: OperatorNode, parameter: Parameter, absent: AbsentInput, name: str) -> None:
+        """Make the tensor that stands for an input: stored where its type and shape are, else computed."""
+        by_name = {p.name: value for p, value in found.parameters()}
+        sources = [by_name[dim[0]] for dim in absent.dims if not isinstance(dim, int)]
+        same_type = [value for p, value in found.parameters() if p.type == parameter.type]
+        like = next((v for v in (*sources, *same_type) if v in same_type and v in self._stored), None)
+        if like is not None and all(source in self._stored for source in sources):
+            dims = [
+                dim if isinstance(dim, int) else int(self._stored[by_name[dim[0]]].dims[dim[1]]) for dim in absent.dims
+            ]
+            self._store(name, dims, absent.value, self._stored[like].data_type)
+            return
+        like = next((v for v in (*sources, *same_type) if v in same_type), None)
+        if like is None:
+            raise ModelError(f"node '{found.label}' has no input of the type of its absent {parameter.argument}")
         if self._opset < 15:
+            source = next((p.argument for p, value in found.parameters() if value in sources), parameter.argument)
             raise ModelError(
-                f"node '{node_label(node)}' has a computed weight and no bias, which takes opset 15 or newer; "
-                f"the model has opset {self._opset}"
+                f"node '{found.label}' has a computed {source} and no {parameter.argument}, which takes opset 15 or "
+                f"newer; the model has opset {self._opset}"
             )
-        index, shape, size, zeros = (
-            self._unused_name(f"{name}_{part}") for part in ("index", "shape", "size", "float")
-        )
-        first = helper.make_tensor("index", onnx.TensorProto.INT64, [1], [0])
-        zero = helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [ABSENT_BIAS])
-        return [
-            helper.make_node("Constant", [], [index], value=first),
-            helper.make_node("Shape", [weight], [shape]),
-            helper.make_node("Gather", [shape, index], [size], axis=0),
-            helper.make_node("ConstantOfShape", [size], [zeros], value=zero),
-            helper.make_node("CastLike", [zeros, weight], [name]),
-        ]
+        self._added.setdefault(found.node.output[0], []).extend(self._computed(name, absent, by_name, like))
 
-    def _insert(self, added: dict[int, list[onnx.NodeProto]]) -> None:
-        """Put nodes before those at the given places; not one by one, as each moves all that follow."""
-        nodes = [n for index, node in enumerate(self._container.node) for n in (*added.get(index, ()), node)]
-        copies = onnx.GraphProto(node=nodes)
-        del self._container.node[:]
-        self._container.node.extend(copies.node)
+    def _store(self, name: str, dims: list[int], value: float, data_type: int) -> None:
+        assert isinstance(self._container, onnx.GraphProto)
+        array = np.full(dims, value, helper.tensor_dtype_to_np_dtype(data_type))
+        self._container.initializer.append(numpy_helper.from_array(array, name))
+
+    def _computed(self, name: str, absent: AbsentInput, by_name: dict[str, str], like: str) -> list[onnx.NodeProto]:
+        """Make the nodes that compute an input whose shape is known only when the model runs."""
+        nodes, sizes = [], []
+        for number, dim in enumerate(absent.dims):
+            suffix = str(number) if number else ""
+            size = self._unused_name(f"{name}_size{suffix}")
+            sizes.append(size)
+            if isinstance(dim, int):
+                fixed = helper.make_tensor("size", onnx.TensorProto.INT64, [1], [dim])
+                nodes.append(helper.make_node("Constant", [], [size], value=fixed))
+                continue
+            index, shape = (self._unused_name(f"{name}_{part}{suffix}") for part in ("index", "shape"))
+            axis = helper.make_tensor("index", onnx.TensorProto.INT64, [1], [dim[1]])
+            nodes += [
+                helper.make_node("Constant", [], [index], value=axis),
+                helper.make_node("Shape", [by_name[dim[0]]], [shape]),
+                helper.make_node("Gather", [shape, index], [size], axis=0),
+            ]
+        if len(sizes) != 1:
+            whole = self._unused_name(f"{name}_sizes")
+            empty = helper.make_tensor("sizes", onnx.TensorProto.INT64, [0], [])
+            nodes.append(
+                helper.make_node("Concat", sizes, [whole], axis=0)
+                if sizes
+                else helper.make_node("Constant", [], [whole], value=empty)
+            )
+            sizes = [whole]
+        values = self._unused_name(f"{name}_float")
+        value = helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [absent.value])
+        nodes += [
+            helper.make_node("ConstantOfShape", sizes, [values], value=value),
+            helper.make_node("CastLike", [values, like], [name]),
+        ]
+        return nodes
 
     def _unused_name(self, wanted: str) -> str:
         names = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(1)))

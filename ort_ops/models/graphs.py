@@ -9,7 +9,6 @@ from functools import cached_property
 import onnx
 
 from ort_ops.opdef.shapes import Dim, Shape
-from ort_ops.operators.mylinear.contract import MYLINEAR
 
 NodeContainer = onnx.GraphProto | onnx.FunctionProto
 
@@ -143,11 +142,6 @@ def tensors_of(container: NodeContainer) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-
-
-def is_linear(node: onnx.NodeProto) -> bool:
-    """Whether a node is MYLINEAR."""
-    return node.op_type == MYLINEAR.name and node.domain == MYLINEAR.domain
 
 
 def node_label(node: onnx.NodeProto) -> str:

@@ -1,43 +1,41 @@
-"""Models that hold the operator: read them, check them against the contract, complete them. ONNX only, no torch."""
+"""The nodes of a model that are registered operators: find them, check them, and say what types they have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from ort_ops.errors import ModelError as ModelError
-from ort_ops.models.complete import complete_biases as complete_biases
-from ort_ops.models.files import load_model as load_model
-from ort_ops.models.files import look_at_model as look_at_model
-from ort_ops.models.graphs import NodeContainer as NodeContainer
-from ort_ops.models.graphs import Scope, function_scopes, is_linear, node_label, scopes, scopes_at
-from ort_ops.models.graphs import all_nodes as all_nodes
-from ort_ops.models.graphs import tensors as tensors
-from ort_ops.models.validation.tensors import tensor_nbytes as tensor_nbytes
-from ort_ops.opdef.element_types import ElementType
-from ort_ops.opdef.onnx_objects import make_function, register_schema
-from ort_ops.opdef.operator import ContractError
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.errors import ModelError
+from ort_ops.models.graphs import NodeContainer, Scope, function_scopes, node_label, scopes, scopes_at
+from ort_ops.opdef import registry
+from ort_ops.opdef.element_types import BY_ONNX_TYPE, ElementType, element_type_name
+from ort_ops.opdef.kit import OperatorKit
+from ort_ops.opdef.onnx_objects import make_function, node_attributes, operator_type, register_schemas
+from ort_ops.opdef.operator import Operator, Parameter
 
-# Of models made here: the newest that onnxruntime 1.17 loads.
-_OPSET, _IR_VERSION = 20, 9
+Key = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class LinearNode:
-    """One MYLINEAR node and the scope that it stands in."""
+@dataclass(frozen=True, eq=False)
+class OperatorNode:
+    """One node of a registered operator, and the scope that it stands in."""
 
+    kit: OperatorKit
     scope: Scope
     node: onnx.NodeProto
 
     @property
+    def operator(self) -> Operator:
+        """What the node is an instance of."""
+        return self.kit.operator
+
+    @property
     def container(self) -> NodeContainer:
+        """The graph or function that the node stands in."""
         return self.scope.container
 
     @property
@@ -55,59 +53,60 @@ class LinearNode:
         """The label, and where the node stands: names need not be unique across bodies."""
         return f"{self.label} {self.where}".rstrip()
 
+    @cached_property
+    def inputs(self) -> list[str]:
+        """The names of the inputs in the operator's order, empty for an absent one."""
+        names = list(self.node.input)
+        return names + [""] * (len(self.operator.inputs) - len(names))
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        """The names of the outputs in the operator's order, empty for an absent one."""
+        names = list(self.node.output)
+        return names + [""] * (len(self.operator.outputs) - len(names))
+
     @property
-    def has_bias(self) -> bool:
-        return len(self.node.input) > 2 and bool(self.node.input[2])
+    def attributes(self) -> dict[str, Any]:
+        """The attributes as Python values, with defaults. Raises: ContractError for a wrong one."""
+        return node_attributes(self.operator, self.node)
+
+    def parameters(self) -> Iterator[tuple[Parameter, str]]:
+        """Yield the inputs and outputs that the node has, with the names of their values."""
+        formal = (*self.operator.inputs, *self.operator.outputs)
+        for parameter, name in zip(formal, (*self.inputs, *self.outputs), strict=False):
+            if name:
+                yield parameter, name
+
+    @property
+    def lacks_input(self) -> bool:
+        """Whether an optional input is absent for which another tensor can stand."""
+        return any(
+            not name and parameter.absent is not None
+            for parameter, name in zip(self.operator.inputs, self.inputs, strict=True)
+        )
 
 
-def make_linear_model(
-    x_shape: Sequence[int | str], weight: NDArray[Any], bias: NDArray[Any] | None, *, with_function: bool = True
-) -> onnx.ModelProto:
-    """Make a model of one MYLINEAR node, ``x`` to ``y``, with the weights inside.
+def operator_nodes(model: onnx.ModelProto) -> list[OperatorNode]:
+    """Return every node of a registered operator: of the main graph, of bodies, and of model-local functions.
 
-    Args:
-        x_shape: of the input; a name for a dynamic dimension.
-        weight: ``[out_features, in_features]``; its dtype is the model's.
-        bias: ``[out_features]``, or None.
-        with_function: whether to complete it as an exported model is: with a bias and the function body.
+    Nodes inside the function that defines an operator itself are none.
     """
-    element_type = MYLINEAR.element_type(weight.dtype.name).onnx_type
-    initializers = [numpy_helper.from_array(np.ascontiguousarray(weight), "weight")]
-    if bias is not None:
-        initializers.append(numpy_helper.from_array(np.ascontiguousarray(bias), "bias"))
-    inputs = ["x", *(tensor.name for tensor in initializers)]
-    graph = helper.make_graph(
-        [helper.make_node(MYLINEAR.name, inputs, ["y"], name="linear", domain=MYLINEAR.domain)],
-        "one_linear",
-        [helper.make_tensor_value_info("x", element_type, x_shape)],
-        [helper.make_tensor_value_info("y", element_type, [*x_shape[:-1], weight.shape[0]])],
-        initializers,
-    )
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MYLINEAR.domain, MYLINEAR.since_version)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
-    if with_function:
-        complete_biases(model)
-        attach_function(model)
-    return model
+    table = _Kits(model)
+    return [found for scope in scopes(model) for found in table.nodes_of(scope)]
 
 
-def linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
-    """Return every MYLINEAR node: of the main graph, of If/Loop/Scan bodies, and of model-local functions."""
-    return [linear for scope in scopes(model) for linear in _linear_nodes_of(scope)]
-
-
-def linear_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[LinearNode]:
-    """Return the MYLINEAR nodes that a node of the main graph is, has in its bodies, or calls as functions."""
+def operator_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[OperatorNode]:
+    """Return the operators' nodes that a node of the main graph is, has in its bodies, or calls as functions."""
+    table = _Kits(model)
     graph = Scope(model.graph)
-    found = [LinearNode(graph, node)] if is_linear(node) else []
-    functions = {
-        (f.domain, f.name): f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)
-    }
+    found = [*table.nodes_among([node], graph)]
+    ours = registry.names()
+    functions = {(f.domain, f.name): f for f in model.functions if (f.domain, f.name) not in ours}
     called = functions.pop((node.domain, node.op_type), None)
     pending = [*scopes_at(node, graph), *(function_scopes(called) if called is not None else ())]
     while pending:
         scope = pending.pop(0)
-        found += _linear_nodes_of(scope)
+        found += table.nodes_of(scope)
         for inner in scope.container.node:
             called = functions.pop((inner.domain, inner.op_type), None)
             if called is not None:
@@ -115,119 +114,216 @@ def linear_nodes_within(model: onnx.ModelProto, node: onnx.NodeProto) -> list[Li
     return found
 
 
-def check_linear_nodes(model: onnx.ModelProto) -> list[LinearNode]:
-    """Return `linear_nodes` after checking versions, number of inputs and attributes of each.
+def check_operator_nodes(model: onnx.ModelProto) -> list[OperatorNode]:
+    """Return `operator_nodes` after checking versions, inputs, outputs and attributes of each.
 
     Raises: ContractError for a version, opset, attribute or number of inputs that the contract does not have.
     """
-    nodes = linear_nodes(model)
-    if not nodes:
-        return nodes
-    MYLINEAR.check_version(domain_version(model))
-    check_opsets(model)
-    num_required, counts = MYLINEAR.num_required, range(MYLINEAR.num_required, len(MYLINEAR.inputs) + 1)
-    for linear in nodes:
-        node = linear.node
-        if node.attribute:
-            MYLINEAR.check_attributes([attribute.name for attribute in node.attribute])
-        names = node.input
-        if len(names) not in counts or not all(names[:num_required]):
-            rule = f"X, W and optionally B (node '{linear.label}')"
-            raise ContractError(MYLINEAR.message("the inputs", rule, f"{list(names)}"))
-        if len(node.output) != 1:
-            raise ContractError(MYLINEAR.message("the outputs", f"Y (node '{linear.label}')", f"{list(node.output)}"))
+    _Kits(model).check_versions()
+    nodes = operator_nodes(model)
+    for owner in (model, *model.functions) if nodes else ():
+        version = domain_version(owner, "")
+        for operator in {id(found.operator): found.operator for found in nodes}.values():
+            operator.check_opset(version)
+    for found in nodes:
+        _check_node(found)
     return nodes
 
 
-def require_linear_nodes(model: onnx.ModelProto, source: object) -> list[LinearNode]:
-    """Return `check_linear_nodes`. Raises: ModelError also where there is none at all."""
-    nodes = check_linear_nodes(model)
+def require_operator_nodes(model: onnx.ModelProto, source: object) -> list[OperatorNode]:
+    """Return `check_operator_nodes`. Raises: ModelError also where there is none at all."""
+    nodes = check_operator_nodes(model)
     if not nodes:
+        known = ", ".join(sorted(f"{domain}::{name}" for domain, name in registry.names()))
         raise ModelError(
-            f"'{source}' has no {MYLINEAR.name} node of domain '{MYLINEAR.domain}'; "
-            "`mylinear adopt` makes them of its linear layers, and exporter.swap_linear of those of a torch model"
+            f"'{source}' has no node of a registered operator ({known}); `mylinear adopt` makes such nodes of standard "
+            "ones, and exporter.swap_linear of the linear layers of a torch model"
         )
     return nodes
 
 
-def domain_version(model: onnx.ModelProto | onnx.FunctionProto, domain: str = MYLINEAR.domain) -> int:
+def domain_version(owner: onnx.ModelProto | onnx.FunctionProto, domain: str) -> int:
     """Return the opset version that the model, or function, imports of ``domain``; 0 where it imports none."""
     wanted = {"", "ai.onnx"} if domain == "" else {domain}
-    return max((entry.version for entry in model.opset_import if entry.domain in wanted), default=0)
-
-
-def check_opsets(model: onnx.ModelProto) -> None:
-    """Check the version of ONNX's own domain of the model and of its functions. Raises: ContractError."""
-    for owner in (model, *model.functions):
-        MYLINEAR.check_opset(domain_version(owner, ""))
-
-
-def element_types(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the element types of the model's MYLINEAR nodes.
-
-    Raises: ContractError for a type that the contract does not have; ModelError where none can be inferred.
-    """
-    return {element_type.name for element_type in linear_element_types(model)}
-
-
-def linear_element_types(model: onnx.ModelProto) -> list[ElementType]:
-    """Return the element type of each of `linear_nodes`. Raises: as `element_types`."""
-    nodes = linear_nodes(model)
-    types = stated_types(nodes)
-    if None in types:
-        nodes = linear_nodes(with_shapes(model))
-        types = stated_types(nodes)
-    for linear, element_type in zip(nodes, types, strict=True):
-        if element_type is None:
-            raise ModelError(f"the element type of {MYLINEAR.name} node '{linear.label}' cannot be inferred")
-    return [MYLINEAR.element_type(t) for t in types if t is not None]
+    return max((entry.version for entry in owner.opset_import if entry.domain in wanted), default=0)
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with what onnx can infer of types and shapes; as it is where onnx refuses it."""
-    register_schema(MYLINEAR)
+    register_schemas()
     try:
         return onnx.shape_inference.infer_shapes(model)
     except Exception:  # of many types; onnxruntime says more clearly what is wrong
         return model
 
 
-def stated_types(nodes: Sequence[LinearNode]) -> list[int | None]:
-    """Return the element type of each node as the model states it, without inference; None where it states none."""
-    return [_stated_type(linear) for linear in nodes]
+def stated_types(found: OperatorNode) -> dict[str, int]:
+    """Return the element type of each type variable of a node as the model states it, without inference."""
+    known: dict[str, int] = {}
+    for parameter, name in found.parameters():
+        if parameter.type.name not in known and (element_type := found.scope.element_type_of(name)):
+            known[parameter.type.name] = element_type
+    for variable in found.operator.variables:
+        if len(variable.dtypes) == 1:
+            known.setdefault(variable.name, variable.element_types[0].onnx_type)
+    return known
 
 
-def attach_function(model: onnx.ModelProto) -> None:
-    """Put the operator's definition into the model, as a model-local function at the model's own opset.
+def has_all_types(found: OperatorNode) -> bool:
+    """Whether the model states the element type of every input and output of a node."""
+    known = stated_types(found)
+    return all(parameter.type.name in known for parameter, _ in found.parameters())
 
-    Replaces a definition that is there. Every node must have its bias (`complete_biases`).
 
-    Raises: ContractError if the opset cannot state it for the model's element types.
+def node_types(model: onnx.ModelProto) -> list[dict[str, ElementType]]:
+    """Return the element types of each of `operator_nodes`, by the names of their type variables.
+
+    Raises: ContractError for a type that the contract does not have; ModelError where one cannot be inferred.
     """
-    function = make_function(MYLINEAR, domain_version(model, ""), element_types(model))
-    others = [f for f in model.functions if (f.domain, f.name) != (MYLINEAR.domain, MYLINEAR.name)]
+    nodes = operator_nodes(model)
+    if not all(map(has_all_types, nodes)):
+        nodes = operator_nodes(with_shapes(model))
+    return [_checked_types(found) for found in nodes]
+
+
+def types_by_operator(model: onnx.ModelProto) -> dict[tuple[str, str, int], dict[str, set[str]]]:
+    """Return the names of the element types that each operator's nodes have, by its key and type variable.
+
+    Raises: as `node_types`.
+    """
+    result: dict[tuple[str, str, int], dict[str, set[str]]] = {}
+    for found, types in zip(operator_nodes(model), node_types(model), strict=True):
+        variables = result.setdefault(found.operator.key, {})
+        for name, element_type in types.items():
+            variables.setdefault(name, set()).add(element_type.name)
+    return result
+
+
+def element_types(model: onnx.ModelProto) -> set[str]:
+    """Return the names of all element types that the operators' nodes have. Raises: as `node_types`."""
+    return {element_type.name for types in node_types(model) for element_type in types.values()}
+
+
+def attach_functions(model: onnx.ModelProto) -> None:
+    """Put the definitions of the operators in use into the model, as model-local functions at the model's own opset.
+
+    Replaces definitions that are there. Every node must have its inputs (`complete_inputs`).
+
+    Raises: ContractError if the opset cannot state a definition for the model's element types.
+    """
+    types = types_by_operator(model)
+    used = {found.operator.key: found.operator for found in operator_nodes(model)}
+    functions = [
+        make_function(operator, domain_version(model, ""), types[key])
+        for key, operator in used.items()
+        if operator.make_body is not None
+    ]
+    made = {(function.domain, function.name) for function in functions}
+    others = [f for f in model.functions if (f.domain, f.name) not in made]
     del model.functions[:]
-    model.functions.extend([*others, function])
+    model.functions.extend([*others, *functions])
     model.ir_version = max(model.ir_version, 8)  # model-local functions came with IR version 8
 
 
-def has_function(model: onnx.ModelProto) -> bool:
+def has_function(model: onnx.ModelProto, operator: Operator) -> bool:
     """Whether the model carries the operator's definition."""
-    return any((f.domain, f.name) == (MYLINEAR.domain, MYLINEAR.name) for f in model.functions)
+    return any((f.domain, f.name) == (operator.domain, operator.name) for f in model.functions)
 
 
-def _linear_nodes_of(scope: Scope) -> Iterator[LinearNode]:
-    """Yield the MYLINEAR nodes of one graph or function, not of the bodies inside."""
-    for node in scope.container.node:
-        if is_linear(node):
-            yield LinearNode(scope, node)
+class _Kits:
+    """Which operators a model means by its nodes: those of the versions of the domains that it imports."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._names = registry.names()
+        self._by_version: dict[tuple[str, str, int], OperatorKit | None] = {}
+        self._of_model = _imports(model)
+        self._of_functions = {(f.domain, f.name, f.overload): _imports(f) for f in model.functions}
+
+    def nodes_of(self, scope: Scope) -> Iterator[OperatorNode]:
+        """Yield the nodes of one graph or function, not of the bodies inside."""
+        root = scope.root
+        if isinstance(root, onnx.FunctionProto) and (root.domain, root.name) in self._names:
+            return
+        yield from self.nodes_among(scope.container.node, scope)
+
+    def nodes_among(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[OperatorNode]:
+        """Yield those of some nodes that are operators'."""
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in self._names and (kit := self._find(key, scope)) is not None:
+                yield OperatorNode(kit, scope, node)
+
+    def check_versions(self) -> None:
+        """Check what the model imports of the domains that it uses. Raises: ContractError."""
+        seen: set[tuple[str, str, int]] = set()
+        for scope in scopes(self._model):
+            for node in scope.container.node:
+                if (node.domain, node.op_type) not in self._names:
+                    continue
+                version = self._version(node.domain, scope)
+                if (node.domain, node.op_type, version) in seen:
+                    continue
+                seen.add((node.domain, node.op_type, version))
+                kit = registry.find(node.domain, node.op_type, version) or _oldest(node.domain, node.op_type)
+                kit.operator.check_version(version, registry.newest_version(node.domain))
+
+    def _version(self, domain: str, scope: Scope) -> int:
+        root = scope.root
+        if isinstance(root, onnx.FunctionProto):
+            imports = self._of_functions.get((root.domain, root.name, root.overload), {})
+            if domain in imports:
+                return imports[domain]
+        return self._of_model.get(domain, 0)
+
+    def _find(self, key: Key, scope: Scope) -> OperatorKit | None:
+        version = self._version(key[0], scope)
+        full = (*key, version)
+        if full not in self._by_version:
+            # An unknown version is an error of `check_operator_nodes`; elsewhere the nearest operator stands for it.
+            self._by_version[full] = registry.find(*key, version) or _oldest(*key)
+        return self._by_version[full]
 
 
-def _stated_type(linear: LinearNode) -> int | None:
-    scope = linear.scope
-    for names in (linear.node.input, linear.node.output):
-        for name in names:
-            found = scope.element_type_of(name) if name else None
-            if found:
-                return found
-    return None
+def _imports(owner: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
+    return {entry.domain: entry.version for entry in owner.opset_import}
+
+
+def _oldest(domain: str, name: str) -> OperatorKit:
+    found = [kit for kit in registry.kits() if (kit.operator.domain, kit.operator.name) == (domain, name)]
+    return min(found, key=lambda kit: kit.operator.since_version)
+
+
+def _check_node(found: OperatorNode) -> None:
+    """Check attributes, and the numbers of inputs and outputs, of one node. Raises: ContractError."""
+    operator, node = found.operator, found.node
+    if node.attribute or operator.attributes:
+        kinds = {a.name: a.type for a in node.attribute if not a.ref_attr_name}
+        operator.check_attributes([a.name for a in node.attribute], kinds)
+    for what, names, formal, num_required in (
+        ("the inputs", node.input, operator.inputs, operator.num_required),
+        ("the outputs", node.output, operator.outputs, operator.num_required_outputs),
+    ):
+        if not num_required <= len(names) <= len(formal) or not all(names[:num_required]):
+            rule = f"{_in_words(formal)} (node '{found.label}')"
+            raise operator.error(what, rule, f"{list(names)}")
+
+
+def _in_words(formal: Sequence[Parameter]) -> str:
+    """Name parameters as messages do: ``X, W and optionally B``."""
+    required = [parameter.name for parameter in formal if not parameter.is_optional]
+    optional = [parameter.name for parameter in formal if parameter.is_optional]
+    if optional:
+        return f"{', '.join(required)} and optionally {', '.join(optional)}"
+    return " and ".join(filter(None, (", ".join(required[:-1]), required[-1])))
+
+
+def _checked_types(found: OperatorNode) -> dict[str, ElementType]:
+    known: Mapping[str, int] = stated_types(found)
+    for parameter, _ in found.parameters():
+        if parameter.type.name not in known:
+            raise ModelError(f"the element type of {found.operator.name} node '{found.label}' cannot be inferred")
+    return {
+        name: BY_ONNX_TYPE[operator_type(found.operator, name, element_type_name(element_type)).onnx_type]
+        for name, element_type in known.items()
+    }

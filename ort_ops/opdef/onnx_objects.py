@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ort_ops.opdef import schemas
+from ort_ops.opdef import registry, schemas
 from ort_ops.opdef.element_types import ELEMENT_TYPES, ONNX_TYPES, ElementType
 from ort_ops.opdef.operator import Attribute, MakeBody, Operator, Parameter
 from ort_ops.opdef.shapes import make_type, read_shape
@@ -50,6 +50,12 @@ def register_schema(operator: Operator) -> None:
     """Make the operator known to ``onnx.checker`` and ``onnx.shape_inference``; again does nothing."""
     if not schemas.is_registered(operator.name, operator.since_version, operator.domain):
         schemas.register(make_schema(operator))
+
+
+def register_schemas() -> None:
+    """Make every registered operator known to ``onnx.checker`` and ``onnx.shape_inference``."""
+    for kit in registry.kits():
+        register_schema(kit.operator)
 
 
 def infer_types(operator: Operator, context: Any) -> None:
@@ -146,7 +152,8 @@ def node_attributes(operator: Operator, node: onnx.NodeProto) -> dict[str, Any]:
     """
     operator.check_attributes([a.name for a in node.attribute], {a.name: a.type for a in node.attribute})
     formal = {a.name: a for a in operator.attributes}
-    return operator.defaults | {a.name: _attribute_value(formal[a.name], a) for a in node.attribute}
+    given = {a.name: _attribute_value(formal[a.name], a) for a in node.attribute if not a.ref_attr_name}
+    return operator.defaults | given
 
 
 def single_type(types: Sequence[ElementType]) -> ElementType | None:

@@ -283,7 +283,9 @@ class Operator:
         if not self.since_version <= version <= newest:
             rule = f"{self.since_version}" if newest == self.since_version else f"{self.since_version} to {newest}"
             argument = f"the version of domain '{self.domain}'"
-            raise self.error(argument, rule, str(version), f"update {self.package or 'the package that defines the operator'}")
+            raise self.error(
+                argument, rule, str(version), f"update {self.package or 'the package that defines the operator'}"
+            )
 
     def check_opset(self, version: int) -> None:
         """Check that ONNX's own domain is new enough for the operator; 0 stands for a model that imports none.

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from ort_ops.errors import ModelError
 from ort_ops.files.atomic import (
     OutputError,
     check_output,
@@ -18,8 +19,9 @@ from ort_ops.files.atomic import (
     temporary_folder,
 )
 from ort_ops.files.inputs import first_line
-from ort_ops.models.checks import check_linear_shapes, function_difference
-from ort_ops.models.nodes import ModelError, check_linear_nodes, check_opsets, load_model
+from ort_ops.models.checks import check_shapes, function_difference
+from ort_ops.models.files import load_model
+from ort_ops.models.nodes import check_operator_nodes
 from ort_ops.opdef.operator import ContractError
 
 MAX_NBYTES_INSIDE = 3 * 2**29
@@ -57,9 +59,8 @@ class ModelFile:
 def read_model(source: str | Path) -> ModelFile:
     """Read a model and check what onnx_ir takes for granted. Raises: ModelError, ContractError."""
     proto = load_model(source, external_data=False)
-    check_opsets(proto)
-    if check_linear_nodes(proto):
-        check_linear_shapes(proto)
+    if check_operator_nodes(proto):
+        check_shapes(proto)
         difference = function_difference(proto)
         if difference is not None:
             raise ContractError(f"'{source}': {difference}")

@@ -25,7 +25,8 @@ from ort_ops.analysis.evaluation import Value
 from ort_ops.analysis.float64_evaluator import Tracker
 from ort_ops.analysis.float64_run import RUNS, Float64Run
 from ort_ops.analysis.local_error import _FROM_ONE, _FUNCTIONS, _GATED, local_error, sum_size
-from ort_ops.models.nodes import ModelError, attach_function
+from ort_ops.errors import ModelError
+from ort_ops.models.nodes import attach_functions
 from ort_ops.numerics.compare import Verdict
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.operators.mylinear.reference import linear
@@ -50,7 +51,7 @@ def chain(depth: int, width: int, *, relu: bool = True, dtype: Any = np.float32)
             value = f"a{i}"
     nodes[-1].output[0] = "y"
     model = model_of(nodes, {"x": ["n", width]}, tensors, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-    attach_function(model)
+    attach_functions(model)
     return model
 
 

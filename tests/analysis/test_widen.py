@@ -14,9 +14,9 @@ from ort_ops.analysis.evaluator import make_evaluator
 from ort_ops.analysis.widen import widen_to_float64
 from ort_ops.cli import main as cli
 from ort_ops.models.checks import function_difference
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.rewrite import adopt
+from tests.linear_model import make_linear_model
 from tests.rewrite.test_rewrite import B, W, constant, model_of, node, run
 
 TENSOR = numpy_helper.from_array(W, "t")

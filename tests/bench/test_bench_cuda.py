@@ -24,8 +24,8 @@ from exporter.bench.measure import cuda, grid, identity, sides, timing
 from exporter.bench.measure.cells import DTYPES, OURS, Cell, make_plan
 from exporter.bench.measure.grid import CellResult
 from ort_ops.cli import main as cli
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES
+from tests.linear_model import make_linear_model
 
 MODEL = make_linear_model(["batch", 2], np.ones((3, 2), np.float32), None, with_function=False).SerializeToString()
 

@@ -32,9 +32,9 @@ from ort_ops.files.atomic import (
     temporary_folder,
     write_atomically,
 )
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.rewrite.files import read_model, write_model
 from ort_ops.rewrite.rewrite import adopt, lower
+from tests.linear_model import make_linear_model
 
 OLD, NEW = b"old", b"new content"
 

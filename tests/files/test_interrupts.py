@@ -17,7 +17,7 @@ import pytest
 
 import exporter
 from ort_ops.cli import main as cli
-from ort_ops.models.nodes import make_linear_model
+from tests.linear_model import make_linear_model
 
 MYLINEAR = Path(sys.executable).with_name("mylinear")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

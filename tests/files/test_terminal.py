@@ -16,7 +16,7 @@ import pytest
 from ort_ops.cli import main as cli
 from ort_ops.console.terminal import GuardedStream, guarded_streams, one_line, printable
 from ort_ops.files.atomic import OutputError
-from ort_ops.models.nodes import make_linear_model
+from tests.linear_model import make_linear_model
 
 MYLINEAR = Path(sys.executable).with_name("mylinear")
 ATTACK = "n\x1b]0;owned\x07\x9b31m\r\u202e\ufffe"

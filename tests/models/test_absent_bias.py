@@ -12,9 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from exporter import export, linear
-from ort_ops.models.nodes import all_nodes, attach_function, complete_biases, make_linear_model
+from ort_ops.models.complete import complete_inputs
+from ort_ops.models.graphs import all_nodes
+from ort_ops.models.nodes import attach_functions
 from ort_ops.operators.mylinear.contract import ABSENT_BIAS, DOMAIN, NAME
 from ort_ops.rewrite.rewrite import adopt
+from tests.linear_model import make_linear_model
 
 WEIGHT = np.arange(9, dtype=np.float32).reshape(3, 3)
 
@@ -68,8 +71,8 @@ def test_a_definition_comes_to_complete_nodes_only(third: list[str]) -> None:
     inner = helper.make_node(NAME, ["y", "weight", *third], ["z"], domain=DOMAIN)
     model.graph.node.append(inner)
     model.graph.output[0].name = "z"
-    assert complete_biases(model) == 2
-    attach_function(model)
+    assert complete_inputs(model) == 2
+    attach_functions(model)
     check(model, 2)
     added = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("absent_bias")]
     assert [array.tolist() for array in added] == [[ABSENT_BIAS] * 3] * 2

@@ -12,9 +12,9 @@ import pytest
 from ort_ops.cli import main as cli
 from ort_ops.inspection import model as inspection
 from ort_ops.inspection.model import GateError, inspect_model, require_kernel
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.native import library as native
 from ort_ops.rewrite.rewrite import adopt
+from tests.linear_model import make_linear_model
 from tests.rewrite.test_rewrite import DAMAGES, INNER, damaged
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 import ort_ops
 from ort_ops.cli import main as cli
 from ort_ops.errors import ModelError, MylinearError
-from ort_ops.models.nodes import load_model, look_at_model, make_linear_model
+from ort_ops.models.files import load_model, look_at_model
 from ort_ops.models.validation.functions import MAX_CALL_DEPTH
+from tests.linear_model import make_linear_model
 
 COMMANDS = ("inspect", "run", "verify", "adopt", "lower")
 WEIGHT = np.arange(600, dtype=np.float32).reshape(20, 30)
@@ -183,7 +184,7 @@ DAMAGES: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
         f"call each other 5001 levels deep; onnxruntime takes {MAX_CALL_DEPTH}",
     ),
     "deep nesting": (nest, "is not an ONNX model, or is damaged"),
-    "name not in UTF-8": (swap_bytes(b"one_linear", b"one_\xff\xfenear"), "a name is not in UTF-8: b'one_"),
+    "name not in UTF-8": (swap_bytes(b"one_MYLINEAR", b"one_\xff\xfeLINEAR"), "a name is not in UTF-8: b'one_"),
     "value not in UTF-8": (swap_bytes(b"\x06weight", b"\x06w\xff\xffght"), "is no text in UTF-8"),
     "text not in UTF-8": (swap_bytes(b"round once.", b"round \xffonce"), "is damaged: a doc_string is not in UTF-8"),
     "dimension not in UTF-8": (swap_bytes(b"batch", b"b\xfftch"), "has a name that is not in UTF-8"),

@@ -18,7 +18,9 @@ import ort_ops
 from ort_ops.errors import ModelError
 from ort_ops.inspection.model import inspect_model
 from ort_ops.models import outline
-from ort_ops.models.nodes import attach_function, complete_biases, load_model, look_at_model
+from ort_ops.models.complete import complete_inputs
+from ort_ops.models.files import load_model, look_at_model
+from ort_ops.models.nodes import attach_functions
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 from tests.rewrite.test_rewrite import INNER
 
@@ -40,7 +42,7 @@ def chain(length: int, width: int) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "chain", values[:1], values[1:], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)])
     model.ir_version = 9
-    attach_function(model)
+    attach_functions(model)
     return model
 
 
@@ -184,6 +186,6 @@ def test_the_work_of_completing_biases_grows_as_the_number_of_nodes(is_computed:
         if is_computed:
             for i in range(length):
                 model.graph.node.insert(0, helper.make_node("Identity", [f"stored{i}"], [f"w{i}"]))
-        counts.append(num_calls(complete_biases, model))
+        counts.append(num_calls(complete_inputs, model))
         assert ort_ops.InferenceSession(model.SerializeToString(), kernels="body").get_outputs()
     assert counts[1] < 2.1 * counts[0]

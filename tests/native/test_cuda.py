@@ -17,7 +17,6 @@ import pytest
 
 import ort_ops
 from ort_ops.inspection.model import inspect_model
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.native import cuda
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, TF32, Arithmetic
 from ort_ops.numerics.compare import compare
@@ -26,6 +25,7 @@ from ort_ops.operators.mylinear.error_bound import linear_error_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 from tests import native_support as native
 from tests.cases import CASES, Case, numpy_dtype
+from tests.linear_model import make_linear_model
 
 _STATUS = cuda.status()
 if _STATUS.reason is not None:

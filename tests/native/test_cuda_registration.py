@@ -29,9 +29,9 @@ from exporter.verification.verify import VerificationError, verify
 from ort_ops import session
 from ort_ops.cli import main as cli
 from ort_ops.inspection import doctor
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.native import cuda
 from ort_ops.native import library as native
+from tests.linear_model import make_linear_model
 
 if not native.status().is_usable:
     pytest.skip(str(native.status().reason), allow_module_level=True)

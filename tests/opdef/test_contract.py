@@ -10,7 +10,6 @@ from onnx import defs, helper
 
 from exporter.operators.mylinear.functional import linear as torch_linear
 from exporter.torch_ops.tensors import from_numpy
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.opdef.onnx_objects import make_function, register_schema
 from ort_ops.opdef.operator import ContractError, Shape
 from ort_ops.operators.mylinear import numpy_kernel
@@ -25,6 +24,7 @@ from ort_ops.operators.mylinear.contract import (
 )
 from ort_ops.operators.mylinear.reference import linear as numpy_linear
 from tests.cases import numpy_dtype
+from tests.linear_model import make_linear_model
 
 # shapes of x, weight, bias -> the whole message, whoever raises it
 BAD_SHAPES: list[tuple[list[tuple[int, ...] | None], str]] = [
@@ -193,7 +193,10 @@ def test_checker_refuses_other_types_and_attributes() -> None:
 
 
 def test_wrong_shapes_in_a_model_are_reported_in_the_contract_s_words() -> None:
-    model = make_linear_model(["batch", 5], np.ones((5, 3), np.float32), np.ones(5, np.float32))
+    weight, wrong = (np.ones(shape, np.float32) for shape in ((3, 5), (5, 3)))
+    model = make_linear_model(["batch", 5], weight, np.ones(3, np.float32))
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(wrong, "weight"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
     with pytest.raises(ContractError, match="is it transposed"):
         onnx.shape_inference.infer_shapes(model)
 

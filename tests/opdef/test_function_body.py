@@ -14,12 +14,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from ort_ops.models.checks import function_difference
-from ort_ops.models.nodes import attach_function, make_linear_model
+from ort_ops.models.nodes import attach_functions
 from ort_ops.numerics.compare import compare
 from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.operators.mylinear.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, MYLINEAR, NAME
 from ort_ops.operators.mylinear.reference import linear_float64
 from tests.cases import CASES, Array, Case, numpy_dtype
+from tests.linear_model import make_linear_model
 
 RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
@@ -111,7 +112,7 @@ def test_one_body_serves_nodes_of_several_types(dtypes: tuple[str, ...]) -> None
     graph = helper.make_graph(nodes, "mixed", [x_info], [y_info], initializers)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    attach_function(model)
+    attach_functions(model)
     x = rng.standard_normal((3, 4))
     expected, bound = x, np.zeros(x.shape)
     for element_type, weight in zip(types, weights, strict=True):
@@ -167,7 +168,7 @@ def test_the_body_at_every_opset(opset: int, dtype: str) -> None:
     weight = np.arange(6).reshape(2, 3).astype(dtype)
     model = make_linear_model(["batch", 3], weight, weight[:, 0], with_function=False)
     next(entry for entry in model.opset_import if entry.domain == "").version = opset
-    attach_function(model)
+    attach_functions(model)
     assert run_plain(model, np.array([[1, 2, 3]], dtype)).tolist() == [[8.0, 29.0]]
 
 
@@ -175,7 +176,7 @@ def test_the_body_at_every_opset(opset: int, dtype: str) -> None:
 def test_a_model_with_the_body_has_an_ir_version_that_knows_functions(before: int, after: int) -> None:
     model = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), np.ones(2, np.float32), with_function=False)
     model.ir_version = before
-    attach_function(model)
+    attach_functions(model)
     assert model.ir_version == after
 
 
@@ -198,7 +199,7 @@ def computed_weight_model(opset: int, dtypes: tuple[str, ...], *, is_input: bool
     graph = helper.make_graph(nodes, "computed", [infos["x"], infos["w"], infos["b"]], [infos["y"]])
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    attach_function(model)
+    attach_functions(model)
     return model
 
 
@@ -229,7 +230,7 @@ def test_all_that_is_done_to_a_constant_weight_is_done_when_the_model_is_loaded(
     weight = np.arange(6).reshape(2, 3).astype(dtype)
     model = make_linear_model(["batch", 3], weight, weight[:, 0], with_function=False)
     next(entry for entry in model.opset_import if entry.domain == "").version = opset
-    attach_function(model)
+    attach_functions(model)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

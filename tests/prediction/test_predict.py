@@ -12,10 +12,10 @@ import pytest
 
 from ort_ops.files.atomic import OutputError
 from ort_ops.files.inputs import InputError
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.prediction.metadata import FEATURES_KEY
 from ort_ops.prediction.predict import predict
 from ort_ops.session import InferenceSession
+from tests.linear_model import make_linear_model
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import onnx
 import pytest
 
 from ort_ops.files.inputs import InputError
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.prediction.columns import Column, feature_names, to_json
 from ort_ops.prediction.metadata import CLASSES_KEY, COLUMNS_KEY, FEATURES_KEY
 from ort_ops.prediction.predict import predict
 from ort_ops.session import InferenceSession
+from tests.linear_model import make_linear_model
 
 COLUMNS = (Column("width", fill=10.0), Column("colour", categories=("blue", "red")))
 

@@ -18,9 +18,9 @@ from ort_ops.files import csv_file
 from ort_ops.files.csv_file import open_csv
 from ort_ops.files.inputs import InputError, open_input
 from ort_ops.files.npy_file import open_npy, read_npz
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.prediction.predict import predict
 from ort_ops.session import InferenceSession
+from tests.linear_model import make_linear_model
 
 
 def linear(batch: str | int = "batch", dtype: Any = np.float64, kernels: str = "body") -> InferenceSession:

@@ -20,7 +20,7 @@ if not native.status().is_usable:
 
 import ort_ops
 from ort_ops import Element, Float, Float16, Float32, Integer, Number, Out, TensorType
-from ort_ops.models.nodes import make_linear_model
+from tests.linear_model import make_linear_model
 from tests.native_support import RUNTIME
 from tests.python_kernel_support import DOMAIN, X, make_model, numpy_dtype, one_node, quiet, remove_all_kernels, session
 

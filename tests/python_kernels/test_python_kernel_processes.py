@@ -328,7 +328,7 @@ def test_memory_of_a_hundred_thousand_calls_and_of_many_sessions() -> None:
 def test_the_library_is_the_only_thing_that_a_plain_host_needs() -> None:
     """A session made of the library by its path has MYLINEAR and no Python, whatever was registered before."""
     out = in_child("""
-        from ort_ops.models.nodes import make_linear_model
+        from tests.linear_model import make_linear_model
         linear = make_linear_model(["batch", 3], np.ones((2, 3), np.float32), None, with_function=False)
         linear.ir_version = 9
         def f(x: Float) -> Float:

@@ -19,10 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ort_ops import InferenceSession
 from ort_ops.cli import main as cli
+from ort_ops.errors import ModelError
 from ort_ops.models.checks import function_difference
-from ort_ops.models.nodes import ModelError, has_function, linear_nodes, make_linear_model
+from ort_ops.models.nodes import has_function, operator_nodes
 from ort_ops.opdef.operator import ContractError
-from ort_ops.operators.mylinear.contract import DOMAIN, NAME
+from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.rewrite import edit as rewrite_edit
 from ort_ops.rewrite import files as rewrite_files
 from ort_ops.rewrite import rewrite
@@ -30,6 +31,7 @@ from ort_ops.rewrite import whole as rewrite_whole
 from ort_ops.rewrite.reasons import Cause, Reason
 from ort_ops.rewrite.report import Extent, Place
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
+from tests.linear_model import make_linear_model
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)
@@ -224,7 +226,7 @@ def test_every_form_is_adopted_and_comes_back(form: str, tmp_path: Path) -> None
     assert any(check.extent is Extent.WHOLE for check in result.checks), result.checks
     model = onnx.load(paths[1])
     assert operators(model) == adopted
-    assert has_function(model)
+    assert has_function(model, MYLINEAR)
     onnx.checker.check_model(model, full_check=True)
     back = lower(paths[1], paths[2])
     assert operators(onnx.load(paths[2])) == lowered
@@ -376,7 +378,7 @@ def test_a_weight_that_is_a_function_s_parameter(tmp_path: Path) -> None:
     onnx.save(model_of([call], {"W": W.T.copy()}, functions=[function]), tmp_path / "m.onnx")
     result = adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
     assert [entry.shape for entry in result.rewritten] == [(4, 3)], result.left
-    (linear,) = linear_nodes(onnx.load(tmp_path / "a.onnx"))
+    (linear,) = operator_nodes(onnx.load(tmp_path / "a.onnx"))
     assert linear.node.input[1] == "V"
     assert [n.op_type for n in linear.container.node] == ["Constant", NAME], "no Transpose"
     x = RNG.standard_normal((5, 3)).astype(np.float32)
@@ -512,11 +514,11 @@ def test_inner_graphs_are_rewritten_both_ways(name: str, tmp_path: Path) -> None
     paths = [tmp_path / f"{n}.onnx" for n in ("source", "adopted", "lowered")]
     onnx.save(make(), paths[0])
     result = adopt(paths[0], paths[1])
-    assert len(result.rewritten) == len(linear_nodes(onnx.load(paths[1]))) == count
+    assert len(result.rewritten) == len(operator_nodes(onnx.load(paths[1]))) == count
     assert all(entry.place != Place() for entry in result.rewritten)
     assert function_difference(onnx.load(paths[1])) is None
     lower(paths[1], paths[2])
-    assert linear_nodes(onnx.load(paths[2])) == []
+    assert operator_nodes(onnx.load(paths[2])) == []
     assert all(entry.domain != DOMAIN for f in onnx.load(paths[2]).functions for entry in f.opset_import)
     for sign in (1, -1):
         x = sign * np.abs(np.random.default_rng(2).standard_normal((4, 3))).astype(np.float32)

@@ -15,12 +15,13 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ort_ops.cli import main as cli
-from ort_ops.models.nodes import linear_nodes, make_linear_model
+from ort_ops.models.nodes import operator_nodes
 from ort_ops.operators.mylinear.contract import NAME
 from ort_ops.rewrite.constants import Constant, resolve, scales_exactly
 from ort_ops.rewrite.reasons import Cause, Origin, OriginKind, Reason
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.rewrite import adopt, lower
+from tests.linear_model import make_linear_model
 from tests.rewrite.test_rewrite import RNG, B, W, model_of, node, operators, run
 
 MICROSOFT = "com.microsoft"
@@ -256,7 +257,7 @@ def test_no_small_number_is_dropped(small: float, tmp_path: Path) -> None:
     adopted = onnx.load(tmp_path / "a.onnx")
     assert operators(adopted) == [NAME, "Mul", NAME, "Add"]
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in adopted.graph.initializer}
-    for linear in linear_nodes(adopted):
+    for linear in operator_nodes(adopted):
         np.testing.assert_array_equal(tensors[linear.node.input[2]], stored["c"])
     result = lower(tmp_path / "a.onnx", tmp_path / "l.onnx")
     assert any(check.extent is Extent.WHOLE for check in result.checks)

@@ -13,7 +13,7 @@ from onnx import helper, version_converter
 from ort_ops import InferenceSession
 from ort_ops.analysis.evaluator import IgnoredAttributeError, make_evaluator
 from ort_ops.cli import main as cli
-from ort_ops.models.nodes import attach_function, make_linear_model
+from ort_ops.models.nodes import attach_functions
 from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
@@ -21,6 +21,7 @@ from ort_ops.rewrite.files import ModelFile
 from ort_ops.rewrite.report import Extent, Form, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import adopt, adopt_model, lower
 from ort_ops.rewrite.whole import check_whole
+from tests.linear_model import make_linear_model
 from tests.rewrite.test_rewrite import B, W, model_of, node, run
 
 RULE = "MYLINEAR: the opset version must be 7 or newer, got 6; convert the model with onnx.version_converter"
@@ -55,7 +56,7 @@ def test_an_older_opset_is_refused_wherever_there_is_a_node(tmp_path: Path, caps
     onnx.save(model, path)
     for attempt in (
         lambda: lower(path, tmp_path / "l.onnx"),
-        lambda: attach_function(model),
+        lambda: attach_functions(model),
         lambda: make_function(MYLINEAR, 6, ["float32"]),
         lambda: InferenceSession(path),
     ):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ort_ops.models.nodes import load_model
+from ort_ops.models.files import load_model
 from ort_ops.rewrite.rewrite import adopt, lower
 from tests.rewrite.test_rewrite import model_of, node
 

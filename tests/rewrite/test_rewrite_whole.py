@@ -13,13 +13,13 @@ from onnx import TensorProto, helper
 
 from ort_ops.analysis import evaluator
 from ort_ops.cli import main as cli
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.rewrite import rewrite
 from ort_ops.rewrite import whole as rewrite_whole
 from ort_ops.rewrite.files import ModelFile, read_model
 from ort_ops.rewrite.report import Check, Extent, Form, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
 from ort_ops.rewrite.whole import check_whole
+from tests.linear_model import make_linear_model
 from tests.rewrite.test_rewrite import B, W, constant, model_of, node
 
 BOTH = ("onnx's evaluator", "onnxruntime")

@@ -12,10 +12,10 @@ import onnx
 import pytest
 
 from ort_ops.installation import extras, requirements
-from ort_ops.models.checks import check_linear_shapes
-from ort_ops.models.nodes import make_linear_model
+from ort_ops.models.checks import check_shapes
 from ort_ops.opdef.operator import ContractError
 from ort_ops.session import InferenceSession
+from tests.linear_model import make_linear_model
 
 ROOT = Path(__file__).parents[2]
 WITHOUT = """
@@ -96,7 +96,7 @@ def test_element_types_that_differ_are_named(tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     message = r"MYLINEAR: weight must be float32 \(the dtype of x\), got float64 \(node '.*'\)"
     with pytest.raises(ContractError, match=message):
-        check_linear_shapes(model)
+        check_shapes(model)
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ContractError, match=message):
         InferenceSession(tmp_path / "m.onnx")

@@ -17,10 +17,11 @@ import pytest
 
 import ort_ops
 from ort_ops import session
+from ort_ops.errors import ModelError
 from ort_ops.kernels import extensions as pyop
-from ort_ops.models.nodes import ModelError, make_linear_model
 from ort_ops.native import library as native
 from tests.cases import numpy_dtype
+from tests.linear_model import make_linear_model
 
 
 def model_bytes(dtype: str = "float32", *, bias: bool = True, with_function: bool = True) -> bytes:

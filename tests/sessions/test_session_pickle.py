@@ -14,9 +14,10 @@ import onnxruntime
 import pytest
 
 import ort_ops
-from ort_ops.models.nodes import ModelError, make_linear_model
+from ort_ops.errors import ModelError
 from ort_ops.native import library as native
 from ort_ops.session_options import PicklingError
+from tests.linear_model import make_linear_model
 
 X = np.ones((2, 3), np.float32)
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -16,7 +16,7 @@ from exporter.errors import ExportError
 from exporter.operators.mylinear.module import MyLinear
 from exporter.to_onnx import export as export_module
 from exporter.to_onnx.export import export
-from ort_ops.models.nodes import has_function, linear_nodes
+from ort_ops.models.nodes import has_function, operator_nodes
 from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR
 
@@ -54,9 +54,9 @@ def test_every_dtype_rank_and_bias(
     x = torch.rand(*leading, 3).to(dtype)
     result = export(model, x, tmp_path / "model.onnx", engine=engine)
     proto = onnx.load(tmp_path / "model.onnx")
-    assert result.num_linear == len(linear_nodes(proto)) == 2
-    assert all(linear.has_bias for linear in linear_nodes(proto))
-    assert has_function(proto)
+    assert result.num_linear == len(operator_nodes(proto)) == 2
+    assert all(not linear.lacks_input for linear in operator_nodes(proto))
+    assert has_function(proto, MYLINEAR)
     leading_names: list[int | str] = ["batch", *leading[1:]] if leading else []
     assert dims(proto.graph.input[0]) == [*leading_names, 3]
     assert dims(proto.graph.output[0]) == [*leading_names, 2]

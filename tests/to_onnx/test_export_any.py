@@ -20,7 +20,7 @@ from exporter.errors import ExportError
 from exporter.operators.mylinear.module import MyLinear
 from exporter.to_onnx import export as onnx_export
 from exporter.to_onnx.export import export
-from ort_ops.models.nodes import linear_nodes
+from ort_ops.models.nodes import operator_nodes
 from ort_ops.models.runtimes import TargetError, newest_versions, oldest_runtime
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 from ort_ops.session import InferenceSession
@@ -82,7 +82,7 @@ def test_tied_weights_are_stored_once(engine: str, tmp_path: Path) -> None:
             return self.decode(torch.relu(self.encode(x)))
 
     export(Tied(), torch.rand(2, 64), tmp_path / "m.onnx", engine=engine)
-    first, second = (linear.node for linear in linear_nodes(onnx.load(tmp_path / "m.onnx")))
+    first, second = (linear.node for linear in operator_nodes(onnx.load(tmp_path / "m.onnx")))
     assert first.input[1] == second.input[1]
     assert (tmp_path / "m.onnx").stat().st_size < 2 * 64 * 64 * 4
 
@@ -144,7 +144,7 @@ def test_the_body_of_scan_holds_the_node(tmp_path: Path) -> None:
     model, x = Scanned().eval(), torch.rand(5, 3)
     result = export(model, x, tmp_path / "m.onnx", dynamic_shapes={})
     assert result.num_linear == 1
-    assert linear_nodes(onnx.load(tmp_path / "m.onnx"))[0].container.name != "main_graph"
+    assert operator_nodes(onnx.load(tmp_path / "m.onnx"))[0].container.name != "main_graph"
     np.testing.assert_allclose(serve(tmp_path / "m.onnx", x=x)[0], model(x).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 

@@ -16,7 +16,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 import ort_ops
 from exporter import ExportError, MyLinear, export, linear, swap_linear
-from ort_ops.models.nodes import linear_nodes
+from ort_ops.models.nodes import operator_nodes
 
 ENGINES = ("dynamo", "torchscript")
 
@@ -265,7 +265,7 @@ def test_autocast_casts_in_the_file_too(engine: str, tmp_path: Path) -> None:
             return layer(x).float()
 
     export(Calls(narrow), torch.rand(4, 3), tmp_path / "m.onnx", engine=engine)
-    (node,) = linear_nodes(onnx.load(tmp_path / "m.onnx"))
+    (node,) = operator_nodes(onnx.load(tmp_path / "m.onnx"))
     inputs = {value.name: value.type.tensor_type.elem_type for value in onnx.load(tmp_path / "m.onnx").graph.value_info}
     assert inputs[node.node.output[0]] == onnx.TensorProto.BFLOAT16
 

@@ -14,9 +14,9 @@ import pytest
 from exporter.training.data.column_choice import ColumnChoice
 from exporter.training.data.files import load_data
 from ort_ops.errors import MylinearError
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.prediction.predict import predict
 from ort_ops.session import InferenceSession
+from tests.linear_model import make_linear_model
 
 CHOICES = (ColumnChoice(), ColumnChoice(fill="mean"), ColumnChoice(categorical=("c",), fill="mean"))
 

@@ -15,7 +15,7 @@ from exporter.verification.plan import Plan
 from exporter.verification.result import Part, Row
 from exporter.verification.verify import Verification, verify
 from ort_ops.cli import main as cli
-from ort_ops.models.nodes import attach_function
+from ort_ops.models.nodes import attach_functions
 from ort_ops.numerics.compare import Comparison
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
@@ -37,7 +37,7 @@ def saved(
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)], ir_version=10
     )
-    attach_function(model)
+    attach_functions(model)
     onnx.save(model, path)
     return path
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from exporter.bench.measure.cells import Plan, usable_cores
 from exporter.bench.measure.sides import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
-from ort_ops.models.nodes import make_linear_model
+from exporter.operators.mylinear.models import make_linear_model
 
 _MOST_ROWS = 17  # that are run alone, of a batch
 _QUICK_NUMBERS = 1 << 22  # of weights; larger ones are left out of a quick run

@@ -14,8 +14,8 @@ import onnxruntime
 
 import ort_ops
 from exporter.bench.measure.cells import BenchError
+from exporter.operators.mylinear.models import make_linear_model
 from exporter.torch_ops.devices import why_not_cuda
-from ort_ops.models.nodes import make_linear_model
 from ort_ops.native import cuda
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.operators.mylinear.contract import MYLINEAR

@@ -22,7 +22,7 @@ import ort_ops
 from exporter.bench.measure import cuda
 from exporter.bench.measure.cells import OURS, Cell
 from exporter.bench.measure.models import chain_model, make_model
-from ort_ops.models.nodes import make_linear_model
+from exporter.operators.mylinear.models import make_linear_model
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 Array = NDArray[Any]

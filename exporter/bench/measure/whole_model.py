@@ -17,7 +17,8 @@ from exporter.bench.measure.sides import first_words
 from exporter.bench.measure.timing import Timing, measure
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.inspection.trial_run import first_feed
-from ort_ops.models.nodes import load_model, require_linear_nodes
+from ort_ops.models.files import load_model
+from ort_ops.models.nodes import require_operator_nodes
 from ort_ops.rewrite.rewrite import lower
 from ort_ops.session import InferenceSession, available_kernels
 
@@ -46,7 +47,7 @@ def bench_model(
     Raises: ModelError, ExampleError, NoExampleError, TrialRunError.
     """
     model = load_model(path)
-    require_linear_nodes(model, path)
+    require_operator_nodes(model, path)
     with tempfile.TemporaryDirectory() as folder:
         lowered = Path(folder) / "lowered.onnx"
         lower(path, lowered)

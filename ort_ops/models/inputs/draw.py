@@ -18,11 +18,11 @@ from ort_ops.files.inputs import InputError
 from ort_ops.files.npy_file import read_npz
 from ort_ops.models.inputs.integer_limits import ANY, IntegerLimits, Limits
 from ort_ops.models.inputs.skeleton import Dims
+from ort_ops.opdef.element_types import FLOATS
 from ort_ops.opdef.shapes import format_shape
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
 
 Array = NDArray[Any]
-_FLOATS = {element_type.name for element_type in ELEMENT_TYPES}
+_FLOATS = {element_type.name for element_type in FLOATS}
 _DEFAULT_SIZE = 2  # of a dimension whose size nobody names
 _USUAL = Limits(0, 1)
 """Of integers that nothing limits, such as masks and token types."""
