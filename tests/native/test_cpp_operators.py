@@ -20,7 +20,7 @@ def test_the_library_describes_the_operators_of_the_contracts() -> None:
         assert [kernel.pop("provider") for kernel in kernels] == ["CPUExecutionProvider", "CUDAExecutionProvider"]
         parameters = [
             [{"name": p.name, "type": "T", "optional": p.is_optional, "argument": p.argument} for p in formal]
-            for formal in (operator.inputs, (operator.output,))
+            for formal in (operator.inputs, operator.outputs)
         ]
         expected = {
             "domain": operator.domain,
