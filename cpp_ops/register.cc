@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "cuda/find_backend.h"
-#include "kernels/isa.h"
+#include "kernels/isa/isa.h"
 #include "operators/mylinear/cpu_op.h"
 #include "operators/mylinear/cuda_op.h"
 #include "ort/registration.h"

@@ -6,7 +6,7 @@
 #include <chrono>
 
 #include "ceilings/loops.h"
-#include "kernels/isa.h"
+#include "kernels/isa/isa.h"
 
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
 

@@ -10,7 +10,7 @@
 #include <cstddef>
 
 #include "kernels/half.h"
-#include "kernels/isa.h"
+#include "kernels/isa/isa.h"
 
 namespace mylinear::kernels {
 

@@ -13,7 +13,7 @@
 #define MYLINEAR_KERNELS_GEMM_LIST_H_
 
 #include "kernels/gemm.h"
-#include "kernels/isa_list.h"
+#include "kernels/isa/isa_list.h"
 
 namespace mylinear::kernels {
 

@@ -1,10 +1,10 @@
-// Layer: kernels. bfloat16 by an instruction that multiplies tiles, as a template over what holds the tiles.
-// Needs AVX-512 besides. No STL inside.
+// Layer: kernels. Y = X W^T + B of bfloat16 by an instruction that multiplies tiles, as a template over the
+// class that holds the tiles; needs AVX-512 too. No STL inside.
 //
 //   C [16 rows of W][16 rows of X]  +=  A [16 rows of W][32 of K]  B [32 of K, in pairs][16 rows of X]
 //
-// A is W where it lies. X is packed into pairs of K once for all the columns of a tile of Y, and what comes
-// out, Y^T, is turned round when it is rounded: both by the same transposition of 16 x 16 words.
+// A is W in place. X is packed into pairs of K once for all the columns of a tile of Y, and the result, Y^T,
+// is transposed when it is rounded: both by the same transposition of 16 x 16 words.
 //
 // The order of each sum depends on K alone: of each 32 elements the even ones and the odd ones are summed, in
 // order and each with one rounding, then both sums are added, then what came before is. As the instruction
@@ -12,54 +12,11 @@
 #ifndef MYLINEAR_KERNELS_TILE_GEMM_H_
 #define MYLINEAR_KERNELS_TILE_GEMM_H_
 
-#include "kernels/avx512.h"
+#include "kernels/gemm.h"
+#include "kernels/isa/tiles.h"
 
 namespace mylinear::kernels {
 namespace {
-
-constexpr size_t kTileRows = 16;
-constexpr size_t kTileBytes = 64;  // of a row
-constexpr int kNumTiles = 8;
-
-// The tiles of AMX, in memory, multiplied by FMAs.
-class FmaTiles {
- public:
-  template <int kTile>
-  void zero() {
-    __builtin_memset(tiles_[kTile], 0, sizeof tiles_[kTile]);
-  }
-  // Rows are `stride` bytes apart.
-  template <int kTile>
-  void load(const void* from, size_t stride) {
-    for (size_t i = 0; i < kTileRows; ++i) {
-      __builtin_memcpy(tiles_[kTile][i], static_cast<const char*>(from) + i * stride, kTileBytes);
-    }
-  }
-  template <int kTile>
-  void store(void* to, size_t stride) const {
-    for (size_t i = 0; i < kTileRows; ++i) {
-      __builtin_memcpy(static_cast<char*>(to) + i * stride, tiles_[kTile][i], kTileBytes);
-    }
-  }
-  template <int kC, int kA, int kB>
-  void dot() {
-    using Pairs = Avx512::Pairs;
-    for (size_t i = 0; i < kTileRows; ++i) {
-      __m512 even = _mm512_setzero_ps(), odd = even;
-      for (size_t k = 0; k < kTileRows; ++k) {
-        const __m512i a = _mm512_set1_epi32(static_cast<int>(tiles_[kA][i][k]));
-        const __m512i b = _mm512_load_si512(tiles_[kB][k]);
-        even = _mm512_fmadd_ps(Pairs::lower(a), Pairs::lower(b), even);
-        odd = _mm512_fmadd_ps(Pairs::upper(a), Pairs::upper(b), odd);
-      }
-      const __m512 before = _mm512_castsi512_ps(_mm512_load_si512(tiles_[kC][i]));
-      _mm512_store_ps(tiles_[kC][i], _mm512_add_ps(before, _mm512_add_ps(even, odd)));
-    }
-  }
-
- private:
-  alignas(64) uint32_t tiles_[kNumTiles][kTileRows][kTileBytes / sizeof(uint32_t)];
-};
 
 // `Tiles` has the members of FmaTiles, is made and dropped by the thread that uses it, and may take denormals
 // for zero.

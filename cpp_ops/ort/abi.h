@@ -1,12 +1,13 @@
-// Layer: ABI. Our own declaration of the slice of ONNX Runtime's C ABI that this library uses.
+// Layer: ORT, any operator. Our own declaration of the part of ONNX Runtime's C ABI that this library uses.
+// Longer than other files because it is one table: each line has its place in the ABI.
 //
 // The pip wheel of onnxruntime ships no headers, and the ABI is append-only: a function keeps its slot for
 // ever. So the slots, layouts and enums below are all that is needed to build one binary for every
-// onnxruntime from 1.17 on. `tests/test_abi.py` compares each number with tables of the released ABI, and
-// with the official headers where they are at hand. The types are in a namespace, so both can be seen by one
-// translation unit.
+// onnxruntime from 1.17 on. `tests/native/test_abi.py` compares each number with tables of the released ABI,
+// and with the official headers where they are at hand. The types are in a namespace, so both can be seen by
+// one translation unit.
 //
-// What is not declared here is not used. Function pointers follow the official names and argument order;
+// Function pointers follow the official names and argument order;
 // all functions are thread-safe on distinct objects, and none throws.
 #ifndef MYLINEAR_ORT_ABI_H_
 #define MYLINEAR_ORT_ABI_H_

@@ -201,7 +201,7 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
 
 void test_kernel(const GemmKernel& kernel) {
   const size_t mr = static_cast<size_t>(kernel.mr), lanes = static_cast<size_t>(kernel.lanes);
-  const size_t block = 3072 / (kernel.type == ElementType::kFloat64 ? 8 : 4);  // of K, see micro_kernel.h
+  const size_t block = 3072 / (kernel.type == ElementType::kFloat64 ? 8 : 4);  // of K, see gemm_tiles.h
   const Sizes table[] = {{1, 1, 1},
                          {1, 4, 2 * lanes},
                          {2, 3, 5},

@@ -18,7 +18,7 @@ MAY_INCLUDE = {
     "ort": {"ort", "kernels/half.h"},  # of the kernels, only the conversions of float16 and bfloat16
     "python": {"python", "ort"},
     "cuda": {"cuda", "kernels", "ort/json_text.h"},
-    "ceilings": {"ceilings", "kernels/isa.h"},
+    "ceilings": {"ceilings", "kernels/isa/isa.h"},
     "operators": {"operators", "ort", "kernels", "cuda/backend.h"},
     "register.cc": {"operators", "ort", "kernels", "cuda/find_backend.h", "python/api.h"},
 }
@@ -81,3 +81,9 @@ def test_the_library_that_onnxruntime_loads_knows_no_cuda() -> None:
     for name, text in SOURCES.items():
         if name.split("/")[-1] not in in_backend or _room(name) != "cuda":
             assert not re.search(r"#include <cu(da_|blas)", text), name
+
+
+def test_files_stay_short() -> None:
+    """At most about 300 lines; the declaration of the ABI is one table and says so."""
+    long = {name: text.count("\n") for name, text in SOURCES.items() if text.count("\n") > 300}
+    assert set(long) <= {"ort/abi.h"}, long

@@ -1,8 +1,8 @@
 // Layer: kernels. The ISA that is always there: 16-byte vectors in the compiler's own notation, which are
 // SSE2 on x86-64 and NEON on arm64, with float16 and bfloat16 converted in software.
 #include "kernels/gemm_list.h"
+#include "kernels/gemm_tiles.h"
 #include "kernels/half.h"
-#include "kernels/micro_kernel.h"
 
 namespace mylinear::kernels {
 namespace {

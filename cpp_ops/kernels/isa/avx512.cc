@@ -1,6 +1,7 @@
 // Layer: kernels. AVX-512 F, BW, DQ and VL: Skylake-SP and newer.
-#include "kernels/avx512.h"
+#include "kernels/isa/avx512.h"
 #include "kernels/gemm_list.h"
+#include "kernels/gemm_tiles.h"
 
 namespace mylinear::kernels {
 

@@ -1,5 +1,6 @@
 // Layer: kernels. AMX: tiles of bfloat16, multiplied by one instruction. Sapphire Rapids and newer.
 #include "kernels/gemm_list.h"
+#include "kernels/gemm_tiles.h"
 #include "kernels/tile_gemm.h"
 
 namespace mylinear::kernels {

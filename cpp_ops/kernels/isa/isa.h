@@ -1,7 +1,7 @@
 // Layer: kernel API. Which instruction sets this binary was compiled for, and which of them this CPU has.
 // Every product has a table of kernels for each; see gemm.h.
-#ifndef MYLINEAR_KERNELS_ISA_H_
-#define MYLINEAR_KERNELS_ISA_H_
+#ifndef MYLINEAR_KERNELS_ISA_ISA_H_
+#define MYLINEAR_KERNELS_ISA_ISA_H_
 
 #include <cstddef>
 
@@ -22,4 +22,4 @@ const Isa* find_isa(const char* name);
 
 }  // namespace mylinear::kernels
 
-#endif  // MYLINEAR_KERNELS_ISA_H_
+#endif  // MYLINEAR_KERNELS_ISA_ISA_H_

@@ -1,9 +1,9 @@
 // Layer: kernels. See isa.h.
-#include "kernels/isa.h"
+#include "kernels/isa/isa.h"
 
 #include <cstring>
 
-#include "kernels/isa_list.h"
+#include "kernels/isa/isa_list.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>

@@ -2,8 +2,8 @@
 #include <arm_neon.h>
 
 #include "kernels/gemm_list.h"
+#include "kernels/gemm_tiles.h"
 #include "kernels/half.h"
-#include "kernels/micro_kernel.h"
 
 namespace mylinear::kernels {
 namespace {

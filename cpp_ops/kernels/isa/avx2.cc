@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/gemm_list.h"
-#include "kernels/micro_kernel.h"
+#include "kernels/gemm_tiles.h"
 
 namespace mylinear::kernels {
 namespace {

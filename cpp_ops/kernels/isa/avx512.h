@@ -1,10 +1,10 @@
 // Layer: kernels. AVX-512 F, BW, DQ and VL, for the units of the ISAs that have them.
-#ifndef MYLINEAR_KERNELS_AVX512_H_
-#define MYLINEAR_KERNELS_AVX512_H_
+#ifndef MYLINEAR_KERNELS_ISA_AVX512_H_
+#define MYLINEAR_KERNELS_ISA_AVX512_H_
 
 #include <immintrin.h>
 
-#include "kernels/micro_kernel.h"
+#include "kernels/simd.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -214,4 +214,4 @@ struct Avx512 {
 }  // namespace
 }  // namespace mylinear::kernels
 
-#endif  // MYLINEAR_KERNELS_AVX512_H_
+#endif  // MYLINEAR_KERNELS_ISA_AVX512_H_

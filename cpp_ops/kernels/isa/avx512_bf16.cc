@@ -1,7 +1,8 @@
 // Layer: kernels. AVX-512 with the dot product of pairs of bfloat16, twice as fast as products in float:
 // Cooper Lake, Sapphire Rapids, Zen 4 and newer.
-#include "kernels/avx512.h"
 #include "kernels/gemm_list.h"
+#include "kernels/gemm_tiles.h"
+#include "kernels/isa/avx512.h"
 
 namespace mylinear::kernels {
 namespace {

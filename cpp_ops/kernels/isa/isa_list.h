@@ -3,8 +3,8 @@
 // X(isa). CMake defines MYLINEAR_HAS_<ISA> for those that the compiler can make. Fastest first, except
 // amx_bf16: no CPU with AMX has run it yet, only an emulator. It stands behind an ISA that every such CPU has
 // too, so that it serves only where its name is asked for.
-#ifndef MYLINEAR_KERNELS_ISA_LIST_H_
-#define MYLINEAR_KERNELS_ISA_LIST_H_
+#ifndef MYLINEAR_KERNELS_ISA_ISA_LIST_H_
+#define MYLINEAR_KERNELS_ISA_ISA_LIST_H_
 
 #ifdef MYLINEAR_HAS_AVX512_BF16
 #define MYLINEAR_ISA_AVX512_BF16(X) X(avx512_bf16)
@@ -42,4 +42,4 @@
   MYLINEAR_ISA_AMX_BF16(X)    \
   MYLINEAR_ISA_AVX2(X) MYLINEAR_ISA_NEON(X) X(baseline)
 
-#endif  // MYLINEAR_KERNELS_ISA_LIST_H_
+#endif  // MYLINEAR_KERNELS_ISA_ISA_LIST_H_
