@@ -27,7 +27,6 @@ DTYPES: dict[str, Any] = {
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
 }
-RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 Array = np.ndarray[Any, np.dtype[Any]]
 
 

@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from ort_ops.native import library as native
 
@@ -98,7 +99,7 @@ def packages(name: str) -> list[str]:
     if name == "newest" or name.startswith("python"):
         return ["onnxruntime", "numpy", *beside]
     # Wheels before 1.21 were built for NumPy 1 and do not load with NumPy 2.
-    is_old = tuple(map(int, name.split(".")[:2])) < (1, 21)
+    is_old = Version(name) < Version("1.21")
     return [f"onnxruntime=={name}", "numpy<2" if is_old else "numpy", *beside]
 
 
@@ -135,7 +136,7 @@ def run(name: str, folder: Path, library: str, wheel: Path | None) -> tuple[bool
         command += ["-o", "filterwarnings=ignore", "-k", f"not ({' or '.join(BEYOND_THE_LOWEST)})"]
     else:
         command.append("--noconftest")
-    command += [ROOT / "tests" / suite for suite in suites]
+    command += [next((ROOT / "tests").rglob(suite)) for suite in suites]
     variables = os.environ | {native.LIBRARY_VARIABLE: library, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables, check=False)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-500:]]

@@ -1,4 +1,9 @@
-"""CSV files: records with the numbers of their lines, in bounded memory; training and serving read the same way."""
+"""Read CSV files: records with the numbers of their lines, in bounded memory; one reader for training and serving.
+
+The standard library's reader, in strict mode. pandas 3.1 fills short lines with empty cells, takes text after a closing
+quote, and counts records where we name lines; polars 2.1 drops empty cells at the end of lines and knows no line ends
+of CR alone. Each would make a file mean one thing in training and another in serving.
+"""
 
 from __future__ import annotations
 

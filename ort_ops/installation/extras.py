@@ -12,7 +12,6 @@ _EXTRAS = {
     "torch": "export",
     "onnxscript": "export",
     "sklearn": "export",
-    "pandas": "export",
 }
 """The smallest extra of ``pyproject.toml`` that has each module."""
 _OF_THE_COMMAND_LINE = ("rich",)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from packaging.version import InvalidVersion, Version
 
 from ort_ops.errors import MylinearError
 from ort_ops.files.atomic import temporary_folder
 
-_NEWEST: dict[tuple[int, int], tuple[int, int]] = {
-    (1, 17): (20, 9),
-    (1, 20): (21, 10),
-    (1, 23): (23, 11),
-    (1, 24): (25, 13),
-    (1, 28): (26, 13),
-    (1, 32): (27, 14),
+_NEWEST = {
+    Version("1.17"): (20, 9),
+    Version("1.20"): (21, 10),
+    Version("1.23"): (23, 11),
+    Version("1.24"): (25, 13),
+    Version("1.28"): (26, 13),
+    Version("1.32"): (27, 14),
 }
 """onnxruntime -> newest opset and IR version that it loads, each tried; versions between are as good as the older."""
 
@@ -41,12 +41,16 @@ class TargetError(MylinearError, ValueError):
     """A version of onnxruntime that is unknown, or that cannot run the model."""
 
 
-def parse_version(version: str) -> tuple[int, int]:
-    """Return major and minor number. Raises: TargetError if it is no version, or older than this project serves."""
-    match = re.fullmatch(r"(?:ort-|onnxruntime-)?(\d+)\.(\d+)(?:\.\d+)*", version)
-    if match is None:
-        raise TargetError(f"target must be a version of onnxruntime such as '1.17', got {version!r}")
-    parsed = int(match[1]), int(match[2])
+def parse_version(version: str) -> Version:
+    """Return the version without what follows the minor number.
+
+    Raises: TargetError if it is no version, or older than this project serves.
+    """
+    try:
+        found = Version(version.removeprefix("onnxruntime-").removeprefix("ort-"))
+    except InvalidVersion:
+        raise TargetError(f"target must be a version of onnxruntime such as '1.17', got {version!r}") from None
+    parsed = Version(f"{found.major}.{found.minor}")
     if parsed < min(_NEWEST):
         raise TargetError(f"target must be onnxruntime 1.17 or newer, got {version!r}")
     return parsed
@@ -70,7 +74,7 @@ def oldest_runtime(opset: int, ir_version: int) -> str | None:
     """
     for version, (newest_opset, newest_ir) in _NEWEST.items():
         if opset <= newest_opset and ir_version <= newest_ir:
-            return ".".join(map(str, version))
+            return str(version)
     return None
 
 

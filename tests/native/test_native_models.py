@@ -18,7 +18,6 @@ if not native.status().is_usable:
 from ort_ops.operators.mylinear.contract import DOMAIN, infer_shape
 from tests.native_support import (
     DTYPES,
-    RUNTIME,
     Array,
     Case,
     call,
@@ -31,6 +30,7 @@ from tests.native_support import (
     session_options,
     value,
 )
+from tests.runtime import is_older_than
 
 pytestmark = pytest.mark.native
 DTYPE = pytest.mark.parametrize("dtype", DTYPES)
@@ -47,7 +47,7 @@ def _sample(case: Case = CASE) -> tuple[Array, Array, Array]:
 def test_bias_is_optional_and_may_be_an_empty_input(dtype: str) -> None:
     x, weight, _ = Case((3,), 5, 4, dtype).sample()
     assert error_in_bounds(run(x, weight, None, True), x, weight, None) <= 1
-    if RUNTIME < (1, 18):
+    if is_older_than("1.18"):
         return  # onnxruntime 1.17 infers no type for a node with an empty input, whoever made the op
     model = one_node_model(dtype, 2, {"W": weight}, has_bias=False)
     next(n for n in model.graph.node if n.domain == DOMAIN).input.append("")
@@ -198,7 +198,7 @@ INFERENCE = [
 ]
 
 
-@pytest.mark.skipif(RUNTIME < (1, 24), reason="shape inference is left out there: those crash on an empty input")
+@pytest.mark.skipif(is_older_than("1.24"), reason="shape inference is left out there: those crash on an empty input")
 @DTYPE
 @pytest.mark.parametrize("shapes", INFERENCE, ids=str)
 def test_shape_inference_agrees_with_the_contract(shapes: list[list[int | str | None] | None], dtype: str) -> None:
@@ -215,7 +215,7 @@ def test_shape_inference_agrees_with_the_contract(shapes: list[list[int | str | 
     assert session(model).get_outputs()[0].shape == expected
 
 
-@pytest.mark.skipif(RUNTIME < (1, 24), reason="no shape inference there")
+@pytest.mark.skipif(is_older_than("1.24"), reason="no shape inference there")
 def test_unknown_dimensions_do_not_upset_the_nodes_behind() -> None:
     nodes = [node("X", "W", output="H"), helper.make_node("Add", ["H", "A"], ["Y"])]
     inputs = [value("X", "float64", [None, 3]), value("A", "float64", [4, 5])]
@@ -224,7 +224,7 @@ def test_unknown_dimensions_do_not_upset_the_nodes_behind() -> None:
     np.testing.assert_array_equal(y, np.full((4, 5), 3.0))
 
 
-@pytest.mark.skipif(RUNTIME < (1, 24), reason="no shape inference there")
+@pytest.mark.skipif(is_older_than("1.24"), reason="no shape inference there")
 def test_shape_inference_reaches_the_nodes_behind() -> None:
     nodes = [node("X", "W", output="H"), helper.make_node("Transpose", ["H"], ["Y"], perm=[1, 0])]
     output = onnx.ValueInfoProto(name="Y")

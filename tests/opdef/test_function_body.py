@@ -21,8 +21,7 @@ from ort_ops.operators.mylinear.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYP
 from ort_ops.operators.mylinear.reference import linear_float64
 from tests.cases import CASES, Array, Case, numpy_dtype
 from tests.linear_model import make_linear_model
-
-RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+from tests.runtime import is_older_than
 
 
 def run_plain(model: onnx.ModelProto, x: Array, weight: Array | None = None) -> Array:
@@ -75,7 +74,7 @@ def test_the_body_computes_every_case(case: Case) -> None:
     complaint = complaint_about(model, case)
     # onnxruntime's own MatMul and Add: up to 1.17 without in_features they leave memory as it was found, and before
     # 1.28 without out_features the output is folded away.
-    if (case.in_features == 0 and RUNTIME < (1, 18)) or (case.out_features == 0 and RUNTIME < (1, 28)):
+    if (case.in_features == 0 and is_older_than("1.18")) or (case.out_features == 0 and is_older_than("1.28")):
         pytest.skip(f"this onnxruntime fails on a weight without elements: {complaint}")
     assert complaint is None
 
@@ -147,7 +146,7 @@ def test_the_other_way_overloads_fail_in_old_runtimes() -> None:
     function.overload = "no_bias"
     model.functions.append(function)
     x = np.ones((1, 3), np.float32)
-    if RUNTIME < (1, 28):
+    if is_older_than("1.28"):
         with pytest.raises(Exception, match=r"INVALID_GRAPH|FAIL|Inliner"):
             run_plain(model, x)
     else:

@@ -21,8 +21,8 @@ if not native.status().is_usable:
 import ort_ops
 from ort_ops import Element, Float, Float16, Float32, Integer, Number, Out, TensorType
 from tests.linear_model import make_linear_model
-from tests.native_support import RUNTIME
 from tests.python_kernel_support import DOMAIN, X, make_model, numpy_dtype, one_node, quiet, remove_all_kernels, session
+from tests.runtime import is_older_than
 
 pytestmark = pytest.mark.native
 
@@ -244,7 +244,7 @@ def test_mylinear_and_an_operator_of_the_user_s_in_one_model(kernels: str, dtype
 def test_mylinear_in_python_serves_every_dtype(dtype: str, bias: bool) -> None:
     weight = np.arange(6).reshape(2, 3).astype(numpy_dtype(dtype))
     x = X.astype(numpy_dtype(dtype))
-    if dtype == "bfloat16" and RUNTIME < (1, 20):
+    if dtype == "bfloat16" and is_older_than("1.20"):
         pytest.skip("this onnxruntime takes no bfloat16 arrays from Python")
     model = make_linear_model(["batch", 3], weight, weight[:, 0] if bias else None, with_function=False)
     model.ir_version = 9

@@ -21,8 +21,9 @@ if not native.status().is_usable:
 import ort_ops
 from ort_ops import Bool, Element, Float, Float32, Float64, Int64, Number, Out
 from ort_ops.opdef.element_types import ONNX_TYPES
-from tests.native_support import RUNTIME, Array
+from tests.native_support import Array
 from tests.python_kernel_support import DOMAIN, X, make_model, numpy_dtype, one_node, quiet, remove_all_kernels, session
+from tests.runtime import is_older_than
 
 pytestmark = pytest.mark.native
 
@@ -41,7 +42,7 @@ def nothing_is_left_defined() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", sorted(ONNX_TYPES))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_element_type_and_shape_goes_through(dtype: str, shape: tuple[int, ...]) -> None:
-    if dtype == "bfloat16" and RUNTIME < (1, 20):
+    if dtype == "bfloat16" and is_older_than("1.20"):
         pytest.skip("this onnxruntime takes no bfloat16 arrays from Python")
     seen: list[Any] = []
 
@@ -106,7 +107,7 @@ def test_optional_inputs_and_several_outputs_and_mixed_types() -> None:
     outputs = {"y": ("float32", ["b", 3]), "m": ("bool", ["b", 3]), "n": ("int64", ["b", 3])}
     low, count = np.zeros(1, np.float32), np.array([7])
     for given in (["x"], ["x", "low"], ["x", "low", "count"], ["x", "", "count"]):
-        if "" in given and RUNTIME < (1, 18):
+        if "" in given and is_older_than("1.18"):
             continue  # "type inference failed": onnxruntime 1.17 takes no empty name before a name
         inputs: dict[str, tuple[str, Any]] = {"x": ("float32", ["b", 3])}
         inputs |= {"low": ("float32", [1])} if "low" in given else {}
@@ -238,7 +239,7 @@ def test_lists_of_strings_need_onnxruntime_1_25(values: list[str]) -> None:
 
     session(one_node(names)).run(None, {"x": X})
     assert seen == [["default"]]
-    if RUNTIME < (1, 25):
+    if is_older_than("1.25"):
         with pytest.raises(ort_ops.PythonKernelError, match=r"which onnxruntime before 1\.25 cannot tell apart"):
             session(one_node(names, names=values))
     else:
@@ -389,7 +390,7 @@ def test_shapes_are_inferred_for_onnx_and_for_onnxruntime() -> None:
         5,
     ]
     opened = session(model)
-    if RUNTIME >= (1, 24):
+    if not is_older_than("1.24"):
         assert opened.get_outputs()[0].shape == ["b", 3, "k", 5]
     assert opened.run(None, {"x": X, "w": np.ones(4, np.float32)})[0].shape == (2, 3, 4, 5)
 
