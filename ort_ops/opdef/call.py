@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from ort_ops.opdef.operator import Operator
 
     Array = NDArray[Any]
+
+
+_FLOAT, _FLOATS = 1, 6  # of onnx.AttributeProto.AttributeType
 
 
 class Loadable(Protocol):
@@ -76,11 +80,24 @@ def make_call(
     attributes: Mapping[str, Any] | None = None,
     label: str = "",
 ) -> Call:
-    """Make a call of arrays in the operator's own element types. Raises: ContractError."""
+    """Make a call of arrays in the operator's own element types.
+
+    Numbers of float attributes are rounded to float32, as a node holds them. Raises: ContractError.
+    """
     names = [None if array is None else np_name(array.dtype) for array in inputs]
     names += [None] * (len(operator.inputs) - len(names))
     types = operator.bind(names)
-    return Call(operator, tuple(inputs), operator.defaults | dict(attributes or {}), types, label)
+    operator.check_attributes([*(attributes or {})])
+    formal = {attribute.name: attribute for attribute in operator.attributes}
+    given = {name: as_stored(formal[name].kind, value) for name, value in (attributes or {}).items()}
+    return Call(operator, tuple(inputs), operator.defaults | given, types, label)
+
+
+def as_stored(kind: int, value: Any) -> Any:
+    """Return an attribute's value as a node holds it: floats have 32 bits."""
+    if kind == _FLOAT:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    return [as_stored(_FLOAT, item) for item in value] if kind == _FLOATS else value
 
 
 def np_name(dtype: np.dtype[Any]) -> str:
