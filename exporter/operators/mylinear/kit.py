@@ -1,0 +1,30 @@
+"""MYLINEAR as a `TorchKit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from exporter.operators.mylinear.functional import AUTOGRAD_NODE_NAMES, linear
+from exporter.operators.mylinear.module import MyLinear
+from exporter.torch_ops.kit import ExampleModule, TorchKit
+from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR
+
+
+def _examples() -> Iterator[ExampleModule]:
+    yield ExampleModule(MyLinear(3, 2), (torch.rand(4, 3),))
+    yield ExampleModule(MyLinear(3, 2, bias=False), (torch.rand(4, 3),), "no bias")
+    yield ExampleModule(nn.Sequential(MyLinear(3, 5), nn.ReLU(), MyLinear(5, 2)), (torch.rand(4, 6, 3),), "two layers")
+
+
+KIT = TorchKit(
+    MYLINEAR,
+    f"{DOMAIN}::linear",
+    linear,
+    plain=F.linear,
+    autograd_nodes=AUTOGRAD_NODE_NAMES,
+    examples=_examples,
+)
