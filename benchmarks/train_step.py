@@ -1,4 +1,4 @@
-"""A training step (forward, backward, optimizer) with MyLinear, nn.Linear and the article's formula, side by side.
+"""A training step (forward, backward, optimizer) with MyLinear, beside nn.Linear and the textbook formula.
 
     python benchmarks/train_step.py [--compile] [--repeats 2000] [--threads 1]
 
@@ -34,8 +34,8 @@ GOAL, COMPILED_GOAL = 1.05, 1.02
 BUILDS = 5
 
 
-class ArticleF(torch.autograd.Function):
-    """The formula of the article that this project began with: every gradient, whether or not it is asked for."""
+class TextbookF(torch.autograd.Function):
+    """The textbook formula: every gradient, whether or not it is asked for."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -49,13 +49,13 @@ class ArticleF(torch.autograd.Function):
         return grad @ weight, rows.t() @ x.reshape(-1, x.shape[-1]), rows.sum(0)
 
 
-class ArticleLinear(nn.Linear):
+class TextbookLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        y: Tensor = ArticleF.apply(input, self.weight, self.bias)
+        y: Tensor = TextbookF.apply(input, self.weight, self.bias)
         return y
 
 
-LAYERS: dict[str, type[nn.Linear]] = {"nn.Linear": nn.Linear, "MyLinear": MyLinear, "article": ArticleLinear}
+LAYERS: dict[str, type[nn.Linear]] = {"nn.Linear": nn.Linear, "MyLinear": MyLinear, "textbook": TextbookLinear}
 
 
 @dataclass

@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from exporter.training.data.dataset import ArticleProblem, load_digits
+from exporter.training.data.dataset import load_digits
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import Problem, train
 from exporter.training.options import TrainingOptions, default_options
 from exporter.training.trained import export_checkpoint
@@ -16,7 +17,7 @@ FOLDER = Path(__file__).parent
 
 
 def make_linear(path: Path) -> None:
-    """Write the article's model, y = 2 x0 + 3 x1 + 4, float64, trained until nothing changes any more."""
+    """Write the model of the linear example, y = 2 x0 + 3 x1 + 4, float64, trained until nothing changes any more."""
     options = TrainingOptions(
         epochs=1000,
         batch_size=64,
@@ -29,7 +30,7 @@ def make_linear(path: Path) -> None:
         standardize=False,
         checkpoint_interval=1000,
     )
-    _make(ArticleProblem(), options, path, "float64")
+    _make(LinearExample(), options, path, "float64")
 
 
 def make_digits_mlp(path: Path) -> None:

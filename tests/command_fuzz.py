@@ -61,7 +61,7 @@ _MODEL = (
     "run {} --input rows.npy --output out.npy;verify {} --compile none --batch-size 2;adopt {} out.onnx;"
     "lower {} out.onnx --json;adopt {} out.onnx"
 ).split(";")
-_RESUME = "train article --epochs 2 --output out --resume"
+_RESUME = "train linear --epochs 2 --output out --resume"
 _TRAIN = "--hidden none --epochs 1 --output out"
 TARGETS = [
     *(Target(name, mutations.mutate_model, (*_MODEL,)) for name in ("net.onnx", "external.onnx", "plain.onnx") * 2),
@@ -72,7 +72,7 @@ TARGETS = [
         Target(
             "checkpoint.pt",
             mutate,
-            ("export {} out.onnx --engine torchscript", "train article --epochs 2 --output out --resume"),
+            ("export {} out.onnx --engine torchscript", "train linear --epochs 2 --output out --resume"),
         )
         for mutate in (mutations.mutate_checkpoint, mutations.mutate_checkpoint, mutations.mutate_bytes)
     ),

@@ -41,7 +41,7 @@ def make_material(folder: Path) -> None:
     _run("train", "--data", folder / "table.csv", "--target", "y", *train)
     _run("export", made / "checkpoint.pt", folder / "net.onnx", "--engine", "torchscript")
     shutil.rmtree(made)
-    _run("train", "article", "--epochs", 1, "--output", made)
+    _run("train", "linear", "--epochs", 1, "--output", made)
     shutil.move(made / "checkpoint.pt", folder / "checkpoint.pt")
     shutil.rmtree(made)
     _run("lower", folder / "net.onnx", folder / "plain.onnx")

@@ -1,4 +1,4 @@
-"""The demonstration: the article's problem from training to a proof of parity, with everything it leaves behind."""
+"""The demonstration: the linear example from training to a proof of parity, with everything it leaves behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.training.curves import plot_parity
-from exporter.training.data.dataset import ArticleProblem
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import TrainingResult, train
 from exporter.training.network import Network
 from exporter.training.options import default_options
@@ -31,7 +31,7 @@ class DemoResult:
     """What the demonstration showed.
 
     Attributes:
-        training: of the article's problem.
+        training: of the linear example.
         rows: the parity table, a row for each dtype and kernel; columns as in `HEADER`.
         is_ok: whether every kernel stayed within its bound.
         predictions: of x = (3, 2), whose true value is 16, by kernel.
@@ -52,7 +52,7 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
     names = [element_type.name for element_type in ELEMENT_TYPES]
     total = len(names) + 3
     on_progress(0, total, "training on y = 2 x0 + 3 x1 + 4")
-    training = train(ArticleProblem(), default_options("article"), folder=folder)
+    training = train(LinearExample(), default_options("linear"), folder=folder)
     on_progress(1, total, "exporting")
     model = folder / MODEL_NAME
     assert training.checkpoint is not None
@@ -100,7 +100,7 @@ def _verify(training: TrainingResult, model: Path, dtype: str) -> Verification:
 
 
 def _write_report(folder: Path, result: DemoResult) -> None:
-    problem = ArticleProblem()
+    problem = LinearExample()
     learned = learned_parameters(result.training.network)
     true = [*problem.weight, problem.bias]
     parameters = [
@@ -116,7 +116,7 @@ def _write_report(folder: Path, result: DemoResult) -> None:
         [
             Section(
                 "Training",
-                "The article's problem: y = 2 x0 + 3 x1 + 4 from 300 steps of one fresh sample each, in float64, with "
+                "The linear example: y = 2 x0 + 3 x1 + 4 from 300 steps of one fresh sample each, in float64, with "
                 "weight decay, which keeps the weights a little small.",
                 ["parameter", "learned", "true", "difference"],
                 parameters,
@@ -141,7 +141,7 @@ def _write_report(folder: Path, result: DemoResult) -> None:
             ),
             Section(
                 "Again, by hand",
-                code="mylinear train article\n"
+                code="mylinear train linear\n"
                 "mylinear export mylinear-train/checkpoint.pt linear.onnx\n"
                 'mylinear run linear.onnx --input "3,2"\n'
                 "mylinear verify linear.onnx --checkpoint mylinear-train/checkpoint.pt",

@@ -1,4 +1,4 @@
-"""`mylinear train`: learn from the article's problem, an example of scikit-learn, or a file."""
+"""`mylinear train`: learn from the linear example, an example of scikit-learn, or a file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.training.options import DEFAULTS, DTYPES, OPTIMIZERS, OptionError, TrainingOptions, default_options
+from exporter.training.options import (
+    DEFAULTS,
+    DTYPES,
+    OLD_NAMES,
+    OPTIMIZERS,
+    OptionError,
+    TrainingOptions,
+    default_options,
+)
 from ort_ops.console.progress import progress
 
 if TYPE_CHECKING:
     from exporter.training.checkpoints.checkpoint import Checkpoint
-    from exporter.training.data.dataset import ArticleProblem, Dataset
+    from exporter.training.data.dataset import Dataset
+    from exporter.training.data.linear_example import LinearExample
     from exporter.training.loop import TrainingInterrupted, TrainingResult
     from exporter.training.run import Problem
 
 DEFAULT_FOLDER = "mylinear-train"
-PROBLEMS = ("article", "digits", "diabetes")
+PROBLEMS = ("linear", "digits", "diabetes")
 TASKS = ("regression", "classification")
 FILLS = ("mean",)
 
@@ -33,7 +42,8 @@ _METRIC_NAMES = {"mse": "mean squared error", "r2": "R2", "accuracy": "accuracy"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the subcommand. Those left out are the problem's own, or the resumed checkpoint's."""
     parser.description = (
-        "Train on y = 2 x0 + 3 x1 + 4 (article), on an example of scikit-learn (digits, diabetes), or on a file."
+        "Train on the linear example, y = 2 x0 + 3 x1 + 4 (linear), on an example of scikit-learn (digits, diabetes), "
+        "or on a file."
     )
     parser.epilog = "In several processes: torchrun --nproc-per-node 2 --no-python mylinear train ..."
     parser.add_argument(
@@ -69,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hidden", type=_sizes, metavar="SIZES", help=f"hidden layers such as {hidden}, or none (default {hidden})"
     )
     shape.add_argument("--dtype", choices=DTYPES, help=f"of parameters and inputs (default {defaults.dtype})")
-    how = parser.add_argument_group("training (the defaults of article and diabetes differ)")
+    how = parser.add_argument_group("training (the defaults of linear and diabetes differ)")
     how.add_argument("--epochs", type=int, metavar="N", help=f"in all (default {defaults.epochs})")
     how.add_argument("--batch-size", type=int, metavar="ROWS", help=f"rows per step (default {defaults.batch_size})")
     how.add_argument("--optimizer", choices=OPTIMIZERS, help=f"(default {defaults.optimizer})")
@@ -166,16 +176,17 @@ def _check_combinations(args: argparse.Namespace) -> None:
         for name in ("target", "task", *_TABLE_OPTIONS, "fill"):
             if getattr(args, name) is not None:
                 raise OptionError(f"--{name} is about a file; it needs --data FILE")
-    if args.problem == "article":
+    if args.problem == "linear":
         for name in ("hidden", "validation"):
             if getattr(args, name) is not None:
-                raise OptionError(f"--{name} does not go with article, which is MyLinear(2, 1) without fixed rows")
+                raise OptionError(f"--{name} does not go with linear, which is one layer and has no fixed rows")
 
 
 def _load_problem(args: argparse.Namespace) -> Problem:
     from exporter.training.data import dataset as data
     from exporter.training.data.column_choice import ColumnChoice
     from exporter.training.data.files import load_data
+    from exporter.training.data.linear_example import LinearExample
 
     if args.data is not None:
         choice = ColumnChoice(
@@ -185,8 +196,8 @@ def _load_problem(args: argparse.Namespace) -> Problem:
             fill=args.fill,
         )
         return load_data(args.data, args.target, args.task, choice)
-    if args.problem == "article":
-        return data.ArticleProblem()
+    if args.problem == "linear":
+        return LinearExample()
     return data.load_digits() if args.problem == "digits" else data.load_diabetes()
 
 
@@ -208,7 +219,8 @@ def _options(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Trainin
 
 
 def _problem(text: str) -> str:
-    """Take a problem's name, or a file."""
+    """Take a problem's name, also an old one, or a file."""
+    text = OLD_NAMES.get(text, text)
     if text in PROBLEMS or Path(text).suffix.lower() in _DATA_SUFFIXES or Path(text).exists():
         return text
     raise argparse.ArgumentTypeError(f"invalid choice: '{text}' (choose from {', '.join(PROBLEMS)}, or name a file)")
@@ -256,11 +268,11 @@ def _print_columns(problem: Dataset) -> None:
 
 
 def _print_result(problem: Problem, result: TrainingResult, folder: Path) -> None:
-    from exporter.training.data.dataset import ArticleProblem
+    from exporter.training.data.linear_example import LinearExample
     from exporter.training.run import LOSS_CSV_NAME, LOSS_PLOT_NAME
 
     print("gradients checked against finite differences before training: right")
-    if isinstance(problem, ArticleProblem):
+    if isinstance(problem, LinearExample):
         _print_learned(problem, result)
     else:
         parts = result.metrics
@@ -271,7 +283,7 @@ def _print_result(problem: Problem, result: TrainingResult, folder: Path) -> Non
     print(f"next      mylinear export {shlex.quote(str(result.checkpoint))} model.onnx")
 
 
-def _print_learned(problem: ArticleProblem, result: TrainingResult) -> None:
+def _print_learned(problem: LinearExample, result: TrainingResult) -> None:
     """Print the learned weights beside the true ones."""
     layer = result.network.layers[0]
     learned = [*layer.get_parameter("weight").flatten().tolist(), *layer.get_parameter("bias").tolist()]

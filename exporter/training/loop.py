@@ -76,7 +76,7 @@ def train(
     of sums: the rows and their order, the losses, the parameters, the history.
 
     Args:
-        problem: rows to learn from, or the article's problem.
+        problem: rows to learn from, or the linear example.
         options: by default those of `default_options` for the problem.
         folder: where checkpoint, loss.csv and loss.png go; nothing is written without one.
         resume: the checkpoint to go on from; the data and all options that shape the result must be the same.

@@ -27,7 +27,7 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        epochs: passes over the training rows in all, those before a resume included. For the article's problem,
+        epochs: passes over the training rows in all, those before a resume included. For the linear example,
             which has no fixed rows, an epoch is one step on one fresh batch.
         batch_size: rows per step.
         lr: learning rate.
@@ -77,7 +77,7 @@ class TrainingOptions:
 
 
 DEFAULTS: Mapping[str, TrainingOptions] = {
-    "article": TrainingOptions(
+    "linear": TrainingOptions(
         epochs=300,
         batch_size=1,
         lr=0.01,
@@ -94,17 +94,19 @@ DEFAULTS: Mapping[str, TrainingOptions] = {
     "file": TrainingOptions(),
 }
 """The options that `mylinear train` starts from, by problem."""
+OLD_NAMES = {"article": "linear"}
+"""Problems under the names that they had before."""
 
 
 def default_options(problem: str, optimizer: str | None = None) -> TrainingOptions:
     """Return the defaults of a problem, with rates that suit the optimizer if that is another than its own.
 
     Args:
-        problem: a name in `DEFAULTS`; any other is taken as a file.
+        problem: a name in `DEFAULTS` or `OLD_NAMES`; any other is taken as a file.
         optimizer: ``sgd`` or ``adamw``; None for the problem's own.
     """
-    options = DEFAULTS.get(problem, DEFAULTS["file"])
+    options = DEFAULTS.get(OLD_NAMES.get(problem, problem), DEFAULTS["file"])
     if optimizer is None or optimizer == options.optimizer:
         return options
-    suited = DEFAULTS["article" if optimizer == "sgd" else "file"]
+    suited = DEFAULTS["linear" if optimizer == "sgd" else "file"]
     return replace(options, optimizer=optimizer, lr=suited.lr, weight_decay=suited.weight_decay)

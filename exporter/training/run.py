@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint, Metrics, save_checkpoint
-from exporter.training.data.dataset import ArticleProblem, DataError, Dataset
+from exporter.training.data.dataset import DataError, Dataset
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.distributed import Processes
 from exporter.training.history import EpochRecord, write_history
 from exporter.training.metrics import Rows, compute_loss, evaluate
@@ -26,10 +27,10 @@ from ort_ops.files.atomic import OutputError
 LOSS_CSV_NAME = "loss.csv"
 LOSS_PLOT_NAME = "loss.png"
 
-Problem = Dataset | ArticleProblem
+Problem = Dataset | LinearExample
 OnStep = Callable[[int, float], None]
 
-_ARTICLE_VALIDATION_ROWS = 1000
+_EXAMPLE_VALIDATION_ROWS = 1000
 # The usual 1e-8 is 0 in float16, and a step of a parameter without gradient would be 0 / 0.
 _ADAMW_EPS = {"float16": 1e-4}
 
@@ -40,7 +41,7 @@ class TrainingError(MylinearError, ArithmeticError):
 
 def count_steps(problem: Problem, options: TrainingOptions) -> int:
     """Return the number of steps that the training takes in all, those before a resume included."""
-    if isinstance(problem, ArticleProblem):
+    if isinstance(problem, LinearExample):
         return options.epochs
     rows = problem.rows - problem.count_validation_rows(options.validation)
     return options.epochs * math.ceil(rows / options.batch_size)
@@ -70,7 +71,7 @@ class Run:
         if isinstance(problem, Dataset):
             train_set, validation_set = problem.split(options.validation, options.seed)
         else:
-            train_set, validation_set = None, problem.fixed_rows(_ARTICLE_VALIDATION_ROWS, options.seed)
+            train_set, validation_set = None, problem.fixed_rows(_EXAMPLE_VALIDATION_ROWS, options.seed)
         # One stream for initialization and samples, as in a script that calls torch.manual_seed once.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(options.seed)
@@ -150,7 +151,7 @@ class Run:
             self.write_curve()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if isinstance(self.problem, ArticleProblem):
+        if isinstance(self.problem, LinearExample):
             x, y = self.problem.sample(self.options.batch_size, self.generator, self.network.dtype)
             yield x.to(self.device), y.to(self.device)
             return

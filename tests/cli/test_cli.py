@@ -31,7 +31,7 @@ def linear_onnx(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
 def test_train_export_run_verify_by_hand(engine: str, tmp_path: Path) -> None:
-    trained = typed("train", "article", cwd=tmp_path)
+    trained = typed("train", "linear", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "learned" in trained.stdout
     assert {p.name for p in (tmp_path / "mylinear-train").iterdir()} == {"checkpoint.pt", "loss.csv", "loss.png"}
@@ -210,7 +210,7 @@ main({[*command.split(), "--help"]})
     [
         (["run", "linear.onnx", "--input", "3,2"], 0, ""),
         (["verify", "linear.onnx"], 0, ""),
-        (["train", "article"], 2, "`mylinear train` needs torch: pip install '.[export]' in ort-mylinear's source"),
+        (["train", "linear"], 2, "`mylinear train` needs torch: pip install '.[export]' in ort-mylinear's source"),
         (["demo"], 2, "`mylinear demo` needs torch: pip install '.[export]' in ort-mylinear's source"),
     ],
     ids=str,

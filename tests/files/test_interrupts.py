@@ -144,7 +144,7 @@ COMMANDS = {
     "adopt": ["adopt", "m.onnx", "out.onnx"],
     "run": ["run", "m.onnx", "--input", "rows.csv", "--output", "y.csv"],
     "export": ["export", "mylinear-train/checkpoint.pt", "out.onnx"],
-    "train": ["train", "article", "--epochs", "60", "--output", "trained"],
+    "train": ["train", "linear", "--epochs", "60", "--output", "trained"],
 }
 
 
@@ -190,7 +190,7 @@ def test_a_signal_while_adopt_starts(delay_s: float, number: int, inputs: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_signal_at_any_moment(name: str, inputs: Path) -> None:
-    subprocess.run([MYLINEAR, "train", "article", "--epochs", "5"], cwd=inputs, check=True, capture_output=True)
+    subprocess.run([MYLINEAR, "train", "linear", "--epochs", "5"], cwd=inputs, check=True, capture_output=True)
     started = time.monotonic()
     subprocess.run([MYLINEAR, *COMMANDS[name]], cwd=inputs, check=True, capture_output=True)
     total_s = time.monotonic() - started

@@ -102,7 +102,7 @@ def test_a_full_stdout_is_one_line_and_status_2(full: Path, model: Path) -> None
 
 
 def test_a_closed_stdout_is_one_line_and_status_2(model: Path) -> None:
-    for command in ("run m.onnx --input 3,2", "train article", "--help"):
+    for command in ("run m.onnx --input 3,2", "train linear", "--help"):
         done = shell(f"mylinear {command} >&-", model.parent)
         said = "mylinear: standard output is closed; write `> /dev/null` to do without it\n"
         assert (done.returncode, done.stderr) == (2, said), command

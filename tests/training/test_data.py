@@ -1,4 +1,4 @@
-"""Datasets: splits, examples, the article's problem, and every way in which a file can be wrong."""
+"""Datasets: splits, examples, the linear example, and every way in which a file can be wrong."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.training.data.dataset import ArticleProblem, DataError, Dataset, load_diabetes, load_digits
+from exporter.training.data.dataset import DataError, Dataset, load_diabetes, load_digits
 from exporter.training.data.files import load_csv, load_data, load_npz
+from exporter.training.data.linear_example import LinearExample
 
 
 def dataset(rows: int = 20) -> Dataset:
@@ -94,8 +95,8 @@ def test_digits_and_diabetes_have_their_known_shapes_and_raw_units() -> None:
     assert 18 < diabetes.features[:, diabetes.feature_names.index("age")].mean() < 80
 
 
-def test_the_articles_problem_gives_a_fresh_sample_of_its_formula_each_time() -> None:
-    problem, generator = ArticleProblem(), torch.Generator().manual_seed(0)
+def test_the_linear_example_gives_a_fresh_sample_of_its_formula_each_time() -> None:
+    problem, generator = LinearExample(), torch.Generator().manual_seed(0)
     x, y = problem.sample(5, generator, torch.float64)
     again, _ = problem.sample(5, generator, torch.float64)
     assert x.shape == (5, 2)

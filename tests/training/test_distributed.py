@@ -26,7 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from exporter.operators.mylinear.functional import count_calls
 from exporter.operators.mylinear.module import MyLinear
 from exporter.training.checkpoints.checkpoint import load_checkpoint
-from exporter.training.data.dataset import ArticleProblem, Dataset, load_diabetes
+from exporter.training.data.dataset import Dataset, load_diabetes
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.distributed import PeerLostError, Processes, joined
 from exporter.training.loop import Problem, TrainingError, train
 from exporter.training.options import DEFAULTS, TrainingOptions
@@ -44,7 +45,7 @@ def rows() -> Dataset:
 TRAININGS: dict[str, tuple[Callable[[], Problem], TrainingOptions]] = {
     "even batches": (rows, OPTIONS),
     "uneven batches": (rows, replace(OPTIONS, batch_size=5)),
-    "batches of one row": (ArticleProblem, replace(DEFAULTS["article"], device="cpu", epochs=20)),
+    "batches of one row": (LinearExample, replace(DEFAULTS["linear"], device="cpu", epochs=20)),
     "sgd, float32": (rows, replace(OPTIONS, optimizer="sgd", lr=0.01, dtype="float32")),
 }
 

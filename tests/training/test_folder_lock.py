@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.training import folder_lock
-from exporter.training.data.dataset import ArticleProblem
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.folder_lock import LOCK_NAME, FolderInUseError, lock_folder
 from exporter.training.loop import train
 from exporter.training.options import TrainingOptions
@@ -51,7 +51,7 @@ def test_a_second_training_is_told_who_has_the_folder_and_changes_nothing(
     pattern = rf"'.*' is in use by another training: process {holder.pid} on .+ since \d{{4}}-\d\d-\d\dT.*; wait for"
     options = TrainingOptions(epochs=1, hidden=(), device="cpu", standardize=False)
     with pytest.raises(FolderInUseError, match=pattern):
-        train(ArticleProblem(), options, folder=tmp_path)
+        train(LinearExample(), options, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
 
 

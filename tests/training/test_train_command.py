@@ -14,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from exporter.cli import train as command
 from exporter.training import run as training_run
 from exporter.training.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from exporter.training.data.dataset import DataError
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import TrainingError
-from exporter.training.options import OptionError
+from exporter.training.options import OptionError, default_options
+from ort_ops.cli import main as cli
 from ort_ops.errors import MylinearError
 from ort_ops.files.atomic import OutputError
 
@@ -45,14 +48,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_article_prints_the_learned_weights_beside_the_true_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("article") == 0
+def test_the_linear_example_prints_the_learned_weights_beside_the_true_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("linear") == 0
     out = capsys.readouterr().out
     assert "y = 2 x0 + 3 x1 + 4" in out
     assert "network   2 -> 1, float64" in out
     assert re.search(r"learned +1\.995487 +2\.984055 +4\.009539\ntrue +2 +3 +4\nlargest error 0\.0159\n", out)
     assert "mylinear export mylinear-train/checkpoint.pt model.onnx" in out
     assert sorted(path.name for path in Path("mylinear-train").iterdir()) == ["checkpoint.pt", "loss.csv", "loss.png"]
+
+
+def test_the_linear_example_keeps_its_old_name_and_its_old_checkpoints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as old:
+        init = LinearExample.__init__
+        old.setattr(init, "__defaults__", ("article", *(init.__defaults__ or ())[1:]))
+        assert run("linear --epochs 20 --output old") == 0
+    assert load_checkpoint("old/checkpoint.pt").data.name == "article"
+    assert run("article --epochs 40 --output new") == 0
+    assert load_checkpoint("new/checkpoint.pt").data.name == "linear"
+    assert run("article --epochs 40 --resume --output old") == 0
+    out = capsys.readouterr().out
+    assert "resuming  after epoch 20 of 40" in out
+    assert default_options("article") == default_options("linear")
+    old_bits, new_bits = (load_checkpoint(f"{name}/checkpoint.pt").network_state for name in ("old", "new"))
+    assert all(torch.equal(old_bits[name], new_bits[name]) for name in new_bits)
+    assert cli.main(["export", "old/checkpoint.pt", "old.onnx", "--engine", "torchscript"]) == 0
 
 
 def test_a_csv_is_learned_with_the_options_given(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,12 +221,12 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "error", "message"),
     [
-        ("", OptionError, "say what to train on: article, digits, diabetes, or --data FILE --target COLUMN"),
+        ("", OptionError, "say what to train on: linear, digits, diabetes, or --data FILE --target COLUMN"),
         ("digits --data rows.csv", OptionError, "two things to train on"),
         ("digits --target y", OptionError, "--target is about a file; it needs --data FILE"),
-        ("article --task regression", OptionError, "--task is about a file"),
-        ("article --hidden 4", OptionError, "--hidden does not go with article"),
-        ("article --validation 0.1", OptionError, "--validation does not go with article"),
+        ("linear --task regression", OptionError, "--task is about a file"),
+        ("linear --hidden 4", OptionError, "--hidden does not go with linear"),
+        ("linear --validation 0.1", OptionError, "--validation does not go with linear"),
         ("digits --momentum 0.5", OptionError, "--momentum is for --optimizer sgd, and this is adamw"),
         ("digits --epochs 0", OptionError, "epochs must be 1 or more, got 0"),
         ("digits --lr nan", OptionError, "lr must be a number above 0, got nan"),

@@ -22,14 +22,15 @@ from exporter.torch_ops.gradients import GradientError
 from exporter.training import metrics as evaluation
 from exporter.training import run as training_run
 from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint, load_network
-from exporter.training.data.dataset import ArticleProblem, DataError, Dataset, load_diabetes, load_digits
+from exporter.training.data.dataset import DataError, Dataset, load_diabetes, load_digits
+from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import Problem, TrainingError, TrainingInterrupted, TrainingResult, train
 from exporter.training.network import Architecture, Network
 from exporter.training.options import DEFAULTS, OptionError, TrainingOptions, default_options
 
 SMALL = TrainingOptions(epochs=6, batch_size=7, lr=0.01, hidden=(5,), device="cpu")
 SGD = replace(SMALL, optimizer="sgd")
-ARTICLE = replace(DEFAULTS["article"], device="cpu")
+EXAMPLE = replace(DEFAULTS["linear"], device="cpu")
 
 
 def regression(rows: int = 40) -> Dataset:
@@ -64,10 +65,10 @@ def largest_error(result: TrainingResult) -> float:
     return float((learned.detach() - torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)).abs().max())
 
 
-# The article's problem
+# The linear example
 
 
-def test_the_articles_preset_is_the_articles_loop_to_the_last_bit() -> None:
+def test_the_linear_preset_is_a_plain_loop_to_the_last_bit() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(2, 1, dtype=torch.float64)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -76,22 +77,22 @@ def test_the_articles_preset_is_the_articles_loop_to_the_last_bit() -> None:
         optimizer.zero_grad()
         F.mse_loss(layer(x), 2 * x[:1] + 3 * x[1:] + 4).backward()
         optimizer.step()
-    result = train(ArticleProblem())
+    result = train(LinearExample())
     assert_same_bits(result.network.layers[0], layer)
     assert result.network.architecture == Architecture(2, (), 1, "float64")
     y = result.network(torch.tensor([[3.0, 2.0]], dtype=torch.float64)).item()
     assert y == pytest.approx(15.964110066067608, abs=1e-12)
 
 
-def test_the_articles_300_steps_come_as_near_as_they_should() -> None:
-    errors = sorted(largest_error(train(ArticleProblem(), replace(ARTICLE, seed=seed))) for seed in range(6))
+def test_the_linear_example_s_300_steps_come_as_near_as_they_should() -> None:
+    errors = sorted(largest_error(train(LinearExample(), replace(EXAMPLE, seed=seed))) for seed in range(6))
     assert errors[-1] < 0.05
     assert 0.005 < errors[3] < 0.03
 
 
-def test_the_articles_problem_converges_with_larger_batches_and_rate_and_no_decay() -> None:
-    options = replace(ARTICLE, epochs=1000, batch_size=64, lr=0.1, weight_decay=0.0)
-    assert largest_error(train(ArticleProblem(), options)) < 1e-12
+def test_the_linear_example_converges_with_larger_batches_and_rate_and_no_decay() -> None:
+    options = replace(EXAMPLE, epochs=1000, batch_size=64, lr=0.1, weight_decay=0.0)
+    assert largest_error(train(LinearExample(), options)) < 1e-12
 
 
 # Real data
@@ -189,7 +190,7 @@ def test_a_network_is_exported_as_these_operators_only() -> None:
 PROBLEMS: dict[str, tuple[Callable[[], Problem], TrainingOptions]] = {
     "regression, sgd": (regression, SGD),
     "classification, adamw": (classification, SMALL),
-    "article": (ArticleProblem, replace(ARTICLE, epochs=20, checkpoint_interval=10)),
+    "linear": (LinearExample, replace(EXAMPLE, epochs=20, checkpoint_interval=10)),
 }
 each_problem = pytest.mark.parametrize("problem", PROBLEMS)
 
@@ -254,11 +255,11 @@ def test_an_interrupt_before_the_first_checkpoint_says_that_there_is_none(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_article_is_saved_at_its_interval_and_at_its_end(tmp_path: Path) -> None:
+def test_the_linear_example_is_saved_at_its_interval_and_at_its_end(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted) as caught:
-        train(ArticleProblem(), ARTICLE, folder=tmp_path, on_step=interrupt_at(120))
+        train(LinearExample(), EXAMPLE, folder=tmp_path, on_step=interrupt_at(120))
     assert caught.value.saved_epoch == 100
-    train(ArticleProblem(), replace(ARTICLE, epochs=7), folder=tmp_path)
+    train(LinearExample(), replace(EXAMPLE, epochs=7), folder=tmp_path)
     assert load_checkpoint(tmp_path / CHECKPOINT_NAME).epoch == 7
 
 
@@ -367,7 +368,7 @@ def test_a_resume_with_other_options_or_data_is_refused_by_name(tmp_path: Path) 
         (renamed, SGD, "the columns of the data was a,b,c and is a,b,d"),
         (classification(), SGD, "the task of the data was regression and is classification"),
         (changed, SGD, "the values of 'rows' have changed"),
-        (ArticleProblem(), SGD, "the columns of the data"),
+        (LinearExample(), SGD, "the columns of the data"),
         (regression(), replace(SGD, epochs=2), "nothing to resume: 2 epochs are done and 2 are wanted"),
     ]
     for problem, options, message in cases:

@@ -1,10 +1,10 @@
-"""What can be learned: `Dataset` (rows and targets), scikit-learn's examples, and the article's endless problem."""
+"""What can be learned from: `Dataset`, which is rows with targets, and scikit-learn's examples."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from ort_ops.files.inputs import InputError
 from ort_ops.installation.extras import install_extra
 from ort_ops.prediction.columns import Column, feature_names, plain_columns
-
-if TYPE_CHECKING:
-    import torch
 
 Task = Literal["regression", "classification"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -190,36 +187,6 @@ class Dataset:
         for field, value in {**self.__dict__, **changes}.items():
             object.__setattr__(changed, field, value)
         return changed
-
-
-@dataclass(frozen=True)
-class ArticleProblem:
-    """``y = 2 x0 + 3 x1 + 4`` with x uniform in [0, 1)^2: a fresh sample at each step, and no fixed rows."""
-
-    name: str = "article"
-    task: Task = "regression"
-    feature_names: tuple[str, ...] = ("x0", "x1")
-    weight: tuple[float, float] = (2.0, 3.0)
-    bias: float = 4.0
-
-    def sample(self, rows: int, generator: torch.Generator, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x ``[rows, 2]`` and y ``[rows, 1]``, which continue the generator's stream."""
-        import torch
-
-        x = torch.rand(rows, 2, generator=generator, dtype=dtype)
-        y = self.weight[0] * x[:, :1] + self.weight[1] * x[:, 1:] + self.bias
-        return x, y
-
-    def fixed_rows(self, rows: int, seed: int) -> Dataset:
-        """Return rows to validate with, which take nothing from the training's stream."""
-        x = np.random.default_rng([seed, rows]).random((rows, 2))
-        y = x @ np.array([self.weight]).T + self.bias
-        return Dataset(self.name, self.task, x, y, self.feature_names)
-
-    def describe(self) -> DataDescription:
-        formula = f"y = {self.weight[0]:g} x0 + {self.weight[1]:g} x1 + {self.bias:g}"
-        columns = plain_columns(self.feature_names)
-        return DataDescription(self.name, self.task, 0, self.feature_names, None, formula, columns)
 
 
 def load_digits() -> Dataset:
