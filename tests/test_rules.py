@@ -1,0 +1,248 @@
+"""Rules of the house that no other tool checks: who may name an operator, how long files are, what rooms hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ort_ops import operators
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("ort_ops", "exporter", "cpp_ops")
+OWN_FOLDERS = tuple(f"{package}/operators/" for package in PACKAGES)
+CODE = (".py", ".cc", ".h", ".cu", ".cuh")
+
+# Words that only an operator of this project has, beside the names that are collected below.
+CONTRACT_WORDS = ("in_features", "out_features", "has_bias", "no_bias", "absent_bias", "my_linear")
+# What may be called like an operator all the same: the product (its command, distribution, entry-point groups, keys of
+# metadata and C symbols are `mylinear`, its environment variables and macros MYLINEAR_*), and lists of operators.
+ALLOWED = {
+    "ort_ops/__init__.py": r'"MYLINEAR",|"MYLINEAR": "operators\.\w+\.contract",|from ort_ops\.operators\..*',
+    "exporter/__init__.py": r'^ +"\w+",$|^ +"\w+": "[\w.]+",$|^ +from exporter\.operators\.\w+\.\w+ import .*',
+    "cpp_ops/register.cc": r'#include "operators/.*|operators::\w+|TypeList<.*',
+    "cpp_ops/CMakeLists.txt": r"operators/\w+/\w+\.cc",
+}
+# Files that name an operator today. The list may only shrink: a file on it that names none must be taken off.
+NAMES_AN_OPERATOR: frozenset[str] = frozenset(
+    {
+        "cpp_ops/register.cc",
+        "exporter/__init__.py",
+        "exporter/bench/__init__.py",
+        "exporter/bench/measure/bits.py",
+        "exporter/bench/measure/ceilings.py",
+        "exporter/bench/measure/cells.py",
+        "exporter/bench/measure/chain.py",
+        "exporter/bench/measure/cuda.py",
+        "exporter/bench/measure/grid.py",
+        "exporter/bench/measure/models.py",
+        "exporter/bench/measure/sides.py",
+        "exporter/bench/measure/whole_model.py",
+        "exporter/bench/show/report.py",
+        "exporter/cli/__init__.py",
+        "exporter/cli/bench.py",
+        "exporter/cli/demo_path.py",
+        "exporter/cli/export.py",
+        "exporter/cli/train.py",
+        "exporter/cli/verify.py",
+        "exporter/to_onnx/agreement.py",
+        "exporter/to_onnx/dynamo.py",
+        "exporter/to_onnx/export.py",
+        "exporter/to_onnx/job.py",
+        "exporter/to_onnx/precision.py",
+        "exporter/to_onnx/torchscript.py",
+        "exporter/torch_ops/gradients.py",
+        "exporter/training/checkpoints/checks.py",
+        "exporter/training/data/dataset.py",
+        "exporter/training/data/files.py",
+        "exporter/training/loop.py",
+        "exporter/training/metrics.py",
+        "exporter/training/network.py",
+        "exporter/training/options.py",
+        "exporter/training/run.py",
+        "exporter/training/trained.py",
+        "exporter/verification/backends.py",
+        "exporter/verification/backward.py",
+        "exporter/verification/divergence.py",
+        "exporter/verification/inputs.py",
+        "exporter/verification/nodes.py",
+        "exporter/verification/report.py",
+        "exporter/verification/result.py",
+        "exporter/verification/verify.py",
+        "ort_ops/__init__.py",
+        "ort_ops/analysis/evaluation.py",
+        "ort_ops/analysis/float64_evaluator.py",
+        "ort_ops/analysis/float64_run.py",
+        "ort_ops/analysis/local_error.py",
+        "ort_ops/analysis/widen.py",
+        "ort_ops/cli/adopt.py",
+        "ort_ops/cli/command_line.py",
+        "ort_ops/cli/inspect.py",
+        "ort_ops/cli/lower.py",
+        "ort_ops/cli/run.py",
+        "ort_ops/inspection/model.py",
+        "ort_ops/kernels/extensions.py",
+        "ort_ops/models/nodes.py",
+        "ort_ops/prediction/predict.py",
+        "ort_ops/python_kernels/trampoline.py",
+        "ort_ops/rewrite/check.py",
+        "ort_ops/rewrite/constants.py",
+        "ort_ops/rewrite/edit.py",
+        "ort_ops/rewrite/match.py",
+        "ort_ops/rewrite/reasons.py",
+        "ort_ops/rewrite/report.py",
+        "ort_ops/rewrite/rewrite.py",
+        "ort_ops/rewrite/shapes.py",
+        "ort_ops/session.py",
+    }
+)
+# Files of more than 300 lines that do not say why. It may only shrink.
+LONG: frozenset[str] = frozenset(
+    {
+        "benchmarks/cuda.py",
+        "cpp_ops/ort/abi.h",
+        "exporter/operators/mylinear/functional.py",
+        "exporter/verification/backends.py",
+        "exporter/verification/verify.py",
+        "ort_ops/analysis/float64_evaluator.py",
+        "ort_ops/models/inputs/integer_limits.py",
+        "ort_ops/models/nodes.py",
+        "ort_ops/opdef/operator.py",
+        "ort_ops/python_kernels/node.py",
+        "ort_ops/rewrite/constants.py",
+        "ort_ops/rewrite/edit.py",
+        "ort_ops/session.py",
+        "tests/analysis/test_float64_run.py",
+        "tests/bench/test_bench.py",
+        "tests/command_mutations.py",
+        "tests/cpp/cuda_backend_test.cc",
+        "tests/cpp/cuda_op_test.cc",
+        "tests/cpp/fake_ort.h",
+        "tests/cpp/kernel_test.cc",
+        "tests/cpp/op_test.cc",
+        "tests/files/test_files.py",
+        "tests/models/test_model_validation.py",
+        "tests/native/test_cuda_registration.py",
+        "tests/native_fuzz.py",
+        "tests/python_kernels/test_python_kernel_definitions.py",
+        "tests/python_kernels/test_python_kernel_errors.py",
+        "tests/python_kernels/test_python_kernel_memory.py",
+        "tests/python_kernels/test_python_kernel_processes.py",
+        "tests/python_kernels/test_python_kernels.py",
+        "tests/rewrite/test_rewrite.py",
+        "tests/rewrite/test_rewrite_left.py",
+        "tests/sessions/test_session.py",
+        "tests/to_onnx/test_export.py",
+        "tests/to_onnx/test_export_any.py",
+        "tests/to_onnx/test_export_calls.py",
+        "tests/torch_ops/test_functional_derivatives.py",
+        "tests/torch_ops/test_functional_tensors.py",
+        "tests/torch_ops/test_swap.py",
+        "tests/training/test_checkpoint.py",
+        "tests/training/test_training.py",
+        "tests/verification/test_verify.py",
+    }
+)
+# Rooms that have more files than MAX_FILES. It may only shrink.
+FULL = {"cpp_ops/ort": 14, "exporter/bench/measure": 15}
+# Folders of tests that are not called like a room, and what they test.
+OTHER_FOLDERS = {
+    "cpp": "the kernels in C++, under sanitizers",
+    "data": "what onnxruntime's headers say",
+    "second_operator": "an operator that nothing else knows",
+    "sessions": "session.py, session_options.py and what they need",
+}
+MAX_LINES, MAX_FILES = 300, 12
+
+
+@cache
+def tracked(*folders: str) -> dict[str, str]:
+    """Return the text of each file under git in some folders, by path."""
+    listed = subprocess.run(
+        ["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return {
+        name: (ROOT / name).read_text()
+        for name in listed
+        if (ROOT / name).is_file() and Path(name).suffix not in (".onnx", ".png", ".npz", ".gz")
+    }
+
+
+@cache
+def operator_words() -> re.Pattern[str]:
+    """Return what matches the name of an operator of this project, of its words, and of what its folders define."""
+    words = {*CONTRACT_WORDS}
+    for kit in operators.load():
+        words.add(kit.operator.name)
+    for name, text in tracked(*OWN_FOLDERS).items():
+        if name.endswith(".py"):
+            defined = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+            words |= {node.name for node in defined if "linear" in node.name.lower() and node.name != "linear"}
+    folders = "|".join(operators.FOLDERS)
+    in_python = rf"['\"](?:{folders})::|torch\.ops\.(?:{folders})\b"
+    return re.compile(rf"\b(?:{'|'.join(sorted(words))})\b|operators[./](?:{folders})\b|{in_python}")
+
+
+def named_operators(name: str, text: str) -> list[str]:
+    """Return the lines of a file that name an operator."""
+    if name in ALLOWED:
+        text = re.sub(ALLOWED[name], "", text, flags=re.MULTILINE)
+    return [line.strip() for line in text.splitlines() if operator_words().search(line)]
+
+
+def test_no_operator_is_named_outside_its_rooms() -> None:
+    files = {name: text for name, text in tracked(*PACKAGES).items() if not name.startswith(OWN_FOLDERS)}
+    found = {name: lines for name, text in files.items() if (lines := named_operators(name, text))}
+    unknown = {name: lines for name, lines in found.items() if name not in NAMES_AN_OPERATOR}
+    assert not unknown, "these name an operator; ask the registry instead"
+    assert not NAMES_AN_OPERATOR - set(found), "these name none any more; take them off the list"
+
+
+@pytest.mark.parametrize(
+    "text", ["MYLINEAR", "x.in_features", "swap_linear(model)", "ort_ops.operators.mylinear", "LinearF"]
+)
+def test_the_rule_finds_an_operator(text: str) -> None:
+    assert named_operators("ort_ops/session.py", f"a = 1\nb = {text}\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["MYLINEAR_ISA", "mylinear run", "MylinearError", "mylinear.operators", "nn.Linear", "mylinear_describe"]
+)
+def test_the_rule_lets_the_product_s_own_name_pass(text: str) -> None:
+    assert not named_operators("ort_ops/session.py", text)
+
+
+def test_long_files_say_why() -> None:
+    files = {n: t for n, t in tracked(*PACKAGES, "tests", "benchmarks").items() if Path(n).suffix in CODE}
+    long = {name for name, text in files.items() if text.count("\n") > MAX_LINES}
+    silent = {name for name in long if not any("Long because" in line for line in files[name].splitlines()[:12])}
+    assert silent == LONG, f"a file of more than {MAX_LINES} lines says 'Long because ...' in its first lines"
+
+
+def test_a_room_has_about_ten_files() -> None:
+    rooms: dict[str, set[str]] = {}
+    for name in tracked(*PACKAGES):
+        path = Path(name)
+        if path.suffix in CODE and path.stem != "__init__":
+            rooms.setdefault(path.parent.as_posix(), set()).add(path.stem)  # x.cc and x.h are one
+    assert {room: len(files) for room, files in rooms.items() if len(files) > MAX_FILES} == FULL
+
+
+def test_tests_mirror_the_rooms() -> None:
+    rooms = {path.name for package in ("ort_ops", "exporter") for path in (ROOT / package).iterdir() if path.is_dir()}
+    rooms |= {path.stem for path in (ROOT / "ort_ops").glob("*.py")}
+    folders = {Path(name).parts[1] for name in tracked("tests") if len(Path(name).parts) > 2}
+    assert folders - rooms == set(OTHER_FOLDERS)
+
+
+def test_only_its_own_folder_knows_the_second_operator() -> None:
+    words = re.compile(r"SCALED_CLIP|scaled_clip|ScaledClip|example\.ops|example_ops")
+    own = "tests/second_operator/"
+    texts = {name: text for name, text in tracked().items() if not name.startswith(own)}
+    assert len(texts) > 300
+    knowing = {name for name, text in texts.items() if words.search(text)}
+    assert knowing <= {"tests/test_rules.py"}
