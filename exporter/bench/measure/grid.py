@@ -1,4 +1,4 @@
-"""One cell of the grid: check the result of every backend, time those that are right, compare with the ceiling."""
+"""One cell of the grid: check every side's result, time those that are right, compare with the ceiling."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bench.measure import cuda
-from exporter.bench.measure.backends import (
+from exporter.bench.measure.ceilings import Ceilings, least_time, work
+from exporter.bench.measure.cells import OURS, Cell
+from exporter.bench.measure.sides import (
     Arrays,
-    Backend,
+    Side,
     UnavailableError,
     aligned,
     draw,
     first_words,
     inference_mode,
-    make_backend,
+    make_side,
 )
-from exporter.bench.measure.ceilings import Ceilings, least_time, work
-from exporter.bench.measure.cells import OURS, Cell
-from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.numerics.compare import compare
@@ -37,16 +36,15 @@ from ort_ops.operators.mylinear.reference import linear_float64
 
 
 @dataclass(frozen=True)
-class BackendResult:
-    """What was found of one backend in a cell.
+class SideResult:
+    """What was found of one side in a cell.
 
     Attributes:
         median, q1, q3: seconds a call; None where it was not timed.
         slots, calls: how often it was timed, and how many calls each.
         error_in_bounds: its largest error in units of the derived bound; at most 1 for a right result. None where it
             did not run, and where NaN or infinity stand in the wrong place.
-        outcome: what became of it.
-        detail: more on an outcome other than `TIMED`: what is wrong, or why it does not run.
+        reason: why it was not timed; empty if it was.
     """
 
     median: float | None = None
@@ -55,13 +53,7 @@ class BackendResult:
     slots: int = 0
     calls: int = 0
     error_in_bounds: float | None = None
-    outcome: Outcome = Outcome.TIMED
-    detail: str = ""
-
-    @property
-    def reason(self) -> str:
-        """Why it was not timed, in words; empty if it was."""
-        return f"{self.outcome}: {self.detail}" if self.outcome is Outcome.WRONG else self.detail
+    reason: str = ""
 
     @property
     def spread(self) -> float | None:
@@ -70,29 +62,19 @@ class BackendResult:
             return None
         return (self.q3 - self.q1) / self.median
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data, with the reason in words, for JSON."""
-        return {**asdict(self), "reason": self.reason}
-
-    @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> BackendResult:
-        """Read `as_dict`. Raises: KeyError, TypeError or ValueError for anything else."""
-        fields = {name: value for name, value in found.items() if name != "reason"}
-        return cls(**{**fields, "outcome": Outcome(fields["outcome"])})
-
 
 @dataclass(frozen=True)
 class CellResult:
     """What was found in one cell, as the result file has it.
 
     Attributes:
-        backends: by name, ours first.
+        sides: by name, ours first.
         ceiling_s: the least time that this machine could take; None where ceilings were not measured.
         bound_by: what that time comes from: ``flops`` or a level of memory.
     """
 
     cell: Cell
-    backends: dict[str, BackendResult]
+    sides: dict[str, SideResult]
     ceiling_s: float | None
     bound_by: str
     flops: int
@@ -101,17 +83,17 @@ class CellResult:
     @property
     def ours(self) -> float | None:
         """Our median in seconds."""
-        return self.backends[OURS].median
+        return self.sides[OURS].median
 
     @property
     def best_peer(self) -> str | None:
         """The fastest peer with a right result, or None."""
-        timed = {n: s.median for n, s in self.backends.items() if n != OURS and s.median is not None}
+        timed = {n: s.median for n, s in self.sides.items() if n != OURS and s.median is not None}
         return min(timed, key=lambda name: timed[name]) if timed else None
 
     def ratio(self, peer: str | None) -> float | None:
         """Return the peer's time in units of ours: above 1 we are faster. None where either was not timed."""
-        theirs = self.backends[peer].median if peer in self.backends else None
+        theirs = self.sides[peer].median if peer in self.sides else None
         return theirs / self.ours if theirs is not None and self.ours is not None else None
 
     @property
@@ -121,11 +103,11 @@ class CellResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, with what follows from it, for JSON."""
-        peers = [name for name in self.backends if name != OURS]
+        peers = [name for name in self.sides if name != OURS]
         return {
             **asdict(self.cell),
             "device": self.cell.device,
-            "sides": {name: backend.as_dict() for name, backend in self.backends.items()},
+            "sides": {name: asdict(side) for name, side in self.sides.items()},
             "best_peer": self.best_peer,
             "ratio_to_best": self.ratio(self.best_peer),
             "ratios": {name: self.ratio(name) for name in peers},
@@ -141,7 +123,7 @@ class CellResult:
         """Read `as_dict`."""
         return cls(
             Cell(*(found[name] for name in ("M", "K", "N", "dtype", "threads"))),
-            {name: BackendResult.from_dict(backend) for name, backend in found["sides"].items()},
+            {name: SideResult(**side) for name, side in found["sides"].items()},
             *(found[name] for name in ("ceiling_s", "bound_by", "flops", "nbytes")),
         )
 
@@ -159,7 +141,7 @@ class Problem:
 def make_problem(
     rows: int, in_features: int, out_features: int, dtype: str, arithmetic: Arithmetic = ROUNDED
 ) -> Problem:
-    """Draw the arrays and compute what the results are compared with."""
+    """Draw the arrays and compute what the results are held against."""
     a = draw(rows, in_features, out_features, dtype)
     bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype), arithmetic=arithmetic)
     return Problem(a, linear_float64(a.x, a.weight, a.bias), bound)
@@ -168,47 +150,47 @@ def make_problem(
 def run_cell(
     cell: Cell, problem: Problem, peers: Sequence[str], budget_s: float, ceilings: Ceilings | None
 ) -> CellResult:
-    """Check and time every backend of one cell."""
+    """Check and time every side of one cell."""
     arrays = Arrays(aligned(problem.arrays.x[: cell.M]), problem.arrays.weight, problem.arrays.bias)
-    results: dict[str, BackendResult] = {}
-    backends: dict[str, Backend] = {}
+    results: dict[str, SideResult] = {}
+    sides: dict[str, Side] = {}
     with inference_mode(peers):
         for name in (OURS, *peers):
             try:
-                backend = make_backend(name, cell, arrays)
-                results[name] = check(backend, problem)
+                side = make_side(name, cell, arrays)
+                results[name] = check(side, problem)
             except UnavailableError as error:
-                results[name] = BackendResult(outcome=Outcome.UNAVAILABLE, detail=str(error))
+                results[name] = SideResult(reason=str(error))
             else:
-                if results[name].outcome is Outcome.NOT_TIMED:
-                    backends[name] = backend
-        if OURS in backends:
+                if not results[name].reason:
+                    sides[name] = side
+        if OURS in sides:
             rng = random.Random(zlib.crc32(cell.key.encode()))
-            runs = {name: backend.run for name, backend in backends.items()}
+            runs = {name: side.run for name, side in sides.items()}
             timings = measure(runs, budget_s, rng=rng, finish=cuda.finish(cell.threads))
             for name, t in timings.items():
                 error_in_bounds = results[name].error_in_bounds
-                results[name] = BackendResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)
-    backends.clear()
+                results[name] = SideResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)
+    sides.clear()
     gc.collect()  # sessions end here, not while the next cell is timed
     flops, nbytes = work(cell)
     seconds, bound_by = (None, "") if ceilings is None else least_time(cell, ceilings)
     return CellResult(cell, results, seconds, bound_by, flops, nbytes)
 
 
-def check(backend: Backend, problem: Problem) -> BackendResult:
-    """Run the backend once and compare with the float64 definition: `WRONG`, or `NOT_TIMED` yet."""
+def check(side: Side, problem: Problem) -> SideResult:
+    """Run the side once and compare with the float64 definition; ``reason`` says what is wrong, if anything is."""
     try:
-        y = backend.result()
+        y = side.result()
     except KeyboardInterrupt:
         raise
     except Exception as error:
         raise UnavailableError(first_words(error)) from error
     dtype = problem.arrays.x.dtype
     if y.dtype != dtype:
-        return BackendResult(outcome=Outcome.WRONG, detail=f"{y.dtype} instead of {dtype}")
+        return SideResult(reason=f"wrong result: {y.dtype} instead of {dtype}")
     rows = len(y)
     found = compare(y, problem.expected[:rows], problem.bound[:rows], MYLINEAR.element_type(dtype.name))
+    reason = "" if found.complaint is None else f"wrong result: {found.complaint}"
     error_in_bounds = found.max_in_bounds if math.isfinite(found.max_in_bounds) else None
-    outcome = Outcome.NOT_TIMED if found.complaint is None else Outcome.WRONG
-    return BackendResult(error_in_bounds=error_in_bounds, outcome=outcome, detail=found.complaint or "")
+    return SideResult(error_in_bounds=error_in_bounds, reason=reason)

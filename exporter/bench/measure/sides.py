@@ -1,6 +1,6 @@
-"""Who takes part in a cell: our node in a session, and its peers, all on the same arrays, or copies on the GPU.
+"""Who takes part in a cell: MYLINEAR's node in a session, and its peers, all on the same arrays, or copies on the GPU.
 
-Every backend is given its weight beforehand and its input and output where it can take them, so that a call computes
+Every side is given its weight beforehand and its input and output where it can take them, so that a call computes
 and does nothing else. Each keeps its own defaults but the number of threads.
 """
 
@@ -31,11 +31,11 @@ _LOG_FATAL = 4
 
 
 class UnavailableError(Exception):
-    """A backend that cannot take part; the message says why."""
+    """A side that cannot take part; the message says why."""
 
 
 @dataclass(frozen=True)
-class Backend:
+class Side:
     """One contestant of a cell.
 
     Attributes:
@@ -71,7 +71,7 @@ def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
 
 
 def aligned(array: Array) -> Array:
-    """Return a copy whose data begins at a multiple of 64 bytes, so that no backend is lucky."""
+    """Return a copy whose data begins at a multiple of 64 bytes, so that no side is lucky."""
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -79,8 +79,8 @@ def aligned(array: Array) -> Array:
     return copy
 
 
-def make_backend(name: str, cell: Cell, arrays: Arrays) -> Backend:
-    """Make one backend of a cell.
+def make_side(name: str, cell: Cell, arrays: Arrays) -> Side:
+    """Make one side of a cell.
 
     Raises: UnavailableError with the reason where it does not run on this machine or in this dtype.
     """
@@ -110,7 +110,7 @@ def matmul_model(weight: Array, bias: Array) -> ModelProto:
 
 
 def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
-    """Make options with so many threads, and the C++ kernels registered for our own backend."""
+    """Make options with so many threads, and the C++ kernels registered for our own side."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -121,7 +121,7 @@ def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOpti
 
 
 def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxruntime.InferenceSession:
-    """Open a model in onnxruntime's own session, the same for every backend."""
+    """Open a model in onnxruntime's own session, the same for every side."""
     options = session_options(threads, with_ours=with_ours)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -145,12 +145,10 @@ def _ort_value(array: Array) -> onnxruntime.OrtValue:
     return make(array.view(np.uint16), MYLINEAR.element_type("bfloat16").onnx_type)
 
 
-def session_backend(
-    model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False
-) -> Backend:
+def session_side(model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False) -> Side:
     """Open a model of ``x`` to ``y`` and bind both; 0 threads are the GPU."""
     if not threads:
-        return _cuda_backend(model, x, out_features, with_ours=with_ours)
+        return _cuda_side(model, x, out_features, with_ours=with_ours)
     session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
     run, y = bind(session, x, out_features)
 
@@ -158,10 +156,10 @@ def session_backend(
         run()
         return y
 
-    return Backend(run, result)
+    return Side(run, result)
 
 
-def _cuda_backend(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Backend:
+def _cuda_side(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Side:
     import torch
 
     from exporter.torch_ops.tensors import to_numpy
@@ -178,43 +176,43 @@ def _cuda_backend(model: ModelProto, x: Array, out_features: int, *, with_ours: 
         cuda.synchronize()
         return to_numpy(y)
 
-    return Backend(run, result)
+    return Side(run, result)
 
 
-def _make_ours(cell: Cell, arrays: Arrays) -> Backend:
+def _make_ours(cell: Cell, arrays: Arrays) -> Side:
     model = make_linear_model(["batch", cell.K], arrays.weight, arrays.bias, with_function=False)
-    return session_backend(model, arrays.x, cell.N, cell.threads, with_ours=True)
+    return session_side(model, arrays.x, cell.N, cell.threads, with_ours=True)
 
 
-def _make_gemm(cell: Cell, arrays: Arrays) -> Backend:
-    return session_backend(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
+def _make_gemm(cell: Cell, arrays: Arrays) -> Side:
+    return session_side(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
 
 
-def _make_matmul(cell: Cell, arrays: Arrays) -> Backend:
-    return session_backend(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
+def _make_matmul(cell: Cell, arrays: Arrays) -> Side:
+    return session_side(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
 
 
-def _make_torch(cell: Cell, arrays: Arrays) -> Backend:
+def _make_torch(cell: Cell, arrays: Arrays) -> Side:
     import torch
 
     run = partial(torch.nn.functional.linear, *_tensors(cell, arrays))
-    return _torch_backend(run)
+    return _torch_side(run)
 
 
-def _make_compile(cell: Cell, arrays: Arrays) -> Backend:
+def _make_compile(cell: Cell, arrays: Arrays) -> Side:
     import torch
 
     torch._dynamo.reset()  # else the ninth shape falls back to eager
     compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
     run = partial(compiled, *_tensors(cell, arrays))
     run()
-    return _torch_backend(run)
+    return _torch_side(run)
 
 
-def _torch_backend(run: Callable[[], Any]) -> Backend:
+def _torch_side(run: Callable[[], Any]) -> Side:
     from exporter.torch_ops.tensors import to_numpy
 
-    return Backend(run, lambda: to_numpy(run()))
+    return Side(run, lambda: to_numpy(run()))
 
 
 def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
@@ -237,7 +235,7 @@ def _tensor(array: Array) -> Any:
     return torch.from_numpy(array)
 
 
-def _make_openvino(cell: Cell, arrays: Arrays) -> Backend:
+def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
     import openvino
 
     core = openvino.Core()
@@ -263,7 +261,7 @@ def _make_openvino(cell: Cell, arrays: Arrays) -> Backend:
         y: Array = request.get_output_tensor().data
         return y.view(arrays.x.dtype) if y.dtype.itemsize == arrays.x.dtype.itemsize else y
 
-    return Backend(run, result)
+    return Side(run, result)
 
 
 def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
@@ -278,7 +276,7 @@ def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
     return mode
 
 
-_MAKERS: dict[str, Callable[[Cell, Arrays], Backend]] = {
+_MAKERS: dict[str, Callable[[Cell, Arrays], Side]] = {
     OURS: _make_ours,
     "gemm": _make_gemm,
     "matmul": _make_matmul,

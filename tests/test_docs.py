@@ -1,0 +1,42 @@
+"""The pages of docs/ are true: their Python blocks run, and their commands and options exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ort_ops.cli.commands import find_commands
+
+DOCS = Path(__file__).parents[1] / "docs"
+ELSEWHERE = ("python_kernels.md",)  # test_python_kernel_tutorial.py runs it, where there is the library
+PAGES = [path for path in sorted(DOCS.glob("*.md")) if path.name not in ELSEWHERE and "```python" in path.read_text()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == text.count("```python")
+    # Annotations are read as they are, so the blocks are one file, as a user's are.
+    (tmp_path / "page.py").write_text("\n".join(blocks))
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for said in re.findall(r"print\(error\)  # (.*)", text):
+        assert said.removesuffix("...") in done.stdout
+
+
+@pytest.mark.parametrize("command", find_commands())
+def test_the_options_that_the_docs_name_are_the_command_s(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ort_ops.cli", command, "--help"], capture_output=True, text=True, check=False
+    )
+    known = set(re.findall(r"--[\w-]+", done.stdout))
+    for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md", DOCS.parent / "benchmarks" / "README.md"):
+        for line in path.read_text().splitlines():
+            if set(re.findall(r"\bmylinear ([a-z]+)", line)) == {command}:
+                said = line.split(f"mylinear {command}", 1)[1]
+                assert set(re.findall(r"(?<![\w-])--[\w-]+", said)) <= known, f"{path.name}: {line}"
