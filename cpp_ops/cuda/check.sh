@@ -19,7 +19,7 @@ ctest --test-dir build/cuda-check --output-on-failure --no-tests=error -R '^cuda
 
 # Beside the installed C++ library it loads, is of the same build, and says what this machine lacks.
 library=$PWD/build/cuda-check/cuda/libmylinear_cuda.so
-MYLINEAR_CUDA_LIBRARY=$library "$python" -m pytest -q -p no:cacheprovider -k fit tests/test_cuda_registration.py |
+MYLINEAR_CUDA_LIBRARY=$library "$python" -m pytest -q -p no:cacheprovider -k fit tests/native/test_cuda_registration.py |
   tee build/cuda-check/pytest.log
 grep -q "^1 passed" build/cuda-check/pytest.log
 

@@ -52,11 +52,13 @@ struct OrtKernelContext {
   void* stream = nullptr;
   std::map<int, void*> resources = {};  // that the provider's stream knows
   bool has_scratch = true;
+  std::vector<OrtValue*> more_outputs = {};  // outputs 1 and up; null for an absent one
 };
 struct OrtShapeInferContext {
   std::vector<OrtTensorTypeAndShapeInfo> inputs;
   OrtTensorTypeAndShapeInfo output;
   bool is_set = false;
+  std::vector<size_t> set_outputs = {};  // in the order of the calls
 };
 struct OrtCustomOpDomain {
   std::string name;
@@ -318,11 +320,12 @@ struct Functions {
     *out = context->inputs.at(index);
     return nullptr;
   }
-  static OrtStatus* KernelContext_GetOutput(OrtKernelContext* context, size_t, const int64_t* dims,
+  static OrtStatus* KernelContext_GetOutput(OrtKernelContext* context, size_t index, const int64_t* dims,
                                             size_t rank, OrtValue** out) {
     FAKE_ORT_MAY_FAIL;
-    context->output->dims.assign(dims, dims + rank);
-    *out = context->output;
+    const bool is_there = index == 0 || index <= context->more_outputs.size();
+    *out = index == 0 ? context->output : is_there ? context->more_outputs[index - 1] : nullptr;
+    if (*out) (*out)->dims.assign(dims, dims + rank);
     return nullptr;
   }
   static OrtStatus* KernelContext_ParallelFor(const OrtKernelContext*, void (*body)(void*, size_t),
@@ -350,12 +353,13 @@ struct Functions {
     *out = const_cast<OrtTensorTypeAndShapeInfo*>(&context->inputs.at(index));
     return nullptr;
   }
-  static OrtStatus* ShapeInferContext_SetOutputTypeShape(const OrtShapeInferContext* context, size_t,
+  static OrtStatus* ShapeInferContext_SetOutputTypeShape(const OrtShapeInferContext* context, size_t index,
                                                          const OrtTensorTypeAndShapeInfo* info) {
     FAKE_ORT_MAY_FAIL;
     auto* mutable_context = const_cast<OrtShapeInferContext*>(context);
     mutable_context->output = *info;
     mutable_context->is_set = true;
+    mutable_context->set_outputs.push_back(index);
     return nullptr;
   }
 };

@@ -3,7 +3,7 @@
 //
 //   Y = alpha * X + SHIFT, and MASK = COUNT where Y > 0, else 0
 //
-// X has any shape, SHIFT (optional) [last dimension of X], COUNT is a scalar, MASK is optional. float16 is
+// X has any shape, COUNT is a scalar, SHIFT (optional) is [last dimension of X], MASK is optional. float16 is
 // computed in float32 and rounded once.
 #include <cstring>
 #include <string>
@@ -15,7 +15,7 @@ namespace {
 
 namespace ort = mylinear::ort;
 
-enum : size_t { kX, kShift, kCount };
+enum : size_t { kX, kCount, kShift };
 enum : size_t { kY, kMask };
 
 class ScaledClipKernel {
@@ -96,7 +96,7 @@ struct ScaledClip {
   static constexpr int kSinceVersion = 1;
   static constexpr ort::TypeVariable kTypes[] = {{"T", {ort::kFloat64, ort::kFloat32, ort::kFloat16}},
                                                  {"I", {ort::kInt32, ort::kInt64}}};
-  static constexpr ort::Parameter kInputs[] = {{"X", "T"}, {"SHIFT", "T", ort::kOptional}, {"COUNT", "I"}};
+  static constexpr ort::Parameter kInputs[] = {{"X", "T"}, {"COUNT", "I"}, {"SHIFT", "T", ort::kOptional}};
   static constexpr ort::Parameter kOutputs[] = {{"Y", "T"}, {"MASK", "I", ort::kOptional}};
   static constexpr ort::Attribute kAttributes[] = {ort::float_attribute("alpha", 1.0f)};
   using Kernel = ScaledClipKernel;
