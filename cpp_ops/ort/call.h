@@ -12,12 +12,20 @@ namespace mylinear::ort {
 
 // Throws unless a tensor has the element type of the kernel that onnxruntime chose. It has matched them
 // already; this is for a runtime that did not.
-inline void check_type(const Signature& signature, size_t index, const TensorView& view) {
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_type(const Signature& signature, size_t index,
+                                                               const TensorView& view) {
   const Slot& slot = signature.inputs[index];
-  if (view.type == slot.type) return;
   const std::string rule = std::string(element_name(slot.type)) + " (the kernel that ORT chose)";
   throw ContractError(
       message(signature.name, slot.argument, rule, "ONNX element type " + std::to_string(view.type)));
+}
+
+inline void check_type(const Signature& signature, size_t index, const TensorView& view) {
+  if (view.type != signature.inputs[index].type) refuse_type(signature, index, view);
+}
+
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_absence(const Signature& signature, size_t index) {
+  throw ContractError(message(signature.name, signature.inputs[index].argument, "given", "nothing"));
 }
 
 // The node that a kernel is made for. Lives for the constructor only, except `runtime` and `signature`, which
@@ -88,9 +96,8 @@ class Call {
     const abi::OrtValue* value = nullptr;
     if (index < num_inputs_) check(runtime_.api->KernelContext_GetInput(context_, index, &value));
     if (!value) {
-      const Slot& slot = signature_.inputs[index];
-      if (slot.is_optional) return false;
-      throw ContractError(message(signature_.name, slot.argument, "given", "nothing"));
+      if (signature_.inputs[index].is_optional) return false;
+      refuse_absence(signature_, index);
     }
     out->read(runtime_, value);
     check_type(signature_, index, *out);
@@ -134,7 +141,7 @@ class Call {
   }
 
  private:
-  const Runtime& runtime_;
+  Runtime runtime_;  // a copy: one load less for each use
   const Signature& signature_;
   abi::OrtKernelContext* context_;
   size_t num_inputs_;
