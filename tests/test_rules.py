@@ -105,6 +105,7 @@ LONG: frozenset[str] = frozenset(
     {
         "benchmarks/cuda.py",
         "cpp_ops/ort/abi.h",
+        "exporter/cli/train.py",
         "exporter/operators/mylinear/functional.py",
         "exporter/verification/backends.py",
         "exporter/verification/verify.py",
@@ -237,12 +238,3 @@ def test_tests_mirror_the_rooms() -> None:
     rooms |= {path.stem for path in (ROOT / "ort_ops").glob("*.py")}
     folders = {Path(name).parts[1] for name in tracked("tests") if len(Path(name).parts) > 2}
     assert folders - rooms == set(OTHER_FOLDERS)
-
-
-def test_only_its_own_folder_knows_the_second_operator() -> None:
-    words = re.compile(r"SCALED_CLIP|scaled_clip|ScaledClip|example\.ops|example_ops")
-    own = "tests/second_operator/"
-    texts = {name: text for name, text in tracked().items() if not name.startswith(own)}
-    assert len(texts) > 300
-    knowing = {name for name, text in texts.items() if words.search(text)}
-    assert knowing <= {"tests/test_rules.py"}

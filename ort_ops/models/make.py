@@ -53,7 +53,7 @@ def make_model(
         names.append("" if value is None else parameter.argument)
         shapes.append(None if value is None else [*value.shape] if isinstance(value, np.ndarray) else [*value])
         if isinstance(value, np.ndarray):
-            initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), parameter.argument))
+            initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), parameter.argument))
         elif value is not None:
             values.append(_value(parameter.argument, bound[parameter.type.name], value))
     given = zip(operator.inputs, shapes, strict=False)

@@ -173,7 +173,7 @@ def gradient(call: Call, gradients: Sequence[Array | None]) -> Sequence[Array | 
     """Return the exact gradients of X and SHIFT; COUNT has none."""
     x, _, _, alpha = _widened(call)
     of_y = np.zeros_like(x) if gradients[0] is None else gradients[0].astype(np.float64)
-    of_shift = None if call.arrays[2] is None else of_y.reshape(-1, x.shape[-1]).sum(axis=0)
+    of_shift = None if call.arrays[2] is None else of_y.sum(axis=tuple(range(x.ndim - 1)))
     return [alpha * of_y, None, of_shift]
 
 

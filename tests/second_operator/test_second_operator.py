@@ -1,0 +1,501 @@
+"""A second operator goes all the way, and no file outside its folder knows it.
+
+Long because it is the whole proof in one place: each test is one thing that the project does for any operator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from exporter import MyLinear, check_gradients, export, verify
+from ort_ops import ContractError, InferenceSession, KernelError
+from ort_ops.cli import main as cli
+from ort_ops.models.checks import check_shapes, function_difference
+from ort_ops.models.make import make_model
+from ort_ops.models.nodes import check_operator_nodes, operator_nodes
+from ort_ops.native import library as native
+from ort_ops.numerics.bound import ROUNDED
+from ort_ops.numerics.compare import compare
+from ort_ops.opdef import registry
+from ort_ops.opdef.call import Call
+from ort_ops.opdef.element_types import ELEMENT_TYPES
+from ort_ops.opdef.onnx_objects import make_node, register_schema
+from ort_ops.python_kernels.decorator import implements
+
+from .operator import KIT, SCALED_CLIP, Count, Real
+from .torch_side import ScaledClip, scaled_clip, scaled_clip_op
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+KERNELS = ("cpp", "python", "body")
+OVERLOADS = [{v.name: ELEMENT_TYPES[name] for v, name in bound.items()} for bound in SCALED_CLIP.overloads()]
+IDS = ["-".join(t.name for t in types.values()) for types in OVERLOADS]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C++ kernel, compiled as its author would: against the project's headers, into a library of its own."""
+    path = tmp_path_factory.mktemp("library") / "libexample_ops.so"
+    command = ["c++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'cpp_ops'}"]
+    done = subprocess.run([*command, HERE / "kernel.cc", "-o", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(autouse=True)
+def registered(built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Register the operator for one test."""
+    monkeypatch.setenv("EXAMPLE_OPS_LIBRARY", str(built))
+    registry.add(KIT)
+    yield
+    registry.remove(KIT)
+
+
+def calls(types: Any) -> list[Call]:
+    return list(KIT.samples(np.random.default_rng(0), types))
+
+
+def one_node(call: Call, *, outputs: tuple[bool, ...] = (True, True), with_function: bool = True) -> onnx.ModelProto:
+    shapes = [None if a is None else [*a.shape] for a in call.arrays]
+    types = {name: element_type.name for name, element_type in call.types.items()}
+    return make_model(SCALED_CLIP, shapes, call.attributes, types=types, outputs=outputs, with_function=with_function)
+
+
+def feed(call: Call) -> dict[str, Any]:
+    named = zip(SCALED_CLIP.inputs, call.arrays, strict=True)
+    return {parameter.argument: array for parameter, array in named if array is not None}
+
+
+def assert_right(call: Call, results: Any) -> None:
+    """Compare each output with the reference, within the bound."""
+    expected, bounds = KIT.reference(call), KIT.bound(call, ROUNDED)
+    assert len(results) == len(expected)
+    for index, (got, exact, bound) in enumerate(zip(results, expected, bounds, strict=True)):
+        element_type = call.output_type(index)
+        assert got.dtype.name == element_type.name
+        assert compare(got, exact, bound, element_type).complaint is None, call.label
+
+
+def two_operators(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """A linear layer, then the second operator, in one model."""
+    rng = np.random.default_rng(0)
+    numpy_type = helper.tensor_dtype_to_np_dtype(dtype)
+    tensors = {"w": rng.standard_normal((4, 3)), "b": rng.standard_normal(4), "shift": rng.standard_normal(4)}
+    stored = [numpy_helper.from_array(v.astype(numpy_type), k) for k, v in tensors.items()]
+    (linear,) = (kit.operator for kit in registry.kits() if kit is not KIT)
+    graph = helper.make_graph(
+        [
+            make_node(linear, ["x", "w", "b"], ["h"], "linear"),
+            make_node(SCALED_CLIP, ["h", "count", "shift"], ["y", "mask"], "clip", alpha=-0.5),
+        ],
+        "two",
+        [helper.make_tensor_value_info("x", dtype, ["batch", 3])],
+        [
+            helper.make_tensor_value_info("y", dtype, ["batch", 4]),
+            helper.make_tensor_value_info("mask", TensorProto.INT64, ["batch", 4]),
+        ],
+        [*stored, numpy_helper.from_array(np.array(3), "count")],
+    )
+    opsets = [helper.make_opsetid("", 20), *(helper.make_opsetid(o.domain, 1) for o in (linear, SCALED_CLIP))]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+# --- What it is: schema, shapes, messages, function body.
+
+
+def test_the_schema_is_onnx_s_and_infers_types_and_shapes() -> None:
+    model = one_node(calls(OVERLOADS[0])[0], with_function=False)
+    register_schema(SCALED_CLIP)
+    onnx.checker.check_model(model, full_check=True)
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output
+    assert [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred] == [[2, 3], [2, 3]]
+    assert [v.type.tensor_type.elem_type for v in inferred] == [TensorProto.DOUBLE, TensorProto.INT32]
+
+
+X, COUNT, SHIFT = np.ones((2, 3)), np.array(1), np.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ([X.astype(int), COUNT, SHIFT], "SCALED_CLIP: X must be float64, float32 or float16, got int64"),
+        ([X, COUNT, SHIFT.astype(np.float32)], r"SCALED_CLIP: SHIFT must be float64 \(the dtype of X\), got float32"),
+        ([X, COUNT.astype(np.int8), SHIFT], "SCALED_CLIP: COUNT must be int32 or int64, got int8"),
+        ([X[0, 0], COUNT, None], r"SCALED_CLIP: X must be of rank 1 or more, got \[\]"),
+        ([X, COUNT[None], SHIFT], r"SCALED_CLIP: COUNT must be a scalar, got \[1\]"),
+        ([X, COUNT, SHIFT[:2]], r"SCALED_CLIP: SHIFT must be \[3\], got \[2\]"),
+    ],
+)
+def test_messages(arrays: list[Any], message: str, built: Path) -> None:
+    shapes, names = ([None if a is None else f(a) for a in arrays] for f in (np.shape, lambda a: a.dtype.name))
+    with pytest.raises(ContractError, match=f"^{message}$"):
+        SCALED_CLIP.check_arguments(shapes, names)
+    with pytest.raises(ContractError, match=f"^{message}$"):
+        scaled_clip(*(None if a is None else torch.from_numpy(np.asarray(a)) for a in arrays))
+
+
+def test_the_c_library_describes_the_same_operator(built: Path) -> None:
+    (described,) = native.describe(str(built), "mylinear_operators")
+    formal = [
+        [{"name": p.name, "type": p.type.name, "optional": p.is_optional, "argument": p.argument} for p in parameters]
+        for parameters in (SCALED_CLIP.inputs, SCALED_CLIP.outputs)
+    ]
+    assert (described["domain"], described["name"], described["since_version"]) == SCALED_CLIP.key
+    assert [described["inputs"], described["outputs"]] == formal
+    assert described["types"] == [{"name": v.name, "types": [*v.dtypes]} for v in SCALED_CLIP.variables]
+    assert [a["name"] for a in described["attributes"]] == ["alpha"]
+
+
+def test_wrong_nodes_are_refused() -> None:
+    model = one_node(calls(OVERLOADS[0])[0])
+    node = model.graph.node[0]
+    for change, message in (
+        (lambda: node.attribute.append(helper.make_attribute("beta", 1.0)), "must be among alpha, got beta"),
+        (lambda: node.attribute.append(helper.make_attribute("alpha", 1)), "attribute alpha must be float, got int"),
+        (lambda: node.input.extend(["X"]), "the inputs must be X, COUNT and optionally SHIFT"),
+    ):
+        before = node.SerializeToString()
+        del node.attribute[:]
+        change()
+        with pytest.raises(ContractError, match=message):
+            check_operator_nodes(model)
+        node.ParseFromString(before)
+    model.opset_import[1].version = 2
+    with pytest.raises(
+        ContractError, match=r"the version of domain 'example.ops' must be 1, got 2; update example-ops"
+    ):
+        check_operator_nodes(model)
+
+
+def test_wrong_shapes_in_a_model_name_the_node() -> None:
+    model = two_operators()
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.ones(2, np.float32), "shift"))
+    model.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, ["batch", 4]))
+    with pytest.raises(ContractError, match=r"SHIFT must be \[4\], got \[2\] \(node 'clip'\)"):
+        check_shapes(model)
+
+
+@pytest.mark.parametrize("opset", [13, 15, 17, 20])
+@pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
+def test_the_body_is_right_on_every_opset_in_plain_onnxruntime(types: Any, opset: int) -> None:
+    for call in calls(types):
+        model = one_node(call, with_function=False)
+        model.opset_import[0].version = opset
+        if call.arrays[2] is None and opset < 15:
+            continue  # what stands for SHIFT is computed, which takes opset 15
+        complete(model)
+        assert function_difference(model) is None
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert_right(call, session.run(None, feed(call)))
+
+
+def complete(model: onnx.ModelProto) -> None:
+    from ort_ops.models.complete import complete_inputs
+    from ort_ops.models.nodes import attach_functions
+
+    complete_inputs(model)
+    attach_functions(model)
+
+
+# --- What runs it: Python, C++, body, torch; alone and beside another operator.
+
+
+@pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
+def test_the_python_function_and_torch_are_within_the_bound(types: Any) -> None:
+    kernel = KIT.python_kernel()
+    for call in calls(types):
+        assert_right(call, kernel(*call.arrays, **call.attributes))
+        tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in call.arrays]
+        assert_right(call, [t.numpy() for t in scaled_clip(*tensors, **call.attributes)])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
+def test_every_kernel_is_within_the_bound(types: Any, kernel: str) -> None:
+    for call in calls(types):
+        model = one_node(call, with_function=kernel == "body").SerializeToString()
+        session = InferenceSession(model, kernels=kernel)
+        assert_right(call, session.run(None, feed(call)))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_second_output_is_optional(kernel: str) -> None:
+    call = calls(OVERLOADS[0])[0]
+    model = one_node(call, outputs=(True, False), with_function=kernel == "body")
+    (y,) = InferenceSession(model.SerializeToString(), kernels=kernel).run(None, feed(call))
+    assert compare(y, KIT.reference(call)[0], KIT.bound(call, ROUNDED)[0], call.element_type).complaint is None
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_two_operators_run_in_one_model(kernel: str) -> None:
+    model = two_operators()
+    x = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    y, mask = InferenceSession(model.SerializeToString(), kernels=kernel).run(None, {"x": x})
+    w, b, shift = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer[:3])
+    np.testing.assert_array_equal(mask, np.where(y > 0, 3, 0))
+    np.testing.assert_allclose(y, -0.5 * (x @ w.T + b) + shift, rtol=1e-5, atol=1e-6)
+
+
+def test_each_operator_runs_by_the_best_kernel_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EXAMPLE_OPS_LIBRARY")
+    session = InferenceSession(two_operators().SerializeToString())
+    assert dict(session.kernel_by_operator) == {"mylinear::MYLINEAR": "cpp", "example.ops::SCALED_CLIP": "python"}
+    with pytest.raises(KernelError, match="SCALED_CLIP is not built; set EXAMPLE_OPS_LIBRARY"):
+        InferenceSession(two_operators().SerializeToString(), kernels="cpp")
+
+
+def test_a_python_kernel_s_own_error_is_raised_as_it_was() -> None:
+    model = one_node(calls(OVERLOADS[0])[0], with_function=False)
+    for value in model.graph.input:
+        del value.type.tensor_type.shape.dim[:]
+        value.type.tensor_type.ClearField("shape")
+    for kernel in ("cpp", "python"):
+        session = InferenceSession(model.SerializeToString(), kernels=kernel)
+        with pytest.raises(Exception, match=r"SCALED_CLIP: SHIFT must be \[3\], got \[2\]"):
+            session.run(None, {"X": np.ones((2, 3)), "COUNT": np.array(1, np.int32), "SHIFT": np.ones(2)})
+
+
+# --- What describes it: inspect, doctor, run.
+
+
+def test_inspect_lists_its_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    assert cli.main(["inspect", str(tmp_path / "two.onnx")]) == 0
+    text = capsys.readouterr().out
+    assert "SCALED_CLIP" in text
+    assert "MYLINEAR" in text
+    assert cli.main(["inspect", str(tmp_path / "two.onnx"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "example.ops::SCALED_CLIP" in json.dumps(found["running"])
+
+
+def test_doctor_lists_its_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["doctor"]) == 0
+    assert "SCALED_CLIP" in capsys.readouterr().out
+    monkeypatch.delenv("EXAMPLE_OPS_LIBRARY")
+    cli.main(["doctor"])
+    assert "set EXAMPLE_OPS_LIBRARY to its library" in capsys.readouterr().out
+
+
+def test_run_runs_it(tmp_path: Path) -> None:
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    x = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    for kernel in KERNELS:
+        arguments = ["--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy"), "--kernels", kernel]
+        assert cli.main(["run", str(tmp_path / "two.onnx"), *arguments]) == 0
+        expected = InferenceSession(tmp_path / "two.onnx", kernels=kernel).run(["y"], {"x": x})[0]
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+
+
+# --- What proves it: verify, with every backend; it catches a wrong kernel, and tells what went untested.
+
+
+def test_verify_proves_each_node_and_the_whole_model(tmp_path: Path) -> None:
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    result = verify(tmp_path / "two.onnx")
+    assert result.is_ok, result.table()
+    assert result.num_nodes == 2
+    assert not result.untested
+    names = {row.backend for row in result.rows if row.verdict == "ok"}
+    assert {"torch eager", "reference", "python", "body", "cpp"} <= {re.sub(r"\W.*", "", n) or n for n in names} | names
+    assert "finite differences" in result.table()
+
+
+@pytest.mark.parametrize("factor", [1.00001, np.nan])
+def test_verify_catches_a_wrong_python_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    @implements(SCALED_CLIP)
+    def wrong(x: Real, count: Count, shift: Real | None = None, *, alpha: float = 1.0) -> tuple[Real, Count | None]:
+        y, mask = KIT.python_kernel()(x, count, shift, alpha=alpha)
+        return (y * factor).astype(y.dtype), mask
+
+    registry.remove(KIT)
+    broken = replace(KIT, python_kernel=lambda: wrong)
+    registry.add(broken)
+    try:
+        onnx.save(two_operators(), tmp_path / "two.onnx")
+        result = verify(tmp_path / "two.onnx")
+        assert not result.is_ok
+        assert {row.backend for row in result.rows if row.is_violated} == {"python"}
+        assert "clip" in result.table()
+    finally:
+        registry.remove(broken)
+
+
+def test_verify_tells_which_nodes_went_untested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = two_operators()
+    # Only where x has a sum beyond all numbers is the node reached, with a COUNT that is computed.
+    del model.graph.node[1:]
+    clip = make_node(SCALED_CLIP, ["h", "n", "shift"], ["then_y", ""], "clip", alpha=-0.5)
+    del clip.output[1:]
+    then = helper.make_graph(
+        [helper.make_node("Size", ["x"], ["n"]), clip],
+        "then",
+        [],
+        [helper.make_tensor_value_info("then_y", TensorProto.FLOAT, None)],
+    )
+    identity = helper.make_node("Identity", ["h"], ["else_y"])
+    otherwise = helper.make_graph(
+        [identity], "else", [], [helper.make_tensor_value_info("else_y", TensorProto.FLOAT, None)]
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Constant", [], ["never"], value=helper.make_tensor("never", TensorProto.BOOL, [], [0])),
+            helper.make_node("If", ["never"], ["y"], then_branch=then, else_branch=otherwise),
+        ]
+    )
+    del model.graph.output[1:]
+    onnx.save(model, tmp_path / "never.onnx")
+    result = verify(tmp_path / "never.onnx")
+    told = {**result.untested, **dict(enumerate(result.notes))}
+    assert any("clip" in f"{where} {why}" for where, why in told.items()), result.table()
+    if result.untested:
+        assert cli.main(["verify", str(tmp_path / "never.onnx")]) == 1
+        assert "parity holds" not in capsys.readouterr().out
+
+
+# --- What rewrites it: lower, and not adopt.
+
+
+def test_lower_makes_standard_operators_of_it(tmp_path: Path) -> None:
+    from ort_ops.rewrite.rewrite import lower
+
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    result = lower(tmp_path / "two.onnx", tmp_path / "standard.onnx")
+    assert len(result.rewritten) == 2
+    model = onnx.load(tmp_path / "standard.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    x = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    expected = InferenceSession(tmp_path / "two.onnx", kernels="body").run(None, {"x": x})
+    plain = onnxruntime.InferenceSession(tmp_path / "standard.onnx", providers=["CPUExecutionProvider"])
+    for got, wanted in zip(plain.run(None, {"x": x}), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_adopt_leaves_it_alone(tmp_path: Path) -> None:
+    from ort_ops.rewrite.rewrite import adopt
+
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    adopt(tmp_path / "two.onnx", tmp_path / "adopted.onnx")
+    nodes = [n for n in onnx.load(tmp_path / "adopted.onnx").graph.node if n.op_type == "SCALED_CLIP"]
+    assert [n.SerializeToString() for n in nodes] == [two_operators().graph.node[1].SerializeToString()]
+
+
+# --- What makes it: torch, and both exporters.
+
+
+def test_torch_s_own_checks_pass() -> None:
+    x, count, shift = torch.randn(4, 3, dtype=torch.float64), torch.tensor(2), torch.randn(3, dtype=torch.float64)
+    torch.library.opcheck(scaled_clip_op, (x.requires_grad_(), count, shift.requires_grad_(), 0.5))
+    torch.library.opcheck(scaled_clip_op, (x, count, None, 0.5))
+    check_gradients(lambda x, shift: scaled_clip(x, count, shift, alpha=-0.3)[0], (x.detach(), shift.detach()))
+    check_gradients(ScaledClip(3), x.detach())
+
+
+def test_the_exact_gradient_is_torch_s() -> None:
+    for call in calls({"T": ELEMENT_TYPES["float64"], "I": ELEMENT_TYPES["int64"]})[:7]:
+        tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in call.arrays]
+        wanted = [t for t in tensors if t is not None and t.is_floating_point()]
+        for tensor in wanted:
+            tensor.requires_grad_()
+        y, _ = scaled_clip(*tensors, **call.attributes)
+        direction = torch.randn_like(y)
+        got = torch.autograd.grad(y, wanted, direction)
+        exact = [g for g in KIT.gradient(call, [direction.numpy(), None]) if g is not None]
+        for one, other in zip(got, exact, strict=True):
+            np.testing.assert_allclose(one.numpy(), other, rtol=1e-12, atol=1e-12)
+
+
+class Both(nn.Module):
+    """A linear layer, then the second operator."""
+
+    def __init__(self, *, with_mask: bool) -> None:
+        super().__init__()
+        self.linear, self.clip = MyLinear(3, 4), ScaledClip(4, alpha=0.25, count=5, with_mask=with_mask)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Return Y, and MASK where it was asked for."""
+        return self.clip(self.linear(x))
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
+def test_export_makes_one_node_of_it(engine: str, with_mask: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    result = export(Both(with_mask=with_mask).eval(), torch.rand(2, 3), tmp_path / "both.onnx", engine=engine)
+    nodes = operator_nodes(onnx.load(tmp_path / "both.onnx"))
+    assert [n.operator.name for n in nodes] == ["MYLINEAR", "SCALED_CLIP"]
+    assert nodes[1].attributes == {"alpha": 0.25}
+    assert dict(result.num_nodes) == {"mylinear::MYLINEAR": 1, "example.ops::SCALED_CLIP": 1}
+    assert verify(tmp_path / "both.onnx", batch_sizes=[2]).is_ok
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_plain_torch_onnx_export_makes_one_node_of_it(dynamo: bool, tmp_path: Path) -> None:
+    path = tmp_path / "plain.onnx"
+    x = torch.rand(2, 3)
+    model = Both(with_mask=True).eval()
+    torch.onnx.export(model, (x,), path, dynamo=dynamo, input_names=["x"], verbose=False)
+    nodes = operator_nodes(onnx.load(path))
+    assert [n.operator.name for n in nodes] == ["MYLINEAR", "SCALED_CLIP"]
+    assert nodes[1].attributes == {"alpha": 0.25}
+    for got, wanted in zip(InferenceSession(path).run(None, {"x": x.numpy()}), model(x), strict=True):
+        np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+# --- Where it comes from: an installed package; and who knows it.
+
+
+def test_an_installed_package_brings_it(tmp_path: Path, built: Path) -> None:
+    """Install a package of these files with an entry point, and use it in a process that knows nothing of it."""
+    package = tmp_path / "source" / "example_ops"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "operator.py", "torch_side.py"):
+        shutil.copy(HERE / name, package)
+    info = tmp_path / "site" / "example_ops-1.0.dist-info"
+    info.mkdir(parents=True)
+    shutil.copytree(package, tmp_path / "site" / "example_ops")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example-ops\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mylinear.operators]\nexample = example_ops.operator:KIT\n")
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from ort_ops.opdef import registry\n"
+        "assert registry.find('example.ops', 'SCALED_CLIP') is not None, registry.failures()\n"
+        "from ort_ops.cli.main import main\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+    environment = {**os.environ, "EXAMPLE_OPS_LIBRARY": str(built), "PYTHONPATH": str(ROOT)}
+    for arguments in (["inspect", str(tmp_path / "two.onnx")], ["verify", str(tmp_path / "two.onnx")]):
+        command = [sys.executable, "-c", code, str(tmp_path / "site"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "SCALED_CLIP" in done.stdout
+
+
+def test_no_file_outside_this_folder_knows_it() -> None:
+    words = re.compile(r"scaled.?clip|example[._-]ops", re.IGNORECASE)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    own = HERE.relative_to(ROOT).as_posix() + "/"
+    paths = [p for p in listed.splitlines() if not p.startswith(own) and (ROOT / p).is_file()]
+    assert len(paths) > 300
+    assert [p for p in paths if words.search((ROOT / p).read_bytes().decode(errors="replace"))] == []
