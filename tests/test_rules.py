@@ -122,6 +122,7 @@ LONG: frozenset[str] = frozenset(
         "tests/command_mutations.py",
         "tests/cpp/cuda_backend_test.cc",
         "tests/cpp/cuda_op_test.cc",
+        "tests/cpp/custom_op_test.cc",
         "tests/cpp/fake_ort.h",
         "tests/cpp/kernel_test.cc",
         "tests/cpp/op_test.cc",
