@@ -17,7 +17,7 @@ from exporter.torch_ops.tensors import from_numpy, to_numpy
 from ort_ops.native import library as native
 from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
 from ort_ops.operators.mylinear.reference import MylinearReference
-from ort_ops.session import ALL_ELEMENT_TYPES, InferenceSession, available_kernels
+from ort_ops.session import InferenceSession, available_kernels
 from tests.linear_model import make_linear_model
 
 Array = NDArray[Any]
@@ -89,6 +89,6 @@ ROADS: tuple[Road, ...] = (
     Eager("eager"),
     LibraryOp("library op"),
     Evaluator("evaluator"),
-    *(Session("cpp", ALL_ELEMENT_TYPES, isa) for isa in native.status().usable_isas),
+    *(Session("cpp", Road.dtypes, isa) for isa in native.status().usable_isas),
     *(Session(k.name, k.element_types) for k in available_kernels() if k.is_available and k.name in ("python", "body")),
 )

@@ -92,6 +92,17 @@ def status() -> CudaStatus:
     )
 
 
+def library_path() -> str:
+    """Return the path of the library whose CUDA kernels a session can have.
+
+    Raises: NativeLibraryError where it cannot, with the reason and the remedy.
+    """
+    found = status()
+    if found.reason is not None:
+        raise native.NativeLibraryError(found.reason)
+    return native.library_path()
+
+
 def asks_for_cuda(providers: Sequence[Any] | None) -> bool:
     """Whether a list of execution providers, as onnxruntime takes it, has CUDA's.
 

@@ -35,6 +35,8 @@ _REINSTALL = (
     "`pip install --force-reinstall --no-cache-dir --no-deps` on ort-mylinear's source again"
 )
 
+_own_paths: set[str] = set()
+
 
 class NativeLibraryError(MylinearError, RuntimeError):
     """The library with the C++ kernels cannot be used; the message says why and how to mend it."""
@@ -76,7 +78,13 @@ def library_path() -> str:
     found = status()
     if found.reason is not None or found.path is None:
         raise NativeLibraryError(found.reason)
+    _own_paths.add(found.path)
     return found.path
+
+
+def is_own(path: str) -> bool:
+    """Whether a path is what `library_path` returned in this process."""
+    return path in _own_paths
 
 
 def status(*, in_child_first: bool = False) -> NativeStatus:

@@ -29,8 +29,14 @@ _ndarray: Any = np.ndarray  # (shape, dtype, buffer)
 _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
 
 
+_kit_slots: dict[tuple[str, str, int], Slot] = {}
+"""The slots of operators from kits, which `python_kernel` does not define."""
+
+
 def domains_to_register(
-    names: Collection[str] | None = None, versions: Mapping[str, int] | None = None
+    names: Collection[str] | None = None,
+    versions: Mapping[str, int] | None = None,
+    kit_kernels: Sequence[PythonKernel[..., Any]] = (),
 ) -> list[Domain]:
     """Return the domains that have kernels now, for `ort_ops.python_kernels.trampoline.register`.
 
@@ -38,24 +44,30 @@ def domains_to_register(
         names: only these domains; None for all.
         versions: what a model imports. onnxruntime takes one version of an operator, so for each it is the newest
             that is not newer than that; the newest for a domain that is not named.
+        kit_kernels: of operators from kits, whatever their domains.
     """
-    chosen: dict[tuple[str, str], PythonKernel[..., Any]] = {}
+    chosen: dict[tuple[str, str], tuple[PythonKernel[..., Any], Slot]] = {}
     for kernel in sorted(defined_kernels(), key=lambda kernel: kernel.since_version):
-        if kernel.since_version <= (versions or {}).get(kernel.domain, kernel.since_version):
-            chosen[kernel.domain, kernel.name] = kernel
-    domains = sorted({domain for domain, _ in chosen})
-    return [domain_of([k for k in chosen.values() if k.domain == d]) for d in domains if names is None or d in names]
+        is_named = names is None or kernel.domain in names
+        if is_named and kernel.since_version <= (versions or {}).get(kernel.domain, kernel.since_version):
+            chosen[kernel.domain, kernel.name] = kernel, slots[kernel.key]
+    for kernel in kit_kernels:
+        slot = _kit_slots.setdefault(kernel.key, Slot(kernel))
+        slot.kernel = kernel
+        chosen[kernel.domain, kernel.name] = kernel, slot
+    by_domain: dict[str, list[tuple[PythonKernel[..., Any], Slot]]] = {}
+    for (domain, _), entry in sorted(chosen.items(), key=lambda item: item[0]):
+        by_domain.setdefault(domain, []).append(entry)
+    return [_domain(name, entries) for name, entries in by_domain.items()]
 
 
-def domain_of(kernels: Sequence[PythonKernel[..., Any]], slots: Mapping[tuple[str, str, int], Slot] = slots) -> Domain:
-    """Return one domain with its kernels, for `ort_ops.python_kernels.trampoline.register`."""
-    kernels = sorted(kernels, key=lambda kernel: kernel.name)
-    identity = tuple(kernel.operator for kernel in kernels)
+def _domain(name: str, entries: Sequence[tuple[PythonKernel[..., Any], Slot]]) -> Domain:
+    """Return one domain with its kernels; each slot is that of one operator for the life of the process."""
 
     def make() -> list[Overload]:
-        return [overload for kernel in kernels for overload in make_overloads(kernel, slots[kernel.key])]
+        return [overload for kernel, slot in entries for overload in make_overloads(kernel, slot)]
 
-    return kernels[0].domain, identity, make
+    return name, tuple((kernel.operator, id(slot)) for kernel, slot in entries), make
 
 
 def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]:

@@ -119,27 +119,28 @@ Domain = tuple[str, tuple[Any, ...], Callable[[], list[Overload]]]
 
 def register(
     options: onnxruntime.SessionOptions,
+    path: str,
     domains: Sequence[Domain],
     *,
-    with_mylinear: bool,
+    with_cpp_kernels: bool,
 ) -> None:
-    """Register the library with session options: MYLINEAR's C++ kernels or not, and domains of Python kernels.
+    """Register the library with session options: its C++ kernels or not, and domains of Python kernels.
 
     Args:
         options: changed in place.
+        path: of the library, from `ort_ops.native.library.library_path`.
         domains: what is registered is kept for the life of the process, because onnxruntime has pointers to it.
-        with_mylinear: whether to add MYLINEAR's C++ kernels.
+        with_cpp_kernels: whether to add the operators that have C++ kernels in the library.
 
-    Raises: NativeLibraryError without a library; what onnxruntime raises.
+    Raises: NativeLibraryError for a library of another version; what onnxruntime raises.
     """
-    path = native.library_path()
     if not domains:  # nothing Python in the way: as any host registers it
         options.register_custom_ops_library(path)
         return
     library = _attach(path)
     with _lock:  # of the library too, which a fork must not find locked
         made = (_Domain * len(domains))(*[_domain(*domain) for domain in domains])
-        library.mylinear_python_select(int(with_mylinear), made, len(domains))
+        library.mylinear_python_select(int(with_cpp_kernels), made, len(domains))
         try:
             options.register_custom_ops_library(path)
         finally:

@@ -52,6 +52,12 @@ def _library() -> str:
     return library_path()
 
 
+def _cuda_library() -> str:
+    from ort_ops.native.cuda import library_path
+
+    return library_path()
+
+
 KIT = OperatorKit(
     MYLINEAR,
     _reference,
@@ -59,5 +65,6 @@ KIT = OperatorKit(
     _samples,
     python_kernel=_python_kernel,
     library=_library,
+    cuda_library=_cuda_library,
     torch="exporter.operators.mylinear.kit:KIT",
 )

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from ort_ops.opdef.signature import Float, Out
 from ort_ops.operators.mylinear.contract import MYLINEAR, check_arguments
-from ort_ops.python_kernels.decorator import Slot, implements
-from ort_ops.python_kernels.node import domain_of
-from ort_ops.python_kernels.trampoline import Domain
+from ort_ops.python_kernels.decorator import implements
 
 
 def compute(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -54,9 +52,3 @@ def _fill(x: Float, weight: Float, bias: Float | None = None, *, out: Out) -> Fl
 
 
 KERNEL = implements(MYLINEAR)(_fill)
-_SLOTS = {KERNEL.key: Slot(KERNEL)}
-
-
-def domain() -> Domain:
-    """Return MYLINEAR's domain with this kernel, for `ort_ops.python_kernels.trampoline.register`."""
-    return domain_of([KERNEL], _SLOTS)

@@ -1,0 +1,308 @@
+"""Which kernel runs each operator of a session: by preference, by name, and what is said where none can."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ort_ops.errors import MylinearError
+from ort_ops.kernels.providers import CUDA, NAMES, PROVIDERS, PYTHON_HOST, Offer, Offers
+from ort_ops.native import cuda
+from ort_ops.opdef import registry
+from ort_ops.opdef.element_types import ELEMENT_TYPES
+from ort_ops.opdef.kit import OperatorKit
+
+AUTO = "auto"
+
+
+class Lack(Enum):
+    """Why a kernel does not run an operator."""
+
+    NONE_WRITTEN = "there is none for this operator"
+    NOT_AVAILABLE = "it is not available here"
+    ELEMENT_TYPES = "it does not serve the model's element types"
+    SHARED_DOMAIN = "another operator of the domain needs a kernel of another kind"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one kernel does not run one operator.
+
+    Attributes:
+        op_type: domain and name of the operator; empty for every operator that is registered.
+        kernel: name of the kernel.
+        detail: for a kernel that is not available: the reason and the remedy.
+        served, missing: names of the element types that the kernel serves, and that it would have to.
+    """
+
+    op_type: str
+    kernel: str
+    lack: Lack
+    detail: str = ""
+    served: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        start = f"{self.op_type}: " if self.op_type else ""
+        if self.lack is Lack.NOT_AVAILABLE:
+            return f"{start}the {self.kernel} kernel is not available: {self.detail}"
+        if self.lack is Lack.NONE_WRITTEN:
+            return f"{start}there is no {self.kernel} kernel; use kernels='auto'"
+        if self.lack is Lack.ELEMENT_TYPES:
+            return (
+                f"{start}the {self.kernel} kernel serves {' and '.join(self.served)}, and the model has "
+                f"{' and '.join(self.missing)}; use kernels='auto' or 'body'"
+            )
+        return (
+            f"{start}the {self.kernel} kernel cannot be registered beside those of {self.detail}, which has the same "
+            "domain and a kernel of another kind; onnxruntime takes a domain once; use kernels='body'"
+        )
+
+    @property
+    def short(self) -> str:
+        """The reason in a list of kernels: ``python: serves float64 only``."""
+        if self.lack is Lack.ELEMENT_TYPES:
+            return f"{self.kernel}: serves {' and '.join(self.served)} only"
+        return f"{self.kernel}: {self.detail or self.lack.value}"
+
+
+class KernelError(MylinearError, RuntimeError):
+    """Kernels that are not there, do not serve a model's element types, or are registered already.
+
+    Attributes:
+        refusals: why each kernel that was tried does not run an operator; empty for another mistake.
+    """
+
+    def __init__(self, message: str, refusals: Sequence[Refusal] = ()) -> None:
+        super().__init__(message)
+        self.refusals = tuple(refusals)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute an operator in onnxruntime.
+
+    Attributes:
+        name: what `register` takes: ``cuda`` (with ``cpp`` for what stays on the CPU), ``cpp``, ``python`` or ``body``
+            (the definition inside the model).
+        element_types: names of the element types that it serves.
+        reason: why it is not available, with the remedy; None if it is.
+        detail: more about it, such as the instruction set in use.
+    """
+
+    name: str
+    element_types: tuple[str, ...]
+    reason: str | None = None
+    detail: str = ""
+
+    @property
+    def is_available(self) -> bool:
+        return self.reason is None
+
+
+@dataclass(frozen=True)
+class Need:
+    """An operator that a session must run.
+
+    Attributes:
+        types: names of the element types that its nodes have, as far as they are known.
+        is_required: whether it is an error if no kernel can; an operator that no node is known of is left out then.
+    """
+
+    kit: OperatorKit
+    types: frozenset[str] = frozenset()
+    is_required: bool = True
+
+    @property
+    def op_type(self) -> str:
+        """Domain and name of the operator."""
+        return self.kit.operator.op_type
+
+
+def available_kernels(operator: str | None = None) -> list[Kernel]:
+    """Return every kernel that this version knows, the preferred first, with the reason where one is missing.
+
+    >>> [kernel.name for kernel in available_kernels()]
+    ['cuda', 'cpp', 'python', 'body']
+
+    Args:
+        operator: domain and name, ``"my.domain::NAME"``: only the kernels of this operator. By default a kernel is
+            available if any registered operator has it, and serves the element types of all of them.
+
+    Raises: KernelError for an operator that is not registered.
+    """
+    kits = registry.kits() if operator is None else [find_kit(operator)]
+    offers = Offers()
+    kernels = []
+    for name in NAMES:
+        found = [offer for kit in kits if (offer := offers.named(name, kit)) is not None]
+        if not found:
+            if operator is None:
+                kernels.append(Kernel(name, (), "no registered operator has one"))
+            continue
+        usable = [offer for offer in found if offer.is_available]
+        first = (usable or found)[0]
+        kernels.append(Kernel(name, _served(usable or found), first.reason, first.detail))
+    return kernels
+
+
+def find_kit(op_type: str, version: int | None = None) -> OperatorKit:
+    """Return the kit of ``domain::NAME``. Raises: KernelError if there is none."""
+    domain, _, name = op_type.rpartition("::")
+    kit = registry.find(domain, name, version)
+    if kit is None:
+        known = ", ".join(sorted(kit.operator.op_type for kit in registry.kits()))
+        raise KernelError(f"the operator must be among {known}, got {op_type!r}")
+    return kit
+
+
+def select_kernel(kernels: str, element_types: Collection[str] = (), providers: Sequence[Any] | None = None) -> Kernel:
+    """Return the kernel that ``kernels`` names, or for ``auto`` the first that serves ``element_types``.
+
+    Whether a single operator has it is not asked: that is `choose`. The CUDA kernel is looked for only where it is
+    named or the execution providers have CUDA's.
+
+    Raises: KernelError if it is unknown, not available, or does not serve the element types.
+    """
+    check_name(kernels)
+    if kernels == AUTO:
+        wanted = [name for name in NAMES if name != CUDA.name or cuda.asks_for_cuda(providers)]
+    else:
+        wanted = [kernels]
+    refusals = []
+    for kernel in available_kernels():
+        if kernel.name not in wanted:
+            continue
+        missing = [name for name in element_types if name not in kernel.element_types]
+        if kernel.reason is not None:
+            refusals.append(Refusal("", kernel.name, Lack.NOT_AVAILABLE, kernel.reason))
+        elif missing:
+            served, lacking = kernel.element_types, tuple(sorted(missing))
+            refusals.append(Refusal("", kernel.name, Lack.ELEMENT_TYPES, "", served, lacking))
+        else:
+            return kernel
+    raise KernelError(str(refusals[0]), refusals)
+
+
+def check_name(kernels: object) -> None:
+    """Check what was asked for. Raises: TypeError for no text, KernelError for an unknown name."""
+    if not isinstance(kernels, str):
+        raise TypeError(f"kernels must be one name, such as 'auto' or 'cpp', got {kernels!r}")
+    if kernels != AUTO and kernels not in NAMES:
+        raise KernelError(f"kernels must be {AUTO}, {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {kernels!r}")
+
+
+def check_element_types(names: Iterable[str]) -> None:
+    """Check names of element types. Raises: KernelError for an unknown one."""
+    unknown = sorted(set(names) - set(ELEMENT_TYPES))
+    if unknown:
+        raise KernelError(f"element_types must be among {', '.join(ELEMENT_TYPES)}, got {', '.join(unknown)}")
+
+
+def choose(
+    kernels: str, needs: Sequence[Need], *, with_cuda: bool = False, python_domains: Collection[str] = ()
+) -> list[Offer]:
+    """Return what runs each operator, in the order of ``needs``; one that is not required may be missing.
+
+    Args:
+        kernels: ``auto`` takes for each operator the first kernel that can; a name takes that one for all.
+        with_cuda: whether ``auto`` looks for CUDA kernels.
+        python_domains: that Python kernels of no kit are registered in.
+
+    Raises: KernelError that names the operator, where none can.
+    """
+    offers = Offers()
+    by_domain: dict[str, list[Need]] = {}
+    for need in needs:
+        by_domain.setdefault(need.kit.operator.domain, []).append(need)
+    chosen: dict[int, Offer] = {}
+    for domain, group in by_domain.items():
+        host = PYTHON_HOST if domain in python_domains else ""
+        chosen.update(_choose_in_domain(kernels, group, with_cuda, host, offers))
+    return [chosen[id(need)] for need in needs if id(need) in chosen]
+
+
+def _choose_in_domain(
+    kernels: str, group: Sequence[Need], with_cuda: bool, host: str, offers: Offers
+) -> dict[int, Offer]:
+    """Choose for the operators of one domain, which onnxruntime takes from one host."""
+    if len(group) == 1 and not host:
+        first = _usable(kernels, group[0], with_cuda, offers, 1)
+        return {id(group[0]): first[0]} if first else {}
+    usable = {id(need): _usable(kernels, need, with_cuda, offers) for need in group}
+    hosts = [host] if host else list(dict.fromkeys(o.host for found in usable.values() for o in found if o.host))
+    best: dict[int, Offer] = {}
+    for one in hosts or [""]:
+        allowed = {key: [o for o in found if o.host in ("", one)] for key, found in usable.items()}
+        taken = {key: found[0] for key, found in allowed.items() if found}
+        if len(taken) > len(best):
+            best = taken
+    for need in group:
+        if id(need) not in best and need.is_required and usable[id(need)]:
+            offer = usable[id(need)][0]
+            other = next((o.kit.operator.op_type for o in best.values() if o.host), "python_kernel")
+            refusal = Refusal(need.op_type, offer.name, Lack.SHARED_DOMAIN, other)
+            raise KernelError(str(refusal), [refusal])
+    return best
+
+
+def _usable(kernels: str, need: Need, with_cuda: bool, offers: Offers, count: int = len(PROVIDERS)) -> list[Offer]:
+    """Return the first offers that can run an operator. Raises: KernelError if it is required and none can."""
+    found: list[Offer] = []
+    for provider in PROVIDERS:
+        if kernels == AUTO and provider is CUDA and not with_cuda:
+            continue
+        if kernels not in (AUTO, provider.name):
+            continue
+        offer = offers.get(provider, need.kit)
+        if offer is not None and offer.is_available and not offer.provider.lacking(need.kit.operator, need.types):
+            found.append(offer)
+            if len(found) == count:
+                break
+    if not found and need.is_required:
+        raise _error(kernels, need, offers)
+    return found
+
+
+def refusals(need: Need, offers: Offers | None = None, names: Collection[str] = NAMES) -> list[Refusal]:
+    """Return why kernels do not run an operator, one for each name that does not."""
+    offers = offers or Offers()
+    found = []
+    for name in names:
+        offer = offers.named(name, need.kit)
+        if offer is None:
+            found.append(Refusal(need.op_type, name, Lack.NONE_WRITTEN))
+        elif offer.reason is not None:
+            found.append(Refusal(need.op_type, name, Lack.NOT_AVAILABLE, offer.reason))
+        elif missing := offer.provider.lacking(need.kit.operator, need.types):
+            found.append(Refusal(need.op_type, name, Lack.ELEMENT_TYPES, "", offer.dtypes, missing))
+    return found
+
+
+def _error(kernels: str, need: Need, offers: Offers) -> KernelError:
+    names = [name for name in NAMES if kernels in (AUTO, name) and (kernels != AUTO or name != CUDA.name)]
+    found = refusals(need, offers, names)
+    if kernels != AUTO:
+        return KernelError(str(found[0]), found)
+    reasons = "; ".join(refusal.short for refusal in found)
+    return KernelError(f"{need.op_type}: no kernel can run it here ({reasons})", found)
+
+
+def _served(offers: Sequence[Offer]) -> tuple[str, ...]:
+    """Return the names of the element types that any of the offers serves, in the order of `ELEMENT_TYPES`."""
+    names = {name for offer in offers for name in offer.dtypes}
+    return tuple(name for name in ELEMENT_TYPES if name in names)
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return names of kernels as one text, each once: ``cpp``, or ``cpp, python``."""
+    return ", ".join(dict.fromkeys(names))
+
+
+def types_of(operator_types: Mapping[str, Collection[str]] | Collection[str], op_type: str) -> frozenset[str]:
+    """Return the element types that were stated for an operator, or for all."""
+    if isinstance(operator_types, Mapping):
+        return frozenset(operator_types.get(op_type, ()))
+    return frozenset(operator_types)
