@@ -1,4 +1,4 @@
-"""What can be wrong with a model that holds operators, beyond its nodes: shapes, and the definitions inside."""
+"""Check shapes, element types and the definitions inside a model that has nodes of registered operators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_shapes(model: onnx.ModelProto) -> None:
 
 
 def _with_implied(operator: Operator, types: list[int | None]) -> list[str | None]:
-    """Return the names of the inputs' types; an unknown one is that of another input with the same type variable."""
+    """Return the names of the inputs' types; take an unknown one from another input with the same type variable."""
     names = [element_type_name(t) if t else None for t in types]
     known: dict[str, str] = {}
     for parameter, name in zip(operator.inputs, names, strict=True):
@@ -41,7 +41,7 @@ def _with_implied(operator: Operator, types: list[int | None]) -> list[str | Non
 
 
 def function_difference(model: onnx.ModelProto) -> str | None:
-    """Say in what a definition inside the model differs from the contract's; None for in nothing."""
+    """Say how a definition inside the model differs from the contract's; None if it does not."""
     used = {found.operator.key: found.operator for found in operator_nodes(model)}
     differences = (_operator_difference(model, operator) for operator in used.values())
     return next((found for found in differences if found is not None), None)
@@ -71,7 +71,7 @@ def _operator_difference(model: onnx.ModelProto, operator: Operator) -> str | No
 
 
 def _difference(function: onnx.FunctionProto, expected: onnx.FunctionProto) -> str | None:
-    """Say what differs, in words that go on from "is not the contract's"; None for nothing."""
+    """Say what differs, as the end of a sentence "... is not the contract's"; None for nothing."""
     for what, got, wanted in (
         ("inputs", list(function.input), list(expected.input)),
         ("outputs", list(function.output), list(expected.output)),
@@ -85,12 +85,12 @@ def _difference(function: onnx.FunctionProto, expected: onnx.FunctionProto) -> s
 
 
 def _attributes(function: onnx.FunctionProto) -> list[str]:
-    """The function's attributes, with their defaults."""
+    """Return the function's attributes, with their defaults."""
     defaults = [f"{a.name}={helper.get_attribute_value(a)}" for a in function.attribute_proto]
     return sorted([*function.attribute, *defaults])
 
 
 def _essence(node: onnx.NodeProto) -> tuple[object, ...]:
-    """What a node computes, without its name, its documentation and the order of its attributes."""
+    """Return what a node computes, without its name, its documentation and the order of its attributes."""
     attributes = {a.name: a.ref_attr_name or str(helper.get_attribute_value(a)) for a in node.attribute}
     return node.domain, node.op_type, tuple(node.input), tuple(node.output), tuple(sorted(attributes.items()))

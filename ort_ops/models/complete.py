@@ -18,16 +18,16 @@ def complete_inputs(model: onnx.ModelProto) -> int:
     """Give every operator's node the optional inputs that it lacks, and return how many nodes that were.
 
     A model-local function and kernels of onnxruntime-extensions take exactly the operator's inputs. A second function
-    under an overload name would do for the first, but onnxruntime mistakes one overload for the other up to 1.24 at
-    least (``tests/opdef/test_function_body.py`` shows it), and it does not help the second. What is added is the
-    operator's `AbsentInput`, which changes no result. The time is linear in the model.
+    under an overload name would serve for a function, but onnxruntime up to 1.24 at least confuses overloads
+    (``tests/opdef/test_function_body.py`` shows it), and it would not help the extensions. So the operator's
+    `AbsentInput` is added, which changes no result. The time is linear in the model.
 
     Raises: ModelError for an input whose shape is computed, below opset 15.
     """
     opset = domain_version(model, "")
     graphs: dict[int, _Completion] = {}
     count = 0
-    nodes = operator_nodes(model)  # kept, because the graphs are told apart by identity
+    nodes = operator_nodes(model)  # kept alive: graphs are distinguished by identity
     for found in nodes:
         if found.lacks_input:
             completion = graphs.setdefault(id(found.container), _Completion(found.container, opset))
@@ -39,7 +39,7 @@ def complete_inputs(model: onnx.ModelProto) -> int:
 
 
 class _Completion:
-    """The nodes of one graph or function, while they get their inputs."""
+    """Complete the nodes of one graph or function."""
 
     def __init__(self, container: NodeContainer, opset: int) -> None:
         self._container = container
@@ -52,7 +52,7 @@ class _Completion:
             self._used |= {*self._stored, *(value.name for value in container.input)}
 
     def complete(self, found: OperatorNode) -> None:
-        """Give one node what it lacks."""
+        """Give one node the inputs that it lacks."""
         names = [*found.inputs]
         for index, parameter in enumerate(found.operator.inputs):
             if names[index] or parameter.absent is None:
@@ -63,7 +63,7 @@ class _Completion:
         found.node.input.extend(names)
 
     def insert(self) -> None:
-        """Put the added nodes before those that need them; not one by one, as each moves all that follow."""
+        """Put the added nodes before those that need them, all at once: each insertion would move all that follow."""
         if self._added:
             nodes = [
                 n for node in self._container.node for n in (*self._added.get(next(iter(node.output), ""), ()), node)
@@ -73,7 +73,7 @@ class _Completion:
             self._container.node.extend(copies.node)
 
     def _make(self, found: OperatorNode, parameter: Parameter, absent: AbsentInput, name: str) -> None:
-        """Make the tensor that stands for an input: stored where its type and shape are, else computed."""
+        """Make the tensor that stands for an input: stored where type and shape are known, otherwise computed."""
         by_name = {p.name: value for p, value in found.parameters()}
         sources = [by_name[dim[0]] for dim in absent.dims if not isinstance(dim, int)]
         same_type = [value for p, value in found.parameters() if p.type == parameter.type]

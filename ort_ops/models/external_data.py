@@ -1,4 +1,4 @@
-"""Weights in files beside a model: where each lies, checked without reading it."""
+"""Check where the weights in files beside a model lie, without reading them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ExternalData:
     def within(cls, location: str, nbytes: int) -> ExternalData:
         """Return the data that lies within ``nbytes`` bytes in memory, which go by the name ``location``.
 
-        Of a model in memory onnxruntime alone knows where its other data lies: in the folder that a session option
-        names, or the current one. That is not checked.
+        Other data of a model in memory is not checked. Only onnxruntime knows where it lies: in the folder that a
+        session option names, or in the current one.
         """
         data = cls(".")
         data._is_in_memory = True
@@ -38,9 +38,9 @@ class ExternalData:
         return data
 
     def check(self, tensor: onnx.TensorProto, nbytes: int) -> None:
-        """Check that a tensor's data, of ``nbytes`` bytes, lies within the model's folder, and is whole.
+        """Check that a tensor's data, of ``nbytes`` bytes, lies within the model's folder and is complete.
 
-        Where no length is stated, it is stated here: onnx would read up to the end of the file, onnxruntime does not.
+        State the length where the model does not: onnx would read up to the end of the file, onnxruntime does not.
 
         Raises: ModelError; its message lacks the name of the model.
         """

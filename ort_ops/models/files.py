@@ -1,4 +1,4 @@
-"""Read model files: whole, or without their weights; validated either way, so that what follows can rely on them."""
+"""Read and validate model files, whole or without their weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ort_ops.models.validation.model import guard_model, validate_model
 
 _BYTES_LOCATION = "<the given bytes>"
 _MAX_NBYTES = 2**31 - 1  # protobuf's own
-_ZIP, _ORT = b"PK\3\4", b"ORTM"  # how a file of torch.save starts; what bytes 4 to 8 of an .ort file are
+_ZIP, _ORT = b"PK\3\4", b"ORTM"  # the first bytes of a file of torch.save; bytes 4 to 8 of an .ort file
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Bytes:
         return self.read(4, 4) == _ORT
 
     def check_kind(self) -> None:
-        """Refuse what is known to be something else. Raises: ModelError."""
+        """Refuse a file that is recognized as something else. Raises: ModelError."""
         if self.is_ort_format:
             raise ModelError(
                 f"{self.what} is in onnxruntime's own format (.ort), which only a session reads; "
@@ -88,8 +88,8 @@ def load_model(
 def look_at_model(source: str | Path | bytes, *, for_session: bool = False) -> onnx.ModelProto:
     """Read a model without its weights, and validate it: every large tensor states where its data lies.
 
-    It takes time and memory for everything but the weights. Those inside the file are stated as external data that
-    lies in this very file, so the model is good to look at; `load_model` is there to run, convert or save one.
+    Time and memory do not depend on the weights. Weights inside the file become external data that lies in this very
+    file, so the model can be inspected; use `load_model` to run, convert or save one.
 
     Args:
         source: path of the file, or the serialized model.

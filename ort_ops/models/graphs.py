@@ -15,10 +15,10 @@ NodeContainer = onnx.GraphProto | onnx.FunctionProto
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """One graph or function with what its names stand for; what is known of them is collected once.
+    """One graph or function, and what is known of the values in it; everything is collected once.
 
     Attributes:
-        where: the bodies and the function around it in words, such as ``in then_branch of If 'branch'``; empty for the
+        where: the bodies and the function around it, in words, such as ``in then_branch of If 'branch'``; empty for the
             main graph.
         outer: the scope that a body stands in, whose names it may use; None for the main graph and for functions.
     """
@@ -73,7 +73,7 @@ class Scope:
 
     @property
     def root(self) -> NodeContainer:
-        """The main graph or the function that the scope is, or stands in."""
+        """The main graph or the function that the scope is or belongs to."""
         return self.container if self.outer is None else self.outer.root
 
 
@@ -99,7 +99,7 @@ def function_scopes(function: onnx.FunctionProto) -> Iterator[Scope]:
 
 
 def scopes_in(scope: Scope) -> Iterator[Scope]:
-    """Yield a scope and every body inside it. As deep as protobuf nests messages, which is 31 bodies."""
+    """Yield a scope and every body inside it; protobuf nests messages up to a depth of 31 bodies."""
     yield scope
     for node in scope.container.node:
         if node.attribute:
@@ -150,7 +150,7 @@ def node_label(node: onnx.NodeProto) -> str:
 
 
 def declared_values(container: NodeContainer) -> Iterator[onnx.ValueInfoProto]:
-    """Yield what a graph or function states of its values."""
+    """Yield the declarations of values of a graph or function."""
     yield from container.value_info
     if isinstance(container, onnx.GraphProto):
         yield from container.input
@@ -158,7 +158,7 @@ def declared_values(container: NodeContainer) -> Iterator[onnx.ValueInfoProto]:
 
 
 def declared_shape(value: onnx.ValueInfoProto) -> Shape | None:
-    """Return the shape that a declaration states; None where it states none."""
+    """Return the shape that a declaration states, or None."""
     tensor = value.type.tensor_type
     return [_dim(dim) for dim in tensor.shape.dim] if tensor.HasField("shape") else None
 
@@ -170,7 +170,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor of a Constant node, or None."""
+    """Return the tensor of a Constant node, or None."""
     if node.domain not in ("", "ai.onnx") or not node.output:
         return None
     return next((attribute.t for attribute in node.attribute if attribute.HasField("t")), None)

@@ -22,7 +22,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class OperatorNode:
-    """One node of a registered operator, and the scope that it stands in."""
+    """One node of a registered operator, and its scope."""
 
     kit: OperatorKit
     scope: Scope
@@ -30,12 +30,12 @@ class OperatorNode:
 
     @property
     def operator(self) -> Operator:
-        """What the node is an instance of."""
+        """The operator of the node."""
         return self.kit.operator
 
     @property
     def container(self) -> NodeContainer:
-        """The graph or function that the node stands in."""
+        """The graph or function that has the node."""
         return self.scope.container
 
     @property
@@ -50,7 +50,7 @@ class OperatorNode:
 
     @property
     def path(self) -> str:
-        """The label, and where the node stands: names need not be unique across bodies."""
+        """The label and the scope in words: names need not be unique across bodies."""
         return f"{self.label} {self.where}".rstrip()
 
     @cached_property
@@ -79,7 +79,7 @@ class OperatorNode:
 
     @property
     def lacks_input(self) -> bool:
-        """Whether an optional input is absent for which another tensor can stand."""
+        """Whether the node lacks an optional input that an `AbsentInput` can stand for."""
         return any(
             not name and parameter.absent is not None
             for parameter, name in zip(self.operator.inputs, self.inputs, strict=True)
@@ -89,7 +89,7 @@ class OperatorNode:
 def operator_nodes(model: onnx.ModelProto) -> list[OperatorNode]:
     """Return every node of a registered operator: of the main graph, of bodies, and of model-local functions.
 
-    Nodes inside the function that defines an operator itself are none.
+    Nodes inside the function that defines an operator do not count.
     """
     table = _Kits(model)
     return [found for scope in scopes(model) for found in table.nodes_of(scope)]
@@ -149,11 +149,11 @@ def domain_version(owner: onnx.ModelProto | onnx.FunctionProto, domain: str) -> 
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with what onnx can infer of types and shapes; as it is where onnx refuses it."""
+    """Return the model with the types and shapes that onnx can infer; unchanged where onnx refuses it."""
     register_schemas()
     try:
         return onnx.shape_inference.infer_shapes(model)
-    except Exception:  # of many types; onnxruntime says more clearly what is wrong
+    except Exception:  # errors of many types; onnxruntime says more clearly what is wrong
         return model
 
 
@@ -231,7 +231,7 @@ def has_function(model: onnx.ModelProto, operator: Operator) -> bool:
 
 
 class _Kits:
-    """Which operators a model means by its nodes: those of the versions of the domains that it imports."""
+    """The operators that a model's nodes mean: those of the versions of the domains that it imports."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
@@ -248,14 +248,14 @@ class _Kits:
         yield from self.nodes_among(scope.container.node, scope)
 
     def nodes_among(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[OperatorNode]:
-        """Yield those of some nodes that are operators'."""
+        """Yield the nodes that are of registered operators."""
         for node in nodes:
             key = (node.domain, node.op_type)
             if key in self._names and (kit := self._find(key, scope)) is not None:
                 yield OperatorNode(kit, scope, node)
 
     def check_versions(self) -> None:
-        """Check what the model imports of the domains that it uses. Raises: ContractError."""
+        """Check the versions of the domains that the model imports. Raises: ContractError."""
         seen: set[tuple[str, str, int]] = set()
         for scope in scopes(self._model):
             for node in scope.container.node:

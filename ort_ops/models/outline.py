@@ -1,6 +1,6 @@
-"""Read a model without its weights: a large tensor states where its bytes lie, and they are left there.
+"""Read a model without its weights: a large tensor states where its bytes lie, and they are not read.
 
-Protobuf's own parser reads everything, so that a model would cost its weights twice: to be looked at, and to run.
+Protobuf's own parser reads everything, so a model would cost its weights twice: to inspect it, and to run it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 import onnx
 
 Read = Callable[[int, int], bytes]
-"""(offset, number of bytes) -> these bytes; fewer where the file ends."""
+"""(offset, number of bytes) -> the bytes there; fewer at the end of the file."""
 
 SMALL_NBYTES = 1 << 20
-"""A model up to this size is read whole, which is faster, and small beside a process."""
+"""A model up to this size is read whole, which is faster and takes little memory."""
 _MIN_NBYTES = 1024
-"""Shorter fields are taken as they are: constants that shape inference reads, and what costs nothing."""
+"""Shorter fields are kept: constants that shape inference reads, and fields that cost nothing."""
 _BLOCK_NBYTES = 1 << 13
 _MAX_HEADER_NBYTES = 20
 _MAX_DEPTH = 100  # protobuf's own
@@ -27,7 +27,7 @@ _EXTERNAL_FIELDS = {_TENSOR.fields_by_name[name].number for name in ("external_d
 
 
 class DamageError(Exception):
-    """What is wrong with the bytes of a message."""
+    """A damaged message; the text says what is wrong with its bytes."""
 
 
 def read_outline(read: Read, nbytes: int, location: str) -> onnx.ModelProto:
@@ -37,7 +37,7 @@ def read_outline(read: Read, nbytes: int, location: str) -> onnx.ModelProto:
         read: reads from the file, of ``nbytes`` bytes; only a small part of it is read.
         location: the file's name, to be stated in the tensors.
 
-    Raises: DamageError for bytes that are no message; protobuf's DecodeError for contents that are no model.
+    Raises: DamageError for bytes that are not a message; protobuf's DecodeError for contents that are not a model.
     """
     if nbytes <= SMALL_NBYTES:
         return onnx.load_model_from_string(read(0, nbytes))
@@ -56,7 +56,7 @@ class _Outline:
         fields = descriptor.fields_by_number
         is_tensor = descriptor is _TENSOR
         parts: list[bytes] = []
-        data: list[tuple[int, int, int]] = []  # of a tensor: where its data's field starts, its data lies, and ends
+        data: list[tuple[int, int, int]] = []  # of a tensor: start of the data's field, start of the data, end
         is_external = False
         block, base, at, kept = b"", start, start, start
         while at < end:
@@ -101,7 +101,7 @@ class _Outline:
         return found
 
     def _external(self, offset: int, nbytes: int) -> bytes:
-        """The fields of a tensor that say where its data lies."""
+        """Return the fields of a tensor that say where its data lies."""
         entries = {"location": self._location, "offset": str(offset), "length": str(nbytes)}
         fields = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
         for key, value in entries.items():
@@ -111,7 +111,7 @@ class _Outline:
 
 
 def _varint(block: bytes, i: int, base: int) -> tuple[int, int]:
-    """Return the number at index ``i``, and the index behind it."""
+    """Return the number at index ``i``, and the index after it."""
     value = shift = 0
     start = i
     try:

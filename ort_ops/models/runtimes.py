@@ -1,4 +1,4 @@
-"""Which opset and IR version each onnxruntime loads, and a check in one that is installed elsewhere."""
+"""Know which opset and IR version each onnxruntime loads, and run a model in one that is installed elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _NEWEST = {
     Version("1.28"): (26, 13),
     Version("1.32"): (27, 14),
 }
-"""onnxruntime -> newest opset and IR version that it loads, each tried; versions between are as good as the older."""
+"""onnxruntime -> newest opset and IR version that it loads, each one tried; a version between two loads what the older
+does."""
 
 _RUN = """
 import json, sys, numpy, onnxruntime
@@ -42,9 +43,9 @@ class TargetError(MylinearError, ValueError):
 
 
 def parse_version(version: str) -> Version:
-    """Return the version without what follows the minor number.
+    """Return a version's major and minor number.
 
-    Raises: TargetError if it is no version, or older than this project serves.
+    Raises: TargetError if it is not a version, or is older than this project supports.
     """
     try:
         found = Version(version.removeprefix("onnxruntime-").removeprefix("ort-"))
@@ -67,7 +68,7 @@ def newest_versions(target: str) -> tuple[int, int]:
 
 
 def oldest_runtime(opset: int, ir_version: int) -> str | None:
-    """Return the oldest onnxruntime from 1.17 on that loads a model of these versions, or None if none known does.
+    """Return the oldest onnxruntime from 1.17 on that loads a model of these versions, or None if no known one does.
 
     >>> oldest_runtime(20, 9), oldest_runtime(21, 10), oldest_runtime(99, 9)
     ('1.17', '1.20', None)

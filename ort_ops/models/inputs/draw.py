@@ -1,4 +1,4 @@
-"""What a model is fed with where it is tried: examples from an .npz file, or seeded numbers that its graph can take."""
+"""Get inputs to try a model on: examples from an .npz file, or seeded numbers that its graph can take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 _FLOATS = {element_type.name for element_type in FLOATS}
 _DEFAULT_SIZE = 2  # of a dimension whose size nobody names
 _USUAL = Limits(0, 1)
-"""Of integers that nothing limits, such as masks and token types."""
+"""Limits of integers that no node limits, such as masks and token types."""
 
 
 class ExampleError(MylinearError, ValueError):
@@ -38,11 +38,11 @@ class NoExampleError(MylinearError, ValueError):
 
 @dataclass(frozen=True)
 class ModelInput:
-    """One input that a model must be fed with.
+    """One input of a model.
 
     Attributes:
         dims: sizes, and for a dynamic dimension its name, or None where it has none; None if the rank is not known.
-        dtype: None where it is no tensor of numbers.
+        dtype: None for anything but a tensor of numbers.
         is_required: False for an input with a default among the model's initializers.
     """
 
@@ -109,7 +109,7 @@ def read_examples(path: str | Path, model: onnx.ModelProto) -> dict[str, Array]:
 
 
 def _as_wanted(array: Array, value: ModelInput) -> Array:
-    """Return what stands for bfloat16 as bfloat16, and anything else as it is."""
+    """Return an array that stands for bfloat16 as bfloat16, and any other as it is."""
     if value.dtype is not None and value.dtype.name == "bfloat16":
         if array.dtype == np.dtype("V2"):  # how NumPy saves an array of ml_dtypes
             return array.view(value.dtype)
@@ -133,10 +133,10 @@ def _complaint(array: Array, value: ModelInput) -> str:
 
 
 class InputDrawer:
-    """Draws seeded numbers for all inputs of one model: normal ones, and integers that the graph can take.
+    """Draw seeded numbers for all inputs of one model: normally distributed, or integers that the graph can take.
 
-    An index into an axis (an embedding's rows, say) is drawn from all of it; other integers, such as masks, are 0
-    or 1. `ort_ops.models.inputs.integer_limits` says how far an index is followed.
+    An index into an axis, such as the rows of an embedding, is drawn from the whole axis. Other integers, such as
+    masks, are 0 or 1. `ort_ops.models.inputs.integer_limits` says how far an index is followed.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -167,9 +167,9 @@ class InputDrawer:
 
         Args:
             size: of dynamic dimensions.
-            others: of those that are not the first of an input, where they differ.
+            others: of dynamic dimensions that are not the first of an input, if different.
 
-        Raises: NoExampleError naming the first input for which no numbers are known to do.
+        Raises: NoExampleError naming the first input for which no valid numbers are known.
         """
         sizes = self.sizes(size, others)
         limits = self._limits.of_inputs(sizes)
@@ -187,7 +187,7 @@ class InputDrawer:
         return shape
 
     def limits(self, size: int) -> dict[str, Limits]:
-        """Return what numbers each input may have, with ``size`` for every dynamic dimension."""
+        """Return the limits of each input's numbers, with ``size`` for every dynamic dimension."""
         return self._limits.of_inputs(self.sizes(size))
 
 

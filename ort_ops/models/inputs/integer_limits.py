@@ -1,8 +1,8 @@
-"""What integers a graph can take: each index within its axis, followed back to the inputs of the model.
+"""Find the integers that a graph can take: each index within its axis, followed back to the inputs of the model.
 
 The nodes are visited once, last to first. A node that uses a value as an index limits it (Gather: from 0 to the size of
-its axis - 1); a node that hands numbers on, or computes simply with them, turns what its result may be into what its
-inputs may be. What is not known limits nothing, or leaves only 0 where an index must lie in an axis of unknown size.
+its axis - 1). A node that passes numbers on, or does simple arithmetic with them, turns the limits of its result into
+limits of its inputs. Unknown values limit nothing; an index into an axis of unknown size can only be 0.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ort_ops.models.inputs.skeleton import Dims, infer_dims
 
 Array = NDArray[Any]
 _NO_NUMBERS = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
-_MAX_CONSTANT = 1 << 16  # numbers of a tensor whose values are looked at
+_MAX_CONSTANT = 1 << 16  # elements of the largest tensor whose values are read
 _MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The least and the largest number that a value may have; ``reason`` says why none is known to do."""
+    """The smallest and the largest number that a value may have; ``reason`` says why there is none."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -78,7 +78,7 @@ class _Scope:
 
 
 class IntegerLimits:
-    """Finds the limits of a model's inputs. Shapes are inferred once, for all sizes of the dynamic dimensions."""
+    """Find the limits of a model's inputs. Shapes are inferred once, for all sizes of the dynamic dimensions."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
@@ -105,7 +105,7 @@ def _visit(nodes: Sequence[onnx.NodeProto], scope: _Scope) -> None:
 
 
 def _visit_call(node: onnx.NodeProto, function: onnx.FunctionProto, scope: _Scope) -> None:
-    """Visit a function as often as it is called with other shapes, constants or limits, and no more."""
+    """Visit a function once for each combination of shapes, constants and limits that it is called with."""
     inner = _Scope(
         {formal: scope.dims[name] for formal, name in zip(function.input, node.input, strict=False)
          if name in scope.dims} | {k: list(a.shape) for k, a in _constants(function)},
@@ -127,7 +127,7 @@ def _visit_call(node: onnx.NodeProto, function: onnx.FunctionProto, scope: _Scop
 
 
 def _visit_bodies(node: onnx.NodeProto, scope: _Scope) -> None:
-    """Hand limits to the results of the bodies, visit them, and hand on what their own inputs must be."""
+    """Pass limits to the results of the bodies, visit them, and pass on the limits of their own inputs."""
     skipped = {"Loop": 1, "Scan": 0, "If": 0}[node.op_type]
     for _, body in bodies(node):
         for output, name in zip(list(body.output)[skipped:], node.output, strict=False):
@@ -200,7 +200,7 @@ def _hands_on(*which: int) -> Callable[[onnx.NodeProto, _Scope], None]:
 
 
 def _sum(sign: int) -> Callable[[onnx.NodeProto, _Scope], None]:
-    """The rule of ``a + sign b``: what is left beside a constant, and half of the room for each of two unknowns."""
+    """The rule of ``a + sign b``: the rest beside a constant, or half of the range for each of two unknowns."""
 
     def rule(node: onnx.NodeProto, scope: _Scope) -> None:
         limits = scope.of(node.output[0])
@@ -239,7 +239,7 @@ def _product(node: onnx.NodeProto, scope: _Scope) -> None:
 
 
 def _running_total(node: onnx.NodeProto, scope: _Scope) -> None:
-    """The rule of CumSum and ReduceSum: of so many numbers each may have its share, as far as the size is known."""
+    """The rule of CumSum and ReduceSum: each number may have its share of the sum, if the size is known."""
     limits = scope.of(node.output[0])
     if not limits.is_bounded:
         return
@@ -263,14 +263,14 @@ def _clip(node: onnx.NodeProto, scope: _Scope) -> None:
 
 
 def _remainder(node: onnx.NodeProto, scope: _Scope) -> None:
-    """Whatever the number: what is left of a division by a constant that fits is within the limits."""
+    """The rule of Mod: whatever the number, its remainder by a constant that fits is within the limits."""
     limits, divisor = scope.of(node.output[0]), scope.constants.get(node.input[1])
     if divisor is None or not divisor.size or not 0 < float(divisor.max()) <= limits.high + 1:
         scope.meet(node.input[0], limits)
 
 
 def _takes(limits: Mapping[int, Limits], hands_on: bool = True) -> Callable[[onnx.NodeProto, _Scope], None]:
-    """The rule of an operator of which some inputs say how it works."""
+    """The rule of an operator that some inputs configure."""
 
     def rule(node: onnx.NodeProto, scope: _Scope) -> None:
         for index, own in limits.items():

@@ -1,4 +1,4 @@
-"""A model without its large weights: what names, shapes and order can be read from, at the cost of the nodes alone."""
+"""Copy a model without its large weights, to infer names, shapes and order at the cost of the nodes alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ort_ops.models.graphs import Scope, scopes_in
 from ort_ops.opdef.onnx_objects import register_schemas
 
 Dims = list[int | str | None]
-_KEPT_NUMBERS = 1024  # of a tensor whose values shape inference may need, such as the shape that a Reshape takes
+_KEPT_NUMBERS = 1024  # elements of a tensor that shape inference may need, such as the shape that a Reshape takes
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,7 +34,7 @@ def infer_dims(model: onnx.ModelProto) -> dict[str, Dims]:
     register_schemas()
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
-    except Exception:  # onnx's inference raises errors of many types; what the file states is left
+    except Exception:  # onnx's inference raises errors of many types; keep what the file states
         inferred = model
     return dict(_stated_dims(inferred.graph))
 

@@ -1,4 +1,4 @@
-"""Model-local functions: that none calls itself, and how many nodes they expand to, found without expanding them."""
+"""Check that no model-local function calls itself, and count the nodes that all expand to, without expanding them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ort_ops.models.graphs import Scope, scopes_in
 from ort_ops.opdef import registry
 
 MAX_CALL_DEPTH = 100
-"""Of onnx and onnxruntime alike."""
+"""The limit of both onnx and onnxruntime."""
 MAX_EXPANSION = 500_000
 """Nodes times levels of calls; onnxruntime takes half a minute for the most (2**15 nodes at 15 levels)."""
 
@@ -19,9 +19,9 @@ Key = tuple[str, str, str]
 
 
 def check_functions(model: onnx.ModelProto) -> None:
-    """Check that every function is defined once and ends, and that all their calls expand to a bounded graph.
+    """Check that every function is defined once, none calls itself, and their calls expand to a graph of limited size.
 
-    The definition of a registered operator counts as one node: a kernel serves in its place. The time is linear in the
+    The definition of a registered operator counts as one node, since a kernel may replace it. The time is linear in the
     model.
 
     Raises: ModelError; its message lacks the name of the model.
@@ -76,7 +76,7 @@ def _expand(functions: dict[Key, onnx.FunctionProto], calls: dict[Key, list[Key]
 
 
 def _operators(scope: Scope) -> Iterator[Key]:
-    """Yield the operator of every node of a graph or function, with those of the bodies inside."""
+    """Yield the operator of every node of a graph or function and of the bodies inside."""
     for inner in scopes_in(scope):
         for node in inner.container.node:
             yield _key(node.domain, node.op_type, node.overload)

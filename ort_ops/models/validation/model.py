@@ -1,7 +1,7 @@
-"""The one validation of a loaded model: what every command and session may take for granted afterwards.
+"""Validate a loaded model once, so that every command and session can rely on it.
 
-It takes time linear in the model and reads no weights. What it refuses, onnxruntime refuses too, or would take an
-unbounded time for; it says so in one line, where libraries end in tracebacks of their own.
+The time is linear in the model; weights are not read. A model that is refused here would be refused by onnxruntime too,
+or take it an unbounded time; the error is one line, where libraries would print tracebacks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def validate_model(model: onnx.ModelProto, what: str, external: ExternalData | None) -> None:
-    """Check text, functions, names, nodes, types, and the size of all data; put nodes in order that are not.
+    """Check text, functions, names, nodes, types, and the size of all data; put the nodes in order.
 
     Args:
         what: the model in words, such as ``'model.onnx'`` in quotes.
-        external: the files that may hold its data; None to leave those alone.
+        external: the files that may hold its data; None to skip them.
 
     Raises: ModelError that says what is wrong in one line.
     """
@@ -61,9 +61,9 @@ def validate_model(model: onnx.ModelProto, what: str, external: ExternalData | N
 
 
 def guard_model(model: onnx.ModelProto, what: str, external: ExternalData) -> None:
-    """Check what onnxruntime does not: how far functions expand, and, in its older versions, where data lies.
+    """Check what onnxruntime does not: how far functions expand and, in older versions, where data lies.
 
-    For a session, which leaves the rest of `validate_model` to onnxruntime: it takes a fifth of a session's time.
+    For a session, which leaves the rest of `validate_model` to onnxruntime, since it takes a fifth of a session's time.
 
     Raises: as `validate_model`.
     """
@@ -86,7 +86,7 @@ def _named(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What onnx knows of one version of an operator: how many inputs and outputs, which attributes of which types."""
+    """The rules of one version of an operator: numbers of inputs and outputs, and types of attributes."""
 
     inputs: range
     outputs: range
@@ -97,7 +97,7 @@ class _Rules:
 
 @lru_cache(maxsize=4096)
 def _rules(name: str, version: int) -> _Rules | None:
-    """Return the rules of an operator of ONNX's own domain, or None where onnx knows none for this version."""
+    """Return the rules of an operator of ONNX's own domain, or None where onnx does not know this version."""
     if not 0 < version <= defs.onnx_opset_version():
         return None
     try:
@@ -116,7 +116,7 @@ def _rules(name: str, version: int) -> _Rules | None:
 
 
 def _check_nodes(scope: Scope, model: onnx.ModelProto, local: set[tuple[str, str]]) -> None:
-    """Check each node by itself, with what onnx knows of its operator."""
+    """Check each node by itself, by the rules of its operator."""
     owner = scope.root if isinstance(scope.root, onnx.FunctionProto) else model
     domains = {entry.domain for entry in (*owner.opset_import, *model.opset_import)}
     version = max((entry.version for entry in owner.opset_import if entry.domain in _DEFAULT_DOMAINS), default=0)
@@ -173,7 +173,7 @@ def _check_against(node: onnx.NodeProto, rules: _Rules) -> None:
 
 
 def _check_inputs_have_types(model: onnx.ModelProto) -> None:
-    """Check that the inputs of the model state what they are; for inner values that can be inferred."""
+    """Check that the inputs of the model state their types; those of inner values can be inferred."""
     for value in model.graph.input:
         kind = value.type.WhichOneof("value")
         if kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type):
@@ -181,7 +181,7 @@ def _check_inputs_have_types(model: onnx.ModelProto) -> None:
 
 
 def _check_type(value: onnx.ValueInfoProto) -> None:
-    """Check that the element type of a value, if it states one, is one that onnx knows."""
+    """Check that onnx knows the element type that a value states, if any."""
     stated = value.type
     while (kind := stated.WhichOneof("value")) in ("sequence_type", "optional_type", "map_type"):
         inner = getattr(stated, kind)

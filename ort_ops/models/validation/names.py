@@ -1,4 +1,4 @@
-"""Names of values: each is given once, and none is read that nothing gives."""
+"""Check the names of values: each is defined once, and only defined ones are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ort_ops.errors import ModelError
 from ort_ops.models.graphs import NodeContainer, bodies, node_label
 
 Reads = dict[str, str]
-"""Names that are read, each with the node or output that reads it first."""
+"""Names that are read, each with the first node or output that reads it."""
 
 
 def check_names(container: NodeContainer, where: str) -> bool:
@@ -26,9 +26,9 @@ def check_names(container: NodeContainer, where: str) -> bool:
 
 
 def _check_scope(container: NodeContainer, where: str, outer: tuple[set[str], ...]) -> tuple[Reads, bool]:
-    """Check one graph or function; return what it reads of those around it, and whether its nodes are in order."""
+    """Check one graph or function; return the names that it reads from outside, and whether its nodes are in order."""
     own = _given_at_start(container, where, outer)
-    early: Reads = {}  # reads of what is not there yet
+    early: Reads = {}  # names that are read before they are defined
     is_sorted = True
     for node in container.node:
         for name in node.input:
@@ -53,7 +53,7 @@ def _check_scope(container: NodeContainer, where: str, outer: tuple[set[str], ..
 
 
 def _given_at_start(container: NodeContainer, where: str, outer: tuple[set[str], ...]) -> set[str]:
-    """The inputs and initializers of a graph or function."""
+    """Return the names of the inputs and initializers of a graph or function."""
     own: set[str] = set()
     if not isinstance(container, onnx.GraphProto):
         for name in container.input:

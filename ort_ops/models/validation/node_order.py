@@ -1,4 +1,4 @@
-"""The order of a graph's nodes: onnxruntime takes them in any, and what follows here only in one that is right."""
+"""Sort the nodes of a graph: onnxruntime takes them in any order, the code that follows needs a topological one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from ort_ops.models.graphs import NodeContainer, bodies, node_label
 
 
 def sort_nodes(graph: NodeContainer, where: str = "the graph") -> None:
-    """Put the nodes of a graph or function, and of its bodies, in order: each after those that it needs. In place.
+    """Sort the nodes of a graph or function, and of its bodies, in place: each after those that it needs.
 
-    ONNX demands that order, onnxruntime does not, and converters append nodes at the end. Nodes that are in order
-    stay as they are. Raises: ModelError for a cycle; its message lacks
-    the name of the model.
+    ONNX demands that order, onnxruntime does not, and some converters append nodes at the end. Nodes that are in order
+    stay as they are. Raises: ModelError for a cycle; its message lacks the name of the model.
     """
     for node in graph.node:
         for _, body in bodies(node):
@@ -50,7 +49,7 @@ def sort_nodes(graph: NodeContainer, where: str = "the graph") -> None:
 
 
 def _needed(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of the values that a node takes, from around it too where it has bodies."""
+    """Yield the names of the values that a node reads; its bodies may read values from outside too."""
     yield from (name for name in node.input if name)
     for _, body in bodies(node):
         for inner in body.node:

@@ -1,4 +1,4 @@
-"""Stored tensors: their size, and whether type, shape and data agree."""
+"""Check that type, shape and data of stored tensors agree."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ort_ops.models.external_data import ExternalData
 
 _STRING = onnx.TensorProto.STRING
 _COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
-_SMALL_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # those of 2 bits came with onnx 1.20
+_SMALL_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # types of 2 bits came with onnx 1.20
 
 
 def _num_bits(name: str, number: int) -> int:
-    """Bits of one element; of a string, which has no size of its own, those of one byte."""
+    """Bits of one element; 8 for a string, which has no size of its own."""
     if name == "STRING":
         return 8
     return _SMALL_BITS.get(name) or 8 * int(helper.tensor_dtype_to_np_dtype(number).itemsize)
@@ -32,7 +32,7 @@ def is_element_type(value: int) -> bool:
 
 
 def tensor_nbytes(tensor: onnx.TensorProto) -> int:
-    """Return the number of bytes that a tensor of this type and shape takes; of strings, one for each."""
+    """Return the number of bytes of a tensor of this type and shape; one byte for each string."""
     count: int = math.prod(tensor.dims)
     return (count * _BITS[tensor.data_type] + 7) // 8
 
@@ -41,7 +41,7 @@ def check_tensor(tensor: onnx.TensorProto, external: ExternalData | None) -> Non
     """Check that a stored tensor's type is known, and that its data is as large as its shape says.
 
     Args:
-        external: the files that may hold its data; None to leave those alone.
+        external: the files that may hold its data; None to skip them.
 
     Raises: ModelError; its message lacks the name of the model.
     """

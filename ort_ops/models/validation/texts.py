@@ -1,4 +1,4 @@
-"""Text in a model: all of it must be UTF-8, which protobuf demands when it writes but not when it reads."""
+"""Check that all text in a model is UTF-8, which protobuf demands when it writes but not when it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ort_ops.errors import ModelError
 
 
 def _text_fields(message: Any) -> tuple[str, ...]:
-    """The names of a message's fields that hold one text."""
+    """Return the names of a message's fields that hold one text."""
     return tuple(f.name for f in message.DESCRIPTOR.fields if f.type == f.TYPE_STRING and not f.is_repeated)
 
 
@@ -30,7 +30,7 @@ _FIELDS = {message: _text_fields(message) for message in _MESSAGES}
 
 
 def check_texts(messages: Sequence[Any]) -> None:
-    """Check the texts of messages of one type, and their metadata; not those of the messages inside.
+    """Check the texts and the metadata of messages of one type, but not of the messages inside.
 
     Raises: ModelError; its message lacks the name of the model.
     """
@@ -38,7 +38,7 @@ def check_texts(messages: Sequence[Any]) -> None:
         return
     for name in _FIELDS[type(messages[0])]:
         for text in set(map(attrgetter(name), messages)):
-            if isinstance(text, bytes):  # protobuf gives these where it cannot decode
+            if isinstance(text, bytes):  # what protobuf returns where it cannot decode
                 raise ModelError(f" is damaged: a {name} is not in UTF-8: {text[:60]!r}")
     if not isinstance(messages[0], onnx.AttributeProto | onnx.OperatorSetIdProto):
         for message in messages:
