@@ -1,4 +1,4 @@
-"""What the optional parts of the installation are for, and the one remedy where something of them is missing."""
+"""Name the optional parts of the installation, and what to do where one is missing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def install_extra(module: str) -> str:
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> RequirementError | None:
-    """Return the error of ours where an optional module, or one of the command line, is missing; None for any other.
+    """Return an error of ours for a missing optional module, or one of the command line; None for any other.
 
     Args:
-        error: of the import.
-        what: needs the module, in words.
+        error: from the import.
+        what: the thing that needs the module, in words.
     """
     module = (error.name or "").split(".")[0]
     if module in _OF_THE_COMMAND_LINE:

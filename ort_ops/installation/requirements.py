@@ -1,7 +1,7 @@
-"""Whether the packages that this one needs are here, new enough, and import.
+"""Check that the packages that this one needs are installed, new enough, and can be imported.
 
-The lowest versions stand in the distribution's own metadata, that is in ``pyproject.toml``. This module imports nothing
-but the standard library until it is asked, so that it can speak where nothing else can.
+The lowest versions are in the distribution's own metadata, which come from ``pyproject.toml``. This module imports only
+the standard library until a function is called, so that it works where nothing else does.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "ort-mylinear"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
-"""Distributions of the one module ``onnxruntime``; pip does not see that they overwrite each other."""
+"""Distributions that all install the module ``onnxruntime``; pip does not see that they overwrite each other."""
 OLDEST = {"numpy": (1, 26), "onnxruntime": (1, 17)}
-"""Modules without which nothing of this package runs, and the lowest versions of them."""
+"""Modules without which no part of this package runs, and their lowest versions."""
 OLDEST_OF_OTHERS = {"ml_dtypes": (0, 5), "onnx": (1, 19)}
 """Modules that are imported when a model needs them."""
 
 
 class RequirementError(MylinearError, ImportError):
-    """A package that is missing, too old, or does not import; the message says which and how to mend it."""
+    """A package is missing, too old, or does not import; the message says which and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong or missing, and what to do about it; ``package`` is the distribution, if it is one's."""
+    """A fault of the installation, and what to do about it; ``package`` is the distribution that has it, if any."""
 
     what: str
     remedy: str
@@ -60,7 +60,7 @@ def check() -> None:
 
 
 def import_fault(module: str) -> Fault | None:
-    """Say what is wrong with one of the modules in `OLDEST` and `OLDEST_OF_OTHERS`; None for nothing."""
+    """Return the fault of one of the modules in `OLDEST` and `OLDEST_OF_OTHERS`, or None."""
     lowest = (OLDEST | OLDEST_OF_OTHERS)[module]
     oldest = ".".join(map(str, lowest))
     install = f"pip install '{module}>={oldest}'"
@@ -84,7 +84,7 @@ def import_fault(module: str) -> Fault | None:
 
 
 def _is_older(version: str, oldest: str) -> bool:
-    """Whether a version is older; False where ``packaging``, which compares them, is missing: `version_faults` says so.
+    """Whether a version is older; False where ``packaging`` is missing, which `version_faults` reports.
 
     >>> _is_older("1.9", "1.17"), _is_older("1.17.0.dev1", "1.17"), _is_older("a build of my own", "1.17")
     (True, False, False)
@@ -94,23 +94,23 @@ def _is_older(version: str, oldest: str) -> bool:
     except ImportError:
         return False
     try:
-        return Version(version).release[:2] < Version(oldest).release  # a release candidate of the lowest will do
+        return Version(version).release[:2] < Version(oldest).release  # its release candidates will do
     except InvalidVersion:  # a build of somebody's own
         return False
 
 
 def _absence(module: str) -> Fault | None:
-    """Say that a module is not installed, without importing it; None if it is."""
+    """Return the fault of a module that is not installed, without importing it; None if it is."""
     try:
         is_here = importlib.util.find_spec(module) is not None
-    except ValueError:  # something that is no module stands in its place
+    except ValueError:  # its entry in sys.modules is not a module
         is_here = False
     oldest = ".".join(map(str, OLDEST_OF_OTHERS[module]))
     return None if is_here else Fault(f"{module} is not installed", f"pip install '{module}>={oldest}'", module)
 
 
 def first_import_fault() -> Fault | None:
-    """Say what is wrong with the first of `OLDEST` that cannot be used; those behind it need it."""
+    """Return the fault of the first of `OLDEST` that cannot be used; the later ones need it."""
     if not _is_main_interpreter():
         return Fault(
             "numpy and onnxruntime do not work in a sub-interpreter of Python, where importing the second never ends",
@@ -122,7 +122,7 @@ def first_import_fault() -> Fault | None:
 def _is_main_interpreter() -> bool:
     try:
         from ctypes import c_void_p, pythonapi
-    except ImportError:  # as it is in a sub-interpreter with a GIL of its own
+    except ImportError:  # in a sub-interpreter with a GIL of its own
         return False
     interpreters = [pythonapi.PyInterpreterState_Get, pythonapi.PyInterpreterState_Main]
     for function in interpreters:
@@ -131,19 +131,19 @@ def _is_main_interpreter() -> bool:
 
 
 def is_wanted(distribution: str) -> bool:
-    """Whether this package wants the distribution on this Python, without extras; True where nothing states it."""
+    """Whether this package requires the distribution on this Python, without extras; True where no metadata says so."""
     found = [requirement for requirement in _requirements() if requirement.name == distribution]
     return not found or any(_applies(requirement) for requirement in found)
 
 
 def install_command(distribution: str) -> str:
-    """Return the command that installs a distribution of the base install, as new as this package wants it."""
+    """Return the command that installs a distribution of the base install, in a version that is new enough."""
     wanted = [str(requirement.specifier) for requirement in _requirements() if requirement.name == distribution]
     return f"pip install '{distribution}{wanted[0] if wanted else ''}'"
 
 
 def version_faults() -> Iterator[Fault]:
-    """Yield what is missing of the base install, and what is installed and too old, by the distribution's metadata."""
+    """Yield the packages that are missing from the base install or too old, by the distribution's metadata."""
     try:
         import packaging  # noqa: F401
     except ImportError:
@@ -160,7 +160,7 @@ def version_faults() -> Iterator[Fault]:
 
 
 def _requirements() -> list[Requirement]:
-    """Return what the distribution's metadata states; empty where it, or ``packaging``, is not installed."""
+    """Return the requirements in the distribution's metadata; empty where it, or ``packaging``, is not installed."""
     try:
         from packaging.requirements import Requirement
 
