@@ -1,4 +1,4 @@
-"""The CUDA backend of the C++ library: whether a session can have it, and what is missing if not.
+"""Find out whether a session can use the CUDA backend of the C++ library, and what is missing if not.
 
 The library that onnxruntime registers knows no CUDA. It opens ``libmylinear_cuda.so`` beside it when the config entry
 `CONFIG_KEY` of the session options, or the environment variable of the same meaning, asks for that.
@@ -19,7 +19,7 @@ from ort_ops.native.library_file import check_whole
 
 PROVIDER = "CUDAExecutionProvider"
 CONFIG_KEY = "mylinear.cuda"
-"""``0``, ``1`` (CUDA kernels where they are to be had) or ``require``, before the library is registered."""
+"""``0``, ``1`` (CUDA kernels where available) or ``require``; set it before the library is registered."""
 LIBRARY_VARIABLE = "MYLINEAR_CUDA_LIBRARY"
 """Environment variable that names another build of the backend."""
 
@@ -29,14 +29,14 @@ _BUILD = "MYLINEAR_REQUIRE_NATIVE=1 pip install . -C cmake.define.MYLINEAR_CUDA=
 
 @dataclass(frozen=True)
 class CudaStatus:
-    """What is known of the CUDA backend.
+    """The state of the CUDA backend.
 
     Attributes:
-        reason: why sessions cannot have it and how to mend that; None if they can.
+        reason: why sessions cannot use it and how to mend that; None if they can.
         path: the file; None if it was not built.
-        toolkit: the CUDA that it was built with; driver: the newest CUDA that the driver knows.
+        toolkit: the CUDA version that it was built with; driver: the newest CUDA version that the driver knows.
         architectures: what it has machine code for, such as ``80 89 90``.
-        devices: what there is, such as ``sm_90``.
+        devices: the devices of this machine, such as ``sm_90``.
         cublaslt: version of the cuBLASLt that it would use; cublaslt_error: why there is none yet.
     """
 
@@ -56,10 +56,10 @@ class CudaStatus:
 
 
 def status() -> CudaStatus:
-    """Find out whether a session could have the CUDA kernels. Never raises.
+    """Find out whether a session could use the CUDA kernels. Never raises.
 
     The backend is loaded, and the driver asked for its devices, only where it was built and onnxruntime has its CUDA
-    provider; so on a machine without CUDA this does next to nothing.
+    provider, so on a machine without CUDA this does next to nothing.
     """
     library = native.status()
     if library.reason is not None or library.path is None:
@@ -104,7 +104,7 @@ def library_path() -> str:
 
 
 def asks_for_cuda(providers: Sequence[Any] | None) -> bool:
-    """Whether a list of execution providers, as onnxruntime takes it, has CUDA's.
+    """Whether a list of execution providers, as onnxruntime takes it, contains CUDA's.
 
     >>> asks_for_cuda(["CPUExecutionProvider"]), asks_for_cuda([("CUDAExecutionProvider", {"device_id": 0})])
     (False, True)

@@ -1,6 +1,6 @@
-"""The shared library with the C++ kernels: where it is, what it has, and why it is missing.
+"""Find the shared library with the C++ kernels, and say what it has or why it cannot be used.
 
-Nobody else knows its name. A host in another language registers it by its path::
+No other module knows its name. A host in another language registers it by its path::
 
     python -c "import ort_ops.native.library; print(ort_ops.native.library.library_path())"
 """
@@ -44,7 +44,7 @@ class NativeLibraryError(MylinearError, RuntimeError):
 
 @dataclass(frozen=True)
 class NativeStatus:
-    """What is known of the library with the C++ kernels.
+    """The state of the library with the C++ kernels.
 
     Attributes:
         path: the file, or None if there is none.
@@ -88,11 +88,11 @@ def is_own(path: str) -> bool:
 
 
 def status(*, in_child_first: bool = False) -> NativeStatus:
-    """Find the library and ask it what it has. Never raises; looks anew each time, which takes microseconds.
+    """Find the library and ask it what it has. Never raises. Looks again at each call, which takes microseconds.
 
     Args:
-        in_child_first: whether to try the library in a process of its own first, so that one that is damaged within is
-            told too and does not end this process; takes a tenth of a second.
+        in_child_first: whether to try the library in a process of its own first, so that a damaged one is reported and
+            does not end this process; takes a tenth of a second.
     """
     path = _find()
     if path is None:
@@ -127,7 +127,7 @@ def status(*, in_child_first: bool = False) -> NativeStatus:
 
 
 def _directories() -> list[Path]:
-    """Where this package's files are; an editable install has two places, sources and built files."""
+    """Return the folders of this package's files; an editable install has two, for sources and for built files."""
     import ort_ops
 
     return [Path(directory).resolve() for directory in ort_ops.__path__]
@@ -143,13 +143,13 @@ def _find() -> Path | None:
 
 
 def _builds() -> list[Path]:
-    """Every copy of the library in this package's places, the newest first: a build in place is used at once."""
+    """Return every copy of the library in this package's folders, the newest first: a build in place wins."""
     found = [path for directory in _directories() if (path := directory / _FILE_NAME).is_file()]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def unused_builds() -> list[str]:
-    """Return the paths of other builds in this package's places than the one that is used; the same bytes are none."""
+    """Return the paths of builds in this package's folders that differ from the one in use."""
     if LIBRARY_VARIABLE in os.environ:
         return []
     builds = _builds()
@@ -157,13 +157,13 @@ def unused_builds() -> list[str]:
 
 
 def _package_version() -> str | None:
-    """The version of this package, or None in a source tree that is not installed."""
+    """Return the version of this package, or None in a source tree that is not installed."""
     return _read_version(metadata.version)
 
 
 @cache
 def _read_version(read: Callable[[str], str]) -> str | None:
-    """Ask once: to read the metadata takes milliseconds, and every session that is opened asks."""
+    """Read the version once: it takes milliseconds, and every session that is opened asks."""
     try:
         return read(_DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -171,13 +171,13 @@ def _read_version(read: Callable[[str], str]) -> str | None:
 
 
 def describe(path: str | Path, function_name: str) -> dict[str, Any]:
-    """Load the library and read what one of its functions says as JSON; see ``cpp_ops/register.cc``.
+    """Load the library and call one of its functions that write JSON; see ``cpp_ops/register.cc``.
 
     Args:
         path: of the library.
         function_name: ``mylinear_describe`` or ``mylinear_cuda_describe``.
 
-    Raises: OSError if it does not load, AttributeError if it is another library, ValueError for nonsense.
+    Raises: OSError if it does not load, AttributeError if it is another library, ValueError if it writes no JSON.
     """
     check_whole(path)
     function = ctypes.CDLL(str(path))[function_name]

@@ -1,4 +1,4 @@
-"""Whether a shared library can be loaded at all: a damaged one ends the process that tries, and nothing catches it."""
+"""Check that a shared library can be loaded: a damaged one ends the process that tries, and nothing can catch that."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SEGMENT = struct.Struct("<8xQ16xQ")  # p_offset, p_filesz
 _TRIAL = "import sys; from ort_ops.native import library as native; native.describe(*sys.argv[1:])"
 
 _deadly: dict[tuple[str, int, int], str] = {}
-"""What ended the process that tried a file, by path, size and time of its last change."""
+"""The signal or status that ended the process that tried a file, by path, size and time of its last change."""
 
 
 def check_whole(path: str | Path) -> None:
-    """Check that a library was not cut short, which the loader finds out by SIGBUS; reads a kilobyte of it.
+    """Check that a library was not cut short, which the loader would find out by SIGBUS; read a kilobyte of it.
 
-    What is no 64-bit little-endian ELF file is left to the loader.
+    Files other than 64-bit little-endian ELF are left to the loader.
 
     Raises: OSError if it is shorter than its own headers say, or ended the process of `try_in_child`.
     """
@@ -44,11 +44,11 @@ def check_whole(path: str | Path) -> None:
 
 
 def try_in_child(path: str | Path, function_name: str) -> None:
-    """Load the library in a process of its own, and remember for `check_whole` if that ends it.
+    """Load the library in a process of its own, and remember for `check_whole` if that ends the process.
 
     Args:
         path: of the library.
-        function_name: of what to call there, as `ort_ops.native.library.describe` does.
+        function_name: the function to call there, as `ort_ops.native.library.describe` does.
     """
     command = [sys.executable, "-c", _TRIAL, str(path), function_name]
     done = subprocess.run(command, capture_output=True, check=False)
