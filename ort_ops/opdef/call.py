@@ -1,4 +1,4 @@
-"""One call of an operator: what a node received, and what is to be known of its results."""
+"""One call of an operator: what a node received, and which outputs it has."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call:
     """What one node of an operator received.
 
     Attributes:
-        inputs: in the operator's order, None for an absent one; an array, or where it can be read.
+        inputs: in the operator's order, None for an absent one; an array, or an object that loads it.
         attributes: with the defaults of those that the node lacks.
         types: the element type of each type variable, by its name.
         label: of the node, for messages.
@@ -101,5 +101,5 @@ def as_stored(kind: int, value: Any) -> Any:
 
 
 def np_name(dtype: np.dtype[Any]) -> str:
-    """Return the name of a NumPy dtype as `ElementType.name` has it."""
+    """Return the name of a NumPy dtype, as in `ElementType.name`."""
     return str(dtype.name)

@@ -1,4 +1,4 @@
-"""Element types of tensors: their names, sizes, and what their arithmetic loses.
+"""Element types of tensors: their names, sizes and precision.
 
 Only the standard library is imported; ``bfloat16`` is NumPy's dtype of that name from `ml_dtypes`.
 """
@@ -72,7 +72,7 @@ ONNX_TYPES: dict[str, int] = {name: t.onnx_type for name, t in ELEMENT_TYPES.ite
 
 
 def element_type_name(onnx_type: int) -> str:
-    """Return the name of any of ONNX's element types: NumPy's where it has the type."""
+    """Return the name of any of ONNX's element types: NumPy's name where NumPy has the type."""
     if onnx_type in BY_ONNX_TYPE:
         return BY_ONNX_TYPE[onnx_type].name
     from onnx import TensorProto, helper

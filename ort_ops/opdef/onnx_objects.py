@@ -18,7 +18,7 @@ _TENSOR = 4
 
 
 def make_schema(operator: Operator, infer: Callable[[Any], None] | None = None) -> defs.OpSchema:
-    """Make the ``OpSchema`` with its inference of types and shapes; it is not registered yet.
+    """Make the ``OpSchema`` with its inference of types and shapes, without registering it.
 
     Args:
         infer: takes onnx's InferenceContext; None for `infer_types`.
@@ -47,7 +47,7 @@ def make_schema(operator: Operator, infer: Callable[[Any], None] | None = None) 
 
 
 def register_schema(operator: Operator) -> None:
-    """Make the operator known to ``onnx.checker`` and ``onnx.shape_inference``; again does nothing."""
+    """Make the operator known to ``onnx.checker`` and ``onnx.shape_inference``; do nothing if it is."""
     if not schemas.is_registered(operator.name, operator.since_version, operator.domain):
         schemas.register(make_schema(operator))
 
@@ -89,9 +89,9 @@ def make_function(
         opset_version: the model's own version of the default domain.
         types: names of the element types of the model's nodes, by the name of their type variable; a plain collection
             stands for those of the first.
-        make_body: one of `Operator.former_bodies`; None for the present one.
+        make_body: one of `Operator.former_bodies`; None for the current one.
 
-    Raises: ContractError if a type is not accepted, the opset version cannot say it, or there is no body.
+    Raises: ContractError if a type is not accepted, the opset version is too old for it, or there is no body.
     """
     from onnx import helper
 

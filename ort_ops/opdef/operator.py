@@ -1,4 +1,4 @@
-"""The one description of an operator, and the ONNX objects that follow from it.
+"""The one description of an operator; everything else follows from it.
 
 `ort_ops.operators` holds the instances of this project; `python_kernel` makes one from a function's annotations; a
 package of yours makes one directly. Only the standard library is imported until an ONNX object is asked for.
@@ -26,7 +26,7 @@ class ContractError(MylinearError, ValueError):
 
 
 class DefinitionError(MylinearError, TypeError):
-    """A definition that cannot be an operator's; the message says which part and why."""
+    """A definition that cannot be an operator; the message says which part is wrong and why."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TypeVariable:
 class AbsentInput:
     """The tensor that stands for an optional input that a node leaves out; it must change no result.
 
-    A function body and some kernels take every input, so a model is completed with it where they run.
+    A function body and some kernels take every input, so a model is completed with this tensor before they run.
 
     Attributes:
         value: of every element.
@@ -82,7 +82,7 @@ class Parameter:
         name: in ONNX, such as ``X``.
         argument: the word for it in messages, such as ``x``.
         type: its type variable.
-        absent: for an optional input: what stands for it where it is left out; None if nothing can.
+        absent: for an optional input: what stands for it where a node leaves it out; None if nothing can.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Attribute:
     Attributes:
         kind: ``onnx.AttributeProto.AttributeType``.
         python_type: the type in words, such as ``list[float]``.
-        default: what a kernel gets where a node has none. It is no part of the operator's identity, so that the
+        default: what a kernel gets where a node has none. It does not belong to the operator's identity, so the
             default of a Python kernel can change while sessions are alive.
     """
 
@@ -122,7 +122,7 @@ class Operator:
 
     Attributes:
         domain, name: in ONNX.
-        since_version: the version of the domain from which on the operator is as described here.
+        since_version: the version of the domain that introduced the operator as described here.
         inputs: optional ones come last.
         outputs: the first is required; optional ones come last.
         infer_shape: (shapes of the inputs, None for an absent or unknown one; attributes with their defaults) ->
@@ -131,7 +131,7 @@ class Operator:
         make_body: (opset version, element types by the name of their type variable) -> nodes of the function body,
             over the parameters' names; attributes by ``ref_attr_name``. One function serves all nodes of a model, so
             a type variable has all element types that the nodes have, the widest first. None for no body.
-        former_bodies: what stood in place of ``make_body`` in older versions; as right, and accepted.
+        former_bodies: what ``make_body`` was in older versions of the package; equally right, and accepted.
         min_opset: the oldest version of ONNX's own domain that the body is written for.
         package: the distribution that defines the operator, for messages.
     """
@@ -240,7 +240,7 @@ class Operator:
         return types
 
     def bind_known(self, onnx_types: Sequence[int]) -> dict[TypeVariable, str] | None:
-        """Return the element type of each type variable as far as the inputs' tell (0 for an unknown one).
+        """Return the element type of each type variable, as far as those of the inputs (0 for an unknown one) tell.
 
         Returns: None where the type of an output remains unknown. Checks nothing.
         """
@@ -271,10 +271,10 @@ class Operator:
         return results
 
     def check_version(self, version: int, newest: int | None = None) -> None:
-        """Check that a model's import of the domain is a version that is known.
+        """Check that the version of the domain that a model imports is known.
 
         Args:
-            version: that the model imports.
+            version: the one that the model imports.
             newest: version of the domain; None for `since_version`.
 
         Raises: ContractError for an older or newer one.
@@ -298,7 +298,7 @@ class Operator:
             raise self.error("the opset version", f"{self.min_opset} or newer", str(version), hint)
 
     def check_attributes(self, names: Collection[str], kinds: Mapping[str, int] | None = None) -> None:
-        """Check the attributes of a node: no unknown one, every required one, each of its kind.
+        """Check the attributes of a node: no unknown one, every required one, each of the right kind.
 
         Args:
             names: of the node's attributes.

@@ -42,7 +42,7 @@ def find(domain: str, name: str, version: int | None = None) -> OperatorKit | No
     """Return the kit of an operator, or None if there is none.
 
     Args:
-        version: of the domain that a model imports: the newest operator that is not newer. None for the newest.
+        version: of the domain, as a model imports it: the newest operator that is not newer. None for the newest.
     """
     found = [
         kit
@@ -76,7 +76,7 @@ def add(kit: OperatorKit) -> None:
 
 
 def remove(kit: OperatorKit) -> None:
-    """Remove an operator that `add` added; again does nothing."""
+    """Remove an operator that `add` added; do nothing if it is gone."""
     with _lock:
         if _kits.get(kit.operator.key) is kit:
             del _kits[kit.operator.key]
@@ -102,7 +102,7 @@ def _load() -> None:
                 for kit in loaded if isinstance(loaded, Iterable) else (loaded,):
                     _check(kit)
                     _add(kit)
-            except Exception as error:  # of another package: it must not end those that do not need it
+            except Exception as error:  # another package's fault must not end models that do not need it
                 _failures[entry.name] = f"'{entry.value}': {type(error).__name__}: {error}"
         _is_loaded = True
 

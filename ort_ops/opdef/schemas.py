@@ -1,8 +1,8 @@
-"""Operator schemas in onnx's global registry, taken out again before the process ends.
+"""Register operator schemas with onnx, and remove them before the process ends.
 
 onnx keeps a schema's Python inference function in a C++ object that outlives the interpreter. Up to onnx 1.22 the
 process then hangs (1.19) or ends in SIGSEGV (1.20 to 1.22) after all work is done, which turns a gate's status 0
-into 139. A schema that is taken out while Python still runs does no harm.
+into 139. A schema that is removed while Python still runs does no harm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnx import defs
 
 _registered: set[tuple[str, int, str]] = set()
-"""Name, version and domain of what is in the registry because of us."""
+"""Name, version and domain of the schemas that this module registered."""
 
 
 def is_registered(name: str, since_version: int, domain: str) -> bool:
@@ -38,7 +38,7 @@ def register(schema: defs.OpSchema) -> None:
 
 
 def deregister(name: str, since_version: int, domain: str) -> None:
-    """Take an operator out of onnx's registry; nothing happens where it is not there."""
+    """Remove an operator from onnx's registry; do nothing if it is not there."""
     from onnx import defs
 
     _registered.discard((name, since_version, domain))

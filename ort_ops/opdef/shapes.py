@@ -1,4 +1,4 @@
-"""Shapes as operators state them: sizes, symbolic names, and dimensions that are not known."""
+"""Shapes in operators' descriptions: sizes, symbolic names, and unknown dimensions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import onnx
 
 Dim = int | str | None
-"""One dimension: its size, its symbolic name, or None where nothing is known of it."""
+"""One dimension: its size, its symbolic name, or None for an unknown one."""
 Shape = Sequence[Dim]
 
 
@@ -19,7 +19,7 @@ def format_shape(shape: Shape) -> str:
 
 
 def read_shape(type_proto: onnx.TypeProto | None) -> Shape | None:
-    """Return the shape that a ``TypeProto`` states, or None where it states none."""
+    """Return the shape that a ``TypeProto`` states, or None."""
     if type_proto is None or not type_proto.tensor_type.HasField("shape"):
         return None
     dims: list[Dim] = []
@@ -30,7 +30,7 @@ def read_shape(type_proto: onnx.TypeProto | None) -> Shape | None:
 
 
 def make_type(onnx_type: int, shape: Shape | None) -> onnx.TypeProto:
-    """Make the ``TypeProto`` of a tensor; a shape of None is not stated."""
+    """Make the ``TypeProto`` of a tensor; without a shape if it is None."""
     import onnx
 
     result = onnx.TypeProto()

@@ -6,7 +6,7 @@
 ([('x', False), ('low', True)], ['high'])
 
 Positional parameters are inputs, annotated with a tensor type; keyword-only ones are attributes, annotated with a plain
-Python type. A tensor type of several element types is a type variable: it means one and the same in a call.
+Python type. A tensor type of several element types is a type variable: all its uses in a call are the same type.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Bool = Annotated[NDArray[Any], TensorType("Bool", ("bool",))]
 
 
 class _Out:
-    """The mark in `Out`."""
+    """Marks `Out`."""
 
 
 Out = Annotated[Any, _Out()]
@@ -188,7 +188,7 @@ def _attribute(parameter: inspect.Parameter, hint: Any) -> Attribute:
 
 
 def _default(attribute: Attribute, value: Any) -> Any:
-    """The default as a node would give it: floats of an ONNX attribute have 32 bits."""
+    """Return the default as a node would hold it: floats of an ONNX attribute have 32 bits."""
 
     def one(item: Any) -> Any:
         wanted = {1: float, 2: int, 3: str}[attribute.kind if attribute.kind < 4 else attribute.kind - 5]
