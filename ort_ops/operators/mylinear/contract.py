@@ -3,17 +3,17 @@
     Y = X W^T + B        X [..., in_features], W [out_features, in_features], B [out_features] or absent
                          Y [..., out_features]
 
-X has rank 1 or more; every dimension may be 0; NaN and infinities propagate as in IEEE arithmetic. The element
-type is float64, float32, float16 or bfloat16, the same for all; the two small ones sum in float32 and are
-rounded once, to nearest even.
+X has rank 1 or more; every dimension may be 0; NaN and infinities propagate as in IEEE arithmetic. All have the same
+element type: float64, float32, float16 or bfloat16. The two small ones are summed in float32 and rounded once, to
+nearest even.
 
-The order of a sum is the kernel's own, and so a partial sum may overflow where the whole sum does not. Let P be the sum
-of the positive terms of one element (products and bias), N that of the absolute values of the negative ones, and L the
-largest number of the type that sums are held in. Every partial sum lies between -N and P. The kernel returns
+The order of a sum is up to the kernel, so a partial sum may overflow where the whole sum does not. Let P be the sum of
+the positive terms of one element (products and bias), N the sum of the absolute values of the negative ones, and L the
+largest number of the accumulator's type. Every partial sum lies between -N and P. The kernel returns
     the sum within its error bound (or the infinity that it rounds to),
     also +infinity where P >= L, and -infinity where N >= L,
     also NaN where both hold, for +infinity and -infinity may have been added;
-an infinity among the terms counts for P or N as its sign says. Where neither holds, only the first is right.
+An infinity among the terms counts for P or N by its sign. Where neither holds, only the first is right.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _T = TypeVariable("T", tuple(element_type.name for element_type in ELEMENT_TYPES
 def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
     """Return the shape of Y from those of X, W and B; None for an unknown or absent one.
 
-    Raises: ContractError if what is known of the shapes breaks the contract.
+    Raises: ContractError if the known dimensions break the contract.
 
     >>> infer_shape([["batch", 3], [5, 3], [5]])
     ['batch', 5]
@@ -70,15 +70,15 @@ def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
 def make_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
     """Write ``Y = X W^T + B`` in standard operators; see `ort_ops.opdef.operator.Operator`.
 
-    One type that sums in itself needs no cast; one that sums in a wider type is cast to that and back, with one
-    rounding; several are cast to the widest accumulator among them, and back with ``CastLike``. MatMul rather than
-    Gemm, because Gemm takes matrices only and Reshape around it would lose the shapes.
+    A type that is its own accumulator needs no cast. One with a wider accumulator is cast to that and back, with one
+    rounding. Several types are cast to the widest accumulator among them, and back with ``CastLike``. The product is
+    MatMul, because Gemm takes matrices only, and Reshape around it would lose the shapes.
     """
     return _make_body(opset_version, types["T"], _transposed)
 
 
 def make_former_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
-    """Write the body that models had before float64 took another: Transpose and MatMul next to each other."""
+    """Write the body that older models have, also in float64: Transpose next to MatMul."""
     return _make_body(opset_version, types["T"], lambda name, *_: [_transpose(name)])
 
 
@@ -111,8 +111,8 @@ def _transposed(name: str, opset_version: int, accumulator: ElementType) -> list
     """Transpose a matrix, to ``W_transposed``.
 
     Up to 1.25, onnxruntime fuses Transpose and MatMul into an operator that it has no float64 kernel for, and then does
-    not load the model. In float64 there is therefore another node between the two: a dimension more and less, which
-    copies nothing. Where the weight is constant, all of it is computed when the model is loaded.
+    not load the model. So in float64 an Unsqueeze and a Squeeze, which copy nothing, keep the two apart. With a
+    constant weight, all of it is computed when the model is loaded.
     """
     from onnx import helper
 

@@ -2,11 +2,11 @@
 
 A sum of n products in arithmetic of unit roundoff u, in whatever order and with or without fused multiply-add,
 is off by at most gamma(n) * sum |x_i w_i| with gamma(n) = n u / (1 - n u) (N. Higham, Accuracy and Stability of
-Numerical Algorithms, section 3.1). Here n = K + 1, for the bias is one more term. Then come the rounding to the
-element type, and underflow.
+Numerical Algorithms, section 3.1). Here n = K + 1, because the bias is one more term. To this come the rounding to the
+element type and underflow.
 
-That is arithmetic that rounds each operation to nearest. The matrix units of NVIDIA GPUs add several products at once,
-cut off at the last place of the largest, and in TF32 first round the factors; `Arithmetic` has their constants.
+This holds for arithmetic that rounds each operation to nearest. The matrix units of NVIDIA GPUs add several products at
+once, cut off at the last place of the largest, and in TF32 round the factors first; `Arithmetic` has their constants.
 
 Where a partial sum may overflow, the contract allows infinities and NaN beside the exact result; `Bound` says
 where. `ort_ops.numerics.compare` compares results with it.
@@ -60,7 +60,7 @@ def linear_bound(
         # The float64 reference makes the same kind of error, which matters for float64 kernels.
         summing = gamma(terms, arithmetic.sum_scale * accumulator.unit_roundoff) + gamma(terms, 2.0**-53)
         summed = summing * magnitude
-        if accumulator.name == "float64" and np.isinf(summed).any():  # of float64 numbers beyond float64 as a sum
+        if accumulator.name == "float64" and np.isinf(summed).any():  # sums of float64 numbers that exceed float64
             scaled, shift = linear_scaled(absolute_x, absolute_weight, None if bias is None else np.abs(bias))
             summed = np.where(np.isinf(summed), np.ldexp(summing * scaled, shift), summed)
         bound = inherited + summed + terms * accumulator.smallest
@@ -85,7 +85,7 @@ def _overflowing(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return where the positive terms reach ``largest`` or +infinity, and where the negative ones reach the opposite.
 
-    A term with an infinity or NaN in it is left out: it decides the result by itself, and the exact result shows it.
+    A term with an infinity or NaN does not count: it decides the result by itself, and the exact result shows it.
     """
     (x_plus, x_minus), (weight_plus, weight_minus) = _halves(x), _halves(weight)
     found = []
@@ -97,7 +97,7 @@ def _overflowing(
 
 
 def _halves(values: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return the positive part, and the negative one as positive numbers; 0 for what is not finite."""
+    """Return the positive part, and the negative part as positive numbers; 0 for values that are not finite."""
     is_finite = np.isfinite(values)
     finite = values if is_finite.all() else np.where(is_finite, values, 0.0)
     positive = np.maximum(finite, 0.0)

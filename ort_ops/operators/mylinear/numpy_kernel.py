@@ -33,14 +33,14 @@ def compute(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = N
 
 
 def _fill(x: Float, weight: Float, bias: Float | None = None, *, out: Out) -> Float:
-    """Write MYLINEAR of checked arguments into ``out``."""
+    """Compute MYLINEAR of checked arguments, into ``out``."""
     y: Float = out
     with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
         if x.itemsize < 4:
             x, weight = x.astype(np.float32), weight.astype(np.float32)
         if x.ndim == 2:
             product = np.matmul(x, weight.T)
-        else:  # one product, where matmul would loop over batches
+        else:  # one product; matmul would loop over batches
             product = np.matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight.T).reshape(y.shape)
         if bias is None:
             y[...] = product

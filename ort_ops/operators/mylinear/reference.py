@@ -1,4 +1,4 @@
-"""The operator's definition in NumPy, and the same as an operator of onnx's ReferenceEvaluator."""
+"""The operator's definition in NumPy, and as an operator of onnx's ReferenceEvaluator."""
 
 from __future__ import annotations
 

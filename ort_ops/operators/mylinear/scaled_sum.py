@@ -1,4 +1,4 @@
-"""Sums of float64 products that may overflow float64 on their way, or as a whole."""
+"""Sums of float64 products of which a partial sum, or the whole, may overflow float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def largest_finite(values: NDArray[Any]) -> float:
     """Return the size of the largest finite number; 0 for none."""
     if not values.size:
         return 0.0
-    largest = max(float(values.max()), -float(values.min()))  # without a copy of a large array; NaN comes through
+    largest = max(float(values.max()), -float(values.min()))  # no copy of a large array; NaN propagates
     if np.isfinite(largest):
         return largest
     return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
@@ -21,8 +21,8 @@ def largest_finite(values: NDArray[Any]) -> float:
 def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> tuple[NDArray[np.float64], int]:
     """Return ``y`` and a shift, so that ``y * 2^shift`` is ``x @ weight.T + bias`` and no sum overflows float64.
 
-    All of float64; the shift is 0 where no sum comes near its largest number. What is lost to underflow by the shift
-    is less than 2^-1000 of the largest term.
+    All arrays are float64. The shift is 0 where no sum comes near the largest number. It loses less to underflow than
+    2^-1000 of the largest term.
     """
     terms = x.shape[-1] + 1
     exponents = [int(np.frexp(largest_finite(a))[1]) for a in (x, weight)]
