@@ -73,7 +73,7 @@ def infer_types(operator: Operator, context: Any) -> None:
     }
     inferred = operator.infer_shape(shapes, attributes)
     for i, (output, shape) in enumerate(zip(operator.outputs, inferred, strict=True)):
-        if i < context.get_num_outputs():
+        if i < context.get_num_outputs() and output.type in bound:
             context.set_output_type(i, make_type(ONNX_TYPES[bound[output.type]], shape))
 
 

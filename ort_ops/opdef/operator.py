@@ -242,13 +242,13 @@ class Operator:
     def bind_known(self, onnx_types: Sequence[int]) -> dict[TypeVariable, str] | None:
         """Return the element type of each type variable, as far as those of the inputs (0 for an unknown one) tell.
 
-        Returns: None where the type of an output remains unknown. Checks nothing.
+        Returns: None where the type of a required output remains unknown. Checks nothing.
         """
         bound = {variable: variable.dtypes[0] for variable in self.variables if len(variable.dtypes) == 1}
         for parameter, number in zip(self.inputs, onnx_types, strict=False):
             if number in BY_ONNX_TYPE:
                 bound[parameter.type] = BY_ONNX_TYPE[number].name
-        return bound if all(output.type in bound for output in self.outputs) else None
+        return bound if all(output.type in bound for output in self.outputs if not output.is_optional) else None
 
     def check_arguments(
         self,

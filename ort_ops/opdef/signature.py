@@ -97,8 +97,9 @@ def read_operator(
         if optional != sorted(optional):
             raise DefinitionError(f"optional {what} must come last")
     known = {parameter.type for parameter in inputs if not parameter.is_optional}
+    known_to_optional = {parameter.type for parameter in inputs}
     for output in outputs:
-        if len(output.type.dtypes) > 1 and output.type not in known:
+        if len(output.type.dtypes) > 1 and output.type not in (known_to_optional if output.is_optional else known):
             raise DefinitionError(
                 f"the result's type must be that of a required input, or one element type, got {output.type.name}"
             )

@@ -22,6 +22,7 @@ from ort_ops.python_kernels.failures import of_kernels_made_now
 from ort_ops.python_kernels.kept_views import Loans
 from ort_ops.python_kernels.trampoline import Domain, Overload
 
+_NO_ELEMENTS = (0,)  # what onnxruntime is told of an output that a node should lack; with no memory behind it
 _MAX_SHAPES = 64  # that a node remembers the output shapes of
 _EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/ort/operator.h
 _NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
@@ -114,7 +115,7 @@ def _infer(slot: Slot, operator: Operator, read: Sequence[Any], types_and_shapes
         is_known = shape is not None and all(dim is not None for dim in shape)
         dims = tuple(d.encode() if isinstance(d, str) else d for d in shape) if shape is not None and is_known else None
         # onnxruntime shows an unknown rank and a scalar alike, as rank 0, so rank 0 is not stated either.
-        result += [ONNX_TYPES[bound[output.type]], dims or None]
+        result += [ONNX_TYPES[bound[output.type]] if output.type in bound else 0, dims or None]
     return tuple(result)
 
 
@@ -231,20 +232,27 @@ class _Node:
         if kernel.copy_inputs:
             views = [None if view is None else view.copy() for view in views]
         if kernel.writes_output:
-            return (self._writing(kernel, function, attributes, views, expected), *expected)
+            writing = self._writing(kernel, function, attributes, views, expected)
+            return (writing, *[_NO_ELEMENTS if shape is None else shape for shape in expected])
         return self._returning(kernel, function, attributes, views, expected)
 
     def _expect(
         self, kernel: PythonKernel[..., Any], shapes: Sequence[Shape | None], attributes: Mapping[str, Any]
     ) -> Sequence[Shape | None]:
-        """What is known of the outputs' shapes; all of it must be, for a kernel that takes out."""
+        """What is known of the outputs' shapes; all of it must be, for a kernel that takes out.
+
+        The shape of an optional output may be None even then: nothing is known of it where the node lacks it.
+        """
         expected = kernel.infer_shapes(shapes, attributes)
-        for name, shape in zip([output.argument for output in self._operator.outputs], expected, strict=True):
+        for output, shape in zip(self._operator.outputs, expected, strict=True):
             is_known = shape is not None and all(isinstance(dim, int) for dim in shape)
-            if kernel.writes_output and not is_known:
+            if kernel.writes_output and not is_known and not (output.is_optional and shape is None):
                 got = "unknown" if shape is None else format_shape(shape)
-                raise kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
+                raise self._unknown_shape(kernel, output.argument, got)
         return expected
+
+    def _unknown_shape(self, kernel: PythonKernel[..., Any], name: str, got: str) -> PythonKernelError:
+        return kernel.error(f"the shape of {name}", "known before the call (the kernel takes out)", got)
 
     def _writing(
         self,
@@ -257,13 +265,27 @@ class _Node:
         """Return what runs a kernel that writes into the outputs itself; ``arrays`` are its inputs."""
 
         def finish(*memory: Any) -> None:
-            outputs: list[Any] = [*map(_ndarray, shapes, self._output_dtypes, memory)]
+            if None in memory or None in shapes:
+                outputs = self._present_outputs(kernel, shapes, memory)
+            else:
+                outputs = [*map(_ndarray, shapes, self._output_dtypes, memory)]
             out: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
             result = function(*arrays, out=out, **attributes)
             if result is not None and result is not out:
                 raise kernel.error("the result", "out, or None, of a kernel that takes out", type(result).__name__)
 
         return finish
+
+    def _present_outputs(
+        self, kernel: PythonKernel[..., Any], shapes: Sequence[Any], memory: Sequence[Any]
+    ) -> list[Any]:
+        """Return the outputs to write into, None for one that the node lacks."""
+        outputs: list[Any] = []
+        for output, shape, dtype, data in zip(self._operator.outputs, shapes, self._output_dtypes, memory, strict=True):
+            if data is not None and shape is None:
+                raise self._unknown_shape(kernel, output.argument, "unknown")
+            outputs.append(None if data is None else np.ndarray(shape, dtype, data))
+        return outputs
 
     def _returning(
         self,
@@ -278,15 +300,22 @@ class _Node:
         results: Any = [function(*views, **attributes)]
         if len(dtypes) > 1:
             results = self._several(kernel, results[0])
+        outputs = self._operator.outputs
         for i, (result, shape) in enumerate(zip(results, expected, strict=True)):
+            if result is None and outputs[i].is_optional:
+                continue
             if type(result) is not np.ndarray or result.dtype != dtypes[i] or result.shape != shape:
                 results[i] = self._checked(kernel, i, result, shape)
 
         def finish(*memory: Any) -> None:
-            for result, dtype, data in zip(results, dtypes, memory, strict=True):
+            for i, (result, dtype, data) in enumerate(zip(results, dtypes, memory, strict=True)):
+                if data is None:  # an optional output that the node lacks
+                    continue
+                if result is None:
+                    raise kernel.error(outputs[i].argument, f"an array of {dtype} (the node has this output)", "None")
                 np.ndarray(result.shape, dtype, data)[...] = result
 
-        return (finish, *[result.shape for result in results])
+        return (finish, *[_NO_ELEMENTS if result is None else result.shape for result in results])
 
     def settle(self, error: BaseException, loans: Loans) -> BaseException:
         """Return what is to leave a call that raised: the exception itself, which then refers to no loan.
