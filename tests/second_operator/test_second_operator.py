@@ -28,25 +28,22 @@ from exporter import MyLinear, check_gradients, export, verify
 from ort_ops import ContractError, InferenceSession, KernelError
 from ort_ops.cli import main as cli
 from ort_ops.models.checks import check_shapes, function_difference
-from ort_ops.models.make import make_model
-from ort_ops.models.nodes import check_operator_nodes, operator_nodes
+from ort_ops.models.nodes import attach_functions, check_operator_nodes, operator_nodes
 from ort_ops.native import library as native
-from ort_ops.numerics.bound import ROUNDED
-from ort_ops.numerics.compare import compare
 from ort_ops.opdef import registry
-from ort_ops.opdef.call import Call
-from ort_ops.opdef.element_types import ELEMENT_TYPES
-from ort_ops.opdef.onnx_objects import make_node, register_schema
+from ort_ops.opdef.onnx_objects import make_node
 from ort_ops.python_kernels.decorator import implements
+from tests.every_operator import KERNELS, combinations, complaints, in_words, one_node, sample_calls
+from tests.operator_fuzz import fuzz
+from tests.operators import test_every_operator as every
 
 from .operator import KIT, SCALED_CLIP, Count, Real
 from .torch_side import ScaledClip, scaled_clip, scaled_clip_op
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-KERNELS = ("cpp", "python", "body")
-OVERLOADS = [{v.name: ELEMENT_TYPES[name] for v, name in bound.items()} for bound in SCALED_CLIP.overloads()]
-IDS = ["-".join(t.name for t in types.values()) for types in OVERLOADS]
+OVERLOADS = combinations(KIT)
+IDS = [in_words(types) for types in OVERLOADS]
 
 
 @pytest.fixture(scope="module")
@@ -66,31 +63,6 @@ def registered(built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry.add(KIT)
     yield
     registry.remove(KIT)
-
-
-def calls(types: Any) -> list[Call]:
-    return list(KIT.samples(np.random.default_rng(0), types))
-
-
-def one_node(call: Call, *, outputs: tuple[bool, ...] = (True, True), with_function: bool = True) -> onnx.ModelProto:
-    shapes = [None if a is None else [*a.shape] for a in call.arrays]
-    types = {name: element_type.name for name, element_type in call.types.items()}
-    return make_model(SCALED_CLIP, shapes, call.attributes, types=types, outputs=outputs, with_function=with_function)
-
-
-def feed(call: Call) -> dict[str, Any]:
-    named = zip(SCALED_CLIP.inputs, call.arrays, strict=True)
-    return {parameter.argument: array for parameter, array in named if array is not None}
-
-
-def assert_right(call: Call, results: Any) -> None:
-    """Compare each output with the reference, within the bound."""
-    expected, bounds = KIT.reference(call), KIT.bound(call, ROUNDED)
-    assert len(results) == len(expected)
-    for index, (got, exact, bound) in enumerate(zip(results, expected, bounds, strict=True)):
-        element_type = call.output_type(index)
-        assert got.dtype.name == element_type.name
-        assert compare(got, exact, bound, element_type).complaint is None, call.label
 
 
 def two_operators(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
@@ -117,19 +89,7 @@ def two_operators(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-# --- What it is: schema, shapes, messages, function body.
-
-
-def test_the_schema_is_onnx_s_and_infers_types_and_shapes() -> None:
-    model = one_node(calls(OVERLOADS[0])[0], with_function=False)
-    register_schema(SCALED_CLIP)
-    onnx.checker.check_model(model, full_check=True)
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output
-    assert [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred] == [[2, 3], [2, 3]]
-    assert [v.type.tensor_type.elem_type for v in inferred] == [TensorProto.DOUBLE, TensorProto.INT32]
-
+# --- What it is: shapes, messages, function body.
 
 X, COUNT, SHIFT = np.ones((2, 3)), np.array(1), np.ones(3)
 
@@ -166,7 +126,7 @@ def test_the_c_library_describes_the_same_operator(built: Path) -> None:
 
 
 def test_wrong_nodes_are_refused() -> None:
-    model = one_node(calls(OVERLOADS[0])[0])
+    model = one_node(sample_calls(KIT, OVERLOADS[0])[0])
     node = model.graph.node[0]
     for change, message in (
         (lambda: node.attribute.append(helper.make_attribute("beta", 1.0)), "must be among alpha, got beta"),
@@ -194,55 +154,60 @@ def test_wrong_shapes_in_a_model_name_the_node() -> None:
         check_shapes(model)
 
 
-@pytest.mark.parametrize("opset", [13, 15, 17, 20])
-@pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
-def test_the_body_is_right_on_every_opset_in_plain_onnxruntime(types: Any, opset: int) -> None:
-    for call in calls(types):
-        model = one_node(call, with_function=False)
-        model.opset_import[0].version = opset
-        if call.arrays[2] is None and opset < 15:
-            continue  # what stands for SHIFT is computed, which takes opset 15
-        complete(model)
-        assert function_difference(model) is None
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        assert_right(call, session.run(None, feed(call)))
-
-
-def complete(model: onnx.ModelProto) -> None:
-    from ort_ops.models.complete import complete_inputs
-    from ort_ops.models.nodes import attach_functions
-
-    complete_inputs(model)
+def test_one_body_serves_several_element_types() -> None:
+    graphs = [one_node(sample_calls(KIT, types)[0]).graph for types in OVERLOADS]
+    model = one_node(sample_calls(KIT, OVERLOADS[0])[0])
+    for number, graph in enumerate(graphs):
+        for value in (*graph.input, *graph.output):
+            value.name += str(number)
+        for names in (graph.node[0].input, graph.node[0].output):
+            names[:] = [f"{name}{number}" for name in names]
+    del model.graph.node[:], model.graph.input[:], model.graph.output[:]
+    for graph in graphs:
+        model.graph.MergeFrom(graph)
     attach_functions(model)
+    assert function_difference(model) is None
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = [sample_calls(KIT, types)[0] for types in OVERLOADS]
+    feed = {
+        f"{parameter.argument}{number}": array
+        for number, call in enumerate(found)
+        for parameter, array in zip(SCALED_CLIP.inputs, call.arrays, strict=True)
+    }
+    results = session.run(None, feed)
+    for number, call in enumerate(found):
+        assert complaints(KIT, call, results[2 * number : 2 * number + 2]) == []
 
 
 # --- What runs it: Python, C++, body, torch; alone and beside another operator.
 
 
 @pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
+def test_it_passes_the_tests_of_every_operator(types: Any) -> None:
+    for kernels in KERNELS:
+        every.test_each_kernel_is_within_the_bound(KIT, types, kernels)
+    every.test_constants_of_the_model_give_the_same(KIT, types)
+    every.test_the_schema_infers_what_the_model_states(KIT, types)
+    every.test_an_output_that_is_optional_may_be_absent(KIT, types)
+    for opset in (13, 15, 17, 20):
+        every.test_the_function_body_is_right_in_plain_onnxruntime(KIT, types, opset)
+
+
+def test_it_passes_the_fuzz_of_every_operator() -> None:
+    every.test_the_samples_are_worth_trying(KIT)
+    outcomes, faults = fuzz(200, kits=("tests.second_operator.operator:KIT",))
+    assert not faults, faults[:5]
+    assert min(outcomes["right"], outcomes["error"]) > 20, outcomes
+
+
+@pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
 def test_the_python_function_and_torch_are_within_the_bound(types: Any) -> None:
     kernel = KIT.python_kernel()
-    for call in calls(types):
-        assert_right(call, kernel(*call.arrays, **call.attributes))
+    for call in sample_calls(KIT, types):
+        assert complaints(KIT, call, kernel(*call.arrays, **call.attributes)) == []
         tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in call.arrays]
-        assert_right(call, [t.numpy() for t in scaled_clip(*tensors, **call.attributes)])
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("types", OVERLOADS, ids=IDS)
-def test_every_kernel_is_within_the_bound(types: Any, kernel: str) -> None:
-    for call in calls(types):
-        model = one_node(call, with_function=kernel == "body").SerializeToString()
-        session = InferenceSession(model, kernels=kernel)
-        assert_right(call, session.run(None, feed(call)))
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_the_second_output_is_optional(kernel: str) -> None:
-    call = calls(OVERLOADS[0])[0]
-    model = one_node(call, outputs=(True, False), with_function=kernel == "body")
-    (y,) = InferenceSession(model.SerializeToString(), kernels=kernel).run(None, feed(call))
-    assert compare(y, KIT.reference(call)[0], KIT.bound(call, ROUNDED)[0], call.element_type).complaint is None
+        results = [t.numpy() for t in scaled_clip(*tensors, **call.attributes)]
+        assert complaints(KIT, call, results) == []
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -264,7 +229,7 @@ def test_each_operator_runs_by_the_best_kernel_that_it_has(monkeypatch: pytest.M
 
 
 def test_a_python_kernel_s_own_error_is_raised_as_it_was() -> None:
-    model = one_node(calls(OVERLOADS[0])[0], with_function=False)
+    model = one_node(sample_calls(KIT, OVERLOADS[0])[0])
     for value in model.graph.input:
         del value.type.tensor_type.shape.dim[:]
         value.type.tensor_type.ClearField("shape")
@@ -412,7 +377,7 @@ def test_torch_s_own_checks_pass() -> None:
 
 
 def test_the_exact_gradient_is_torch_s() -> None:
-    for call in calls({"T": ELEMENT_TYPES["float64"], "I": ELEMENT_TYPES["int64"]})[:7]:
+    for call in sample_calls(KIT, OVERLOADS[0])[:7]:
         tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in call.arrays]
         wanted = [t for t in tensors if t is not None and t.is_floating_point()]
         for tensor in wanted:
