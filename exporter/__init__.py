@@ -5,14 +5,15 @@ After ``import exporter``, plain ``torch.onnx.export`` emits MYLINEAR nodes, wit
 Names are imported when they are first used, so that the command line can serve models where torch is not installed.
 """
 
-from exporter.operators.mylinear.registration import install
+from exporter.torch_ops.registration import install
 
 TYPE_CHECKING = False  # as typing has it; the command line handles signals before it imports that
 if TYPE_CHECKING:
     from typing import Any
 
     from exporter.errors import ExportError
-    from exporter.operators.mylinear.functional import LinearF, linear
+    from exporter.operators.mylinear.autograd import LinearF
+    from exporter.operators.mylinear.functional import linear
     from exporter.operators.mylinear.module import MyLinear
     from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
     from exporter.to_onnx.export import ExportResult, export

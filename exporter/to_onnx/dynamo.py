@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from exporter.errors import ExportError
-from exporter.operators.mylinear.registration import translate
 from exporter.to_onnx.agreement import root_cause
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes
 from exporter.to_onnx.job import Job, check_count
@@ -56,7 +55,7 @@ def _translate(job: Job) -> torch.onnx.ONNXProgram:
                 input_names=job.inputs,
                 output_names=job.outputs,
                 dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
-                custom_translation_table={torch.ops.mylinear.linear.default: translate(), **translations()},
+                custom_translation_table=translations(),
                 optimize=False,  # it merges equal calls, and none must go uncounted
                 verbose=False,
             )

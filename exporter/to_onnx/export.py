@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from exporter.errors import ExportError
-from exporter.operators.mylinear.functional import count_calls
 from exporter.to_onnx.agreement import root_cause
 from exporter.to_onnx.dynamo import count_in_program, export_dynamo, symbolic_only
 from exporter.to_onnx.example_call import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
@@ -24,6 +23,7 @@ from exporter.to_onnx.job import Job, check_names, check_value_names, dynamic_ax
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.torchscript import export_torchscript
 from exporter.to_onnx.versions import choose_opset, ir_version
+from exporter.torch_ops.counting import count_calls
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
@@ -110,10 +110,10 @@ def export(
     if program is not None:
         args, kwargs = _arguments_of(program, args, kwargs)
     with prepared(module, None if program else training):
-        with torch.no_grad(), count_calls() as num_calls:
+        with torch.no_grad(), count_calls() as calls:
             example = make_example(module, args, kwargs)
             raw = example.call(*example.tensors)
-            expected_nodes = num_calls() if program is None else count_in_program(program)
+            expected_nodes = calls.total() if program is None else count_in_program(program)
         outputs = flatten_outputs(raw)
         if not outputs:
             raise ExportError(f"the model must return tensors, in tuples, lists or dicts; it returns {kind_of(raw)}")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.operators.mylinear.functional import AUTOGRAD_NODE_NAMES
+from exporter.operators.mylinear.autograd import AUTOGRAD_NODE_NAMES
 from exporter.to_onnx.agreement import compare_with_torch
 from exporter.to_onnx.example_call import DynamicShapes, Example, flatten_outputs
 from ort_ops.numerics.compare import Comparison

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from exporter.torch_ops import registration
 from ort_ops.opdef import registry
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.operator import ContractError, DefinitionError, Operator
@@ -126,6 +127,7 @@ def torch_kit(kit: OperatorKit) -> TorchKit | None:
         if not isinstance(found, TorchKit) or found.operator != kit.operator:
             got = found.operator.op_type if isinstance(found, TorchKit) else type(found).__name__
             raise DefinitionError(f"{kit.operator.op_type}: '{kit.torch}' must be its TorchKit, got {got}")
+        registration.register(found.operator, found.library_op, found.arguments)
         _loaded[kit.torch] = found
     return _loaded[kit.torch]
 

@@ -203,8 +203,8 @@ def test_anomaly_mode_names_the_call_whose_gradient_is_nan() -> None:
     with torch.autograd.set_detect_anomaly(True):
         out = linear(x.requires_grad_(), weight, bias)
         with (
-            pytest.warns(UserWarning, match="(?s)Error detected in _PlainLinearFBackward.*out = linear"),
-            pytest.raises(RuntimeError, match="'_PlainLinearFBackward' returned nan values in its 0th output"),
+            pytest.warns(UserWarning, match="(?s)Error detected in PlainLinearFBackward.*out = linear"),
+            pytest.raises(RuntimeError, match="'PlainLinearFBackward' returned nan values in its 0th output"),
         ):
             out.backward(torch.zeros_like(out))  # 0 times infinity
 
@@ -306,7 +306,7 @@ def test_backward_in_another_thread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(functional, "_are_functorch_transforms_active"), (functional.forward_ad, "_current_level")]
+    ("owner", "name"), [(functional, "are_transforms_active"), (torch.autograd.forward_ad, "_current_level")]
 )
 def test_where_a_private_name_does_not_say_the_complete_function_serves(
     owner: object, name: str, monkeypatch: pytest.MonkeyPatch
@@ -327,9 +327,9 @@ def test_where_torch_does_not_say_how_transforms_are_nested_the_results_are_the_
     transform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch._C._functorch, "get_interpreter_stack")
-    assert functional._forward_mode_depth() is None
+    assert functional.forward_mode_depth() is None
     monkeypatch.undo()
-    monkeypatch.setattr(functional, "_forward_mode_depth", lambda: None)
+    monkeypatch.setattr(functional, "forward_mode_depth", lambda: None)
     torch.testing.assert_close(TRANSFORMS[transform](linear), TRANSFORMS[transform](F.linear))
 
 
@@ -345,7 +345,7 @@ for name in names:
 from exporter.operators.mylinear import functional
 for name in names:  # torch itself goes on with them
     setattr(torch._C, name, kept[name])
-assert functional._is_any_autocast_enabled() and functional._are_functorch_transforms_active()
+assert functional.is_any_autocast_enabled() and functional.are_transforms_active()
 x, weight, bias = (torch.rand(s, dtype=torch.float64, requires_grad=True) for s in [(3, 2), (4, 2), (4,)])
 for function in (functional.linear, torch.ops.mylinear.linear.default):
     assert torch.autograd.gradcheck(function, (x, weight, bias))

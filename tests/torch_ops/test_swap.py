@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from exporter.operators.mylinear import swap
-from exporter.operators.mylinear.functional import count_calls
 from exporter.operators.mylinear.module import MyLinear
 from exporter.operators.mylinear.swap import restore_linear, swap_linear
+from exporter.torch_ops.counting import count_calls
 
 
 class Own(nn.Linear):
@@ -52,9 +52,9 @@ def test_every_linear_is_swapped_and_computes_the_same_bits_by_our_operator() ->
     report = swap_linear(model)
     assert report.swapped == ("0", "2.0", "2.1")
     assert not report.skipped
-    with count_calls() as num_calls:
+    with count_calls() as calls:
         assert torch.equal(model(x), before)
-        assert num_calls() == 3
+        assert calls.total() == 3
     assert list(model.modules()) == layers
     assert list(model.state_dict()) == list(state)
     restored = restore_linear(model)
@@ -201,9 +201,9 @@ def test_a_transformer_is_swapped_with_a_note_where_torch_goes_around_it(has_gra
     report = swap_linear(model)
     assert report.swapped == ("linear1", "linear2")
     assert set(report.notes) == set(report.swapped)
-    with count_calls() as num_calls, torch.set_grad_enabled(has_grad):
+    with count_calls() as calls, torch.set_grad_enabled(has_grad):
         model(torch.rand(1, 3, 8))
-        assert num_calls() == (2 if has_grad else 0)  # what the note says
+        assert calls.total() == (2 if has_grad else 0)  # what the note says
 
 
 def test_the_transformer_s_fast_path_can_be_stopped() -> None:
@@ -212,9 +212,9 @@ def test_the_transformer_s_fast_path_can_be_stopped() -> None:
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with count_calls() as num_calls, torch.no_grad():
+        with count_calls() as calls, torch.no_grad():
             model(torch.rand(1, 3, 8))
-            assert num_calls() == 2
+            assert calls.total() == 2
     finally:
         torch.backends.mha.set_fastpath_enabled(was)
 
@@ -229,9 +229,9 @@ def test_parametrized_layers_are_swapped_and_restored(parametrization: object) -
     assert swap_linear(model).swapped == ("0",)
     assert isinstance(model[0], MyLinear)
     assert not isinstance(twin[0], MyLinear)  # a copy shares the class that parametrize made
-    with count_calls() as num_calls:
+    with count_calls() as calls:
         assert torch.equal(model(x), before)
-        assert num_calls() == 1
+        assert calls.total() == 1
     restore_linear(model)
     assert not isinstance(model[0], MyLinear)
     assert type(model[0]).__name__ == name

@@ -23,8 +23,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from exporter.operators.mylinear.functional import count_calls
 from exporter.operators.mylinear.module import MyLinear
+from exporter.torch_ops.counting import count_calls
 from exporter.training.checkpoints.checkpoint import load_checkpoint
 from exporter.training.data.dataset import Dataset, load_diabetes
 from exporter.training.data.linear_example import LinearExample
@@ -124,9 +124,9 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results: dict[str, Any] = {}
     for make in SCENARIOS:
-        with count_calls() as num_calls:
+        with count_calls() as calls:
             results[make.__name__] = {layer.__name__: losses(make, layer, rank) for layer in (nn.Linear, MyLinear)}
-            results[make.__name__]["calls"] = num_calls()
+            results[make.__name__]["calls"] = calls.total()
     for name, (problem, options) in TRAININGS.items():
         results[name] = outcome(problem(), options, folder / name)
     try:

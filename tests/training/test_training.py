@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporter.operators.mylinear import functional
+from exporter.operators.mylinear import autograd
 from exporter.torch_ops.gradients import GradientError
 from exporter.training import metrics as evaluation
 from exporter.training import run as training_run
@@ -335,7 +335,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path: Path, monkeypa
 def test_gradients_are_checked_before_anything_is_trained(
     argument: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = functional._gradients
+    right = autograd.linear_gradients
 
     def wrong(*args: Any) -> tuple[Tensor | None, ...]:
         gradients = list(right(*args))
@@ -343,7 +343,7 @@ def test_gradients_are_checked_before_anything_is_trained(
         gradients[argument] = None if chosen is None else chosen * 1.01
         return tuple(gradients)
 
-    monkeypatch.setattr(functional._PlainLinearF, "backward", staticmethod(wrong))
+    monkeypatch.setattr(autograd.PlainLinearF, "backward", staticmethod(wrong))
     steps: list[int] = []
     with pytest.raises(GradientError, match="is wrong"):
         train(regression(), SGD, folder=tmp_path, on_step=lambda done, loss: steps.append(done))

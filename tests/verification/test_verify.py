@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference.op_run import OpRun
 from torch import nn
 
-from exporter.operators.mylinear import functional
+from exporter.operators.mylinear import autograd, functional
 from exporter.operators.mylinear.module import MyLinear
 from exporter.to_onnx.export import export
 from exporter.verification import backends as roads_of
@@ -445,13 +445,13 @@ def test_the_first_node_that_diverges_is_named(mlp: Path, monkeypatch: pytest.Mo
 
 def test_a_wrong_backward_is_found(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {FINITE_DIFFERENCES, NN_LINEAR} <= {row.inputs for row in verify(mlp, batch_sizes=[2]).rows}
-    right = functional._gradients
+    right = autograd.linear_gradients
 
     def wrong(*arguments: Any) -> Any:
         grad_x, grad_weight, grad_bias = right(*arguments)
         return grad_x, None if grad_weight is None else grad_weight * (1 + 1e-5), grad_bias
 
-    monkeypatch.setattr(functional._PlainLinearF, "backward", staticmethod(wrong))
+    monkeypatch.setattr(autograd.PlainLinearF, "backward", staticmethod(wrong))
     violated = {row.inputs for row in verify(mlp, batch_sizes=[2]).rows if row.comparison and row.verdict != "ok"}
     assert violated == {FINITE_DIFFERENCES, NN_LINEAR}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from exporter.torch_ops.arguments import dtype_name
+from exporter.torch_ops.autocast import cast_tensors
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR, infer_shape
 
@@ -13,17 +15,8 @@ DTYPES = frozenset({getattr(torch, t.name) for t in ELEMENT_TYPES} | {torch.comp
 
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast as F.linear would under autocast, so that the cast and not the original is saved for backward."""
-    device_type = x.device.type
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(device_type)
-
-    def cast(tensor: Tensor) -> Tensor:
-        is_eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if is_eligible and tensor.device.type == device_type else tensor
-
-    return cast(x), cast(weight), None if bias is None else cast(bias)
+    """Cast as F.linear would under autocast; see `cast_tensors`."""
+    return cast_tensors(x, weight, bias)  # type: ignore[return-value]  # what is given stays given
 
 
 def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -59,17 +52,13 @@ def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
     infer_shape([list(x.shape), list(weight.shape), None if bias is None else list(bias.shape)])
     if x.dtype not in DTYPES:
-        raise ContractError(MYLINEAR.message("x", MYLINEAR.element_type_rule, _name(x.dtype)))
+        raise ContractError(MYLINEAR.message("x", MYLINEAR.element_type_rule, dtype_name(x.dtype)))
     for argument, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
         if tensor.dtype != x.dtype:
-            rule = f"{_name(x.dtype)} (the dtype of x)"
-            raise ContractError(MYLINEAR.message(argument, rule, _name(tensor.dtype)))
+            rule = f"{dtype_name(x.dtype)} (the dtype of x)"
+            raise ContractError(MYLINEAR.message(argument, rule, dtype_name(tensor.dtype)))
         if tensor.device != x.device:
             rule = f"on {x.device} (the device of x)"
             raise ContractError(MYLINEAR.message(argument, rule, f"one on {tensor.device}"))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

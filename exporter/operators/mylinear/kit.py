@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exporter.operators.mylinear.functional import AUTOGRAD_NODE_NAMES, linear
+from exporter.operators.mylinear.autograd import AUTOGRAD_NODE_NAMES
+from exporter.operators.mylinear.functional import linear
+from exporter.operators.mylinear.library_op import OP
 from exporter.operators.mylinear.module import MyLinear
 from exporter.torch_ops.kit import ExampleModule, TorchKit
-from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR
+from ort_ops.operators.mylinear.contract import MYLINEAR
 
 
 def _examples() -> Iterator[ExampleModule]:
@@ -22,7 +24,7 @@ def _examples() -> Iterator[ExampleModule]:
 
 KIT = TorchKit(
     MYLINEAR,
-    f"{DOMAIN}::linear",
+    OP,
     linear,
     plain=F.linear,
     autograd_nodes=AUTOGRAD_NODE_NAMES,

@@ -1,0 +1,67 @@
+"""The library op ``mylinear::linear``: what exported programs call, one node for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exporter.operators.mylinear.arguments import check
+from exporter.operators.mylinear.autograd import Inputs, OpLinearF, batched, linear_gradients, save_for_backward
+from exporter.torch_ops.autocast import register_autocast
+from exporter.torch_ops.registration import register
+from exporter.torch_ops.torch_private import CAN_GO_BELOW_AUTOGRAD, are_transforms_active, forward_mode_level
+from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
+
+OP = f"{DOMAIN}::linear"
+_op_apply: Callable[..., Tensor] = OpLinearF.apply
+
+# No default for bias: with one, the dispatcher drops it and backward sees two entries in needs_input_grad.
+torch.library.define(OP, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+
+
+@torch.library.impl(OP, "default")
+def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    check(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if all(isinstance(size, int) for tensor in tensors for size in tensor.shape):
+        check(x, weight, bias)
+    # By torch._check, because sizes that are not known, or depend on data, have no answer yet.
+    torch._check(x.shape[-1] == weight.shape[1], lambda: f"{NAME}: in_features of x and weight differ")
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _linear_vmap(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, int]:
+    return batched(torch.ops.mylinear.linear.default, info.batch_size, in_dims, x, weight, bias), 0
+
+
+def _linear_autograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Differentiate the op. `torch.library.register_autograd` would lose forward-mode tangents without a word."""
+    if are_transforms_active() or forward_mode_level() >= 0:
+        check(x, weight, bias)
+        return F.linear(x, weight, bias)  # right in every transform, and there is no graph here to keep the op in
+    return _op_apply(x, weight, bias)
+
+
+def _setup_context(ctx: Any, inputs: Inputs, output: Tensor) -> None:
+    save_for_backward(ctx, inputs[0], inputs[1])
+
+
+torch.library.register_fake(OP, _linear_fake)
+torch.library.register_vmap(OP, _linear_vmap)
+_LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
+if CAN_GO_BELOW_AUTOGRAD:
+    _LIBRARY.impl("linear", _linear_autograd, "Autograd")
+else:
+    torch.library.register_autograd(OP, linear_gradients, setup_context=_setup_context)
+register_autocast(_LIBRARY, "linear", torch.ops.mylinear.linear.default, num_tensors=3)
+register(MYLINEAR, OP)

@@ -1,0 +1,136 @@
+"""Translate calls of an operator's library op into nodes of ONNX, for each of torch's exporters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ort_ops.opdef import registry
+from ort_ops.opdef.onnx_objects import make_schema
+from ort_ops.opdef.operator import Attribute, Operator
+
+_CONSTANTS = {1: "f", 2: "i", 3: "s", 6: "fs", 7: "is"}
+"""What TorchScript's exporter calls the kinds of constants, by ``onnx.AttributeProto.AttributeType``."""
+
+
+def overload_names(library_op: str) -> list[str]:
+    """Return the names of a library op's overloads, such as ``default``."""
+    namespace, _, name = library_op.partition("::")
+    return list(getattr(getattr(torch.ops, namespace), name).overloads())
+
+
+def overloads(library_op: str) -> list[torch._ops.OpOverload]:
+    """Return a library op's overloads."""
+    namespace, _, name = library_op.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), name)
+    return [getattr(packet, overload) for overload in packet.overloads()]
+
+
+def domain_version(operator: Operator) -> int:
+    """Return the version that a model imports of the operator's domain: it has one for all operators of a domain."""
+    return max(operator.since_version, registry.newest_version(operator.domain))
+
+
+def translate(operator: Operator, library_op: str, overload: str, arguments: Sequence[str]) -> Callable[..., Any]:
+    """Return what torch's dynamo exporter calls for an overload of a library op: it makes one node.
+
+    Args:
+        arguments: names of the operator's inputs and attributes, in the order of the library op's.
+    """
+    from onnxscript import values
+
+    namespace, _, name = library_op.partition("::")
+    schema = getattr(getattr(getattr(torch.ops, namespace), name), overload)._schema
+    # The exporter gives a node all outputs of its schema.
+    described = replace(
+        operator, outputs=operator.outputs[: len(schema.returns)], since_version=domain_version(operator)
+    )
+    op = values.Op(values.Opset(operator.domain, described.since_version), operator.name, make_schema(described))
+    formal = {attribute.name: attribute for attribute in operator.attributes}
+    parameters = [argument.name for argument in schema.arguments]
+
+    def emit(*given, **keywords):  # type: ignore[no-untyped-def]  # onnxscript reads annotations, and knows its own only
+        bound = dict(zip(parameters, given, strict=False)) | keywords
+        found = dict(zip(arguments, (bound.get(parameter) for parameter in parameters), strict=True))
+        attributes = {
+            key: _constant(operator, attribute, found[key])
+            for key, attribute in formal.items()
+            if found.get(key) is not None
+        }
+        return op(*(found[parameter.name] for parameter in operator.inputs), **attributes)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    required = {parameter.name for parameter in operator.inputs if not parameter.is_optional}
+    emit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(p, kind, default=inspect.Parameter.empty if a in required else None)
+            for p, a in zip(parameters, arguments, strict=True)
+        ]
+    )
+    return emit
+
+
+def emit_symbolic(operator: Operator, arguments: Sequence[str], g: Any, values: Sequence[Any]) -> Any:
+    """Emit one node for the TorchScript exporter, with types and shapes set.
+
+    Args:
+        arguments: names of the operator's inputs and attributes, in the order of ``values``.
+        g: the exporter's graph context, at the call of the library op.
+    """
+    from torch.onnx import symbolic_helper
+
+    found = dict(zip(arguments, values, strict=True))
+    inputs = [found[parameter.name] for parameter in operator.inputs]
+    inputs = [None if value is None or value.node().mustBeNone() else value for value in inputs]
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    absent = [parameter.name for parameter, value in zip(operator.inputs, inputs, strict=False) if value is None]
+    if absent:
+        # A constant without a value; the exporter writes an empty name for it.
+        none = found[absent[0]]
+        inputs = [none if value is None else value for value in inputs]
+    attributes: dict[str, Any] = {}
+    for attribute in operator.attributes:
+        value = found.get(attribute.name)
+        if value is None or (isinstance(value, torch._C.Value) and value.node().mustBeNone()):
+            continue
+        kind = _CONSTANTS.get(attribute.kind)
+        if kind is None:
+            raise operator.error(f"attribute {attribute.name}", "a number, text or list", attribute.python_type)
+        constant = symbolic_helper._maybe_get_const(value, kind)  # type: ignore[arg-type]
+        attributes[attribute.name] = _constant(operator, attribute, constant)
+    suffixes = {a.name: _CONSTANTS[a.kind][0] for a in operator.attributes if a.kind in _CONSTANTS}
+    named = {f"{name}_{suffixes[name]}": value for name, value in attributes.items()}
+    num_outputs = g.original_node.outputsSize()
+    results = g.op(f"{operator.domain}::{operator.name}", *inputs, outputs=num_outputs, **named)
+    _set_types(operator, inputs, attributes, [results] if num_outputs == 1 else list(results))
+    return results
+
+
+def _set_types(operator: Operator, inputs: Sequence[Any], attributes: dict[str, Any], results: Sequence[Any]) -> None:
+    """Set types and known sizes of the outputs; without, the exporter warns and makes up names of dimensions."""
+    types: dict[str, Any] = {}
+    shapes: list[list[int | None] | None] = [None] * len(operator.inputs)
+    for index, (parameter, value) in enumerate(zip(operator.inputs, inputs, strict=False)):
+        if not value.node().mustBeNone() and isinstance(value.type(), torch._C.TensorType):
+            types.setdefault(parameter.type.name, value.type())
+            shapes[index] = value.type().varyingSizes()
+    inferred = operator.infer_shape(shapes, operator.defaults | attributes)
+    for output, result, shape in zip(operator.outputs, results, inferred, strict=False):
+        like = types.get(output.type.name)
+        if like is None and len(output.type.dtypes) == 1 and types:
+            like = next(iter(types.values())).with_dtype(getattr(torch, output.type.dtypes[0]))
+        if like is not None and shape is not None:
+            result.setType(like.with_sizes([dim if isinstance(dim, int) else None for dim in shape]))
+
+
+def _constant(operator: Operator, attribute: Attribute, value: Any) -> Any:
+    """Return an attribute as ONNX takes it. Raises: ContractError for what is computed in the model."""
+    is_computed = isinstance(value, torch._C.Value) or type(value).__module__.partition(".")[0] == "onnx_ir"
+    if is_computed or hasattr(value, "producer"):
+        raise operator.error(f"attribute {attribute.name}", f"a constant {attribute.python_type}", "a computed value")
+    return int(value) if isinstance(value, bool) else value
