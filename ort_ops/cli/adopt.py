@@ -1,10 +1,12 @@
-"""`mylinear adopt`: linear layers of any ONNX model become MYLINEAR nodes. Needs no torch."""
+"""`mylinear adopt`: registered operators stand for what they can in any ONNX model. Needs no torch."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from ort_ops.rewrite.report import Rewrite
+if TYPE_CHECKING:
+    from ort_ops.rewrite.report import Rewrite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,14 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inputs", metavar="FILE.npz", help="compare the whole model on these real inputs (default: drawn numbers)"
     )
+    parser.add_argument(
+        "--operator", metavar="DOMAIN::NAME", action="append", dest="operators",
+        help="rewrite this operator only; may be given more than once (default: all that are registered)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON: every node, with the reason if left alone")
 
 
 def run(args: argparse.Namespace) -> int:
     """Rewrite and print a summary."""
-    from ort_ops.rewrite.rewrite import adopt
+    from ort_ops.rewrite import adopt
 
-    return show(adopt(args.source, args.target, inputs=args.inputs), args)
+    return show(adopt(args.source, args.target, inputs=args.inputs, operators=args.operators), args)
 
 
 def show(result: Rewrite, args: argparse.Namespace) -> int:

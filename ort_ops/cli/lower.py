@@ -1,4 +1,4 @@
-"""`mylinear lower`: MYLINEAR nodes become standard operators, for tools that know only those. Needs no torch."""
+"""`mylinear lower`: standard operators stand for registered ones, for tools that know no others. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Rewrite and print a summary."""
     from ort_ops.cli.adopt import show
-    from ort_ops.rewrite.rewrite import lower
+    from ort_ops.rewrite import lower
 
-    return show(lower(args.source, args.target, inputs=args.inputs), args)
+    return show(lower(args.source, args.target, inputs=args.inputs, operators=args.operators), args)

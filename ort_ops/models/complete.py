@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -93,50 +94,62 @@ class _Completion:
                 f"node '{found.label}' has a computed {source} and no {parameter.argument}, which takes opset 15 or "
                 f"newer; the model has opset {self._opset}"
             )
-        self._added.setdefault(found.node.output[0], []).extend(self._computed(name, absent, by_name, like))
+        self._added.setdefault(found.node.output[0], []).extend(
+            absent_nodes(name, absent, by_name, like, self._unused_name)
+        )
 
     def _store(self, name: str, dims: list[int], value: float, data_type: int) -> None:
         assert isinstance(self._container, onnx.GraphProto)
         array = np.full(dims, value, helper.tensor_dtype_to_np_dtype(data_type))
         self._container.initializer.append(numpy_helper.from_array(array, name))
 
-    def _computed(self, name: str, absent: AbsentInput, by_name: dict[str, str], like: str) -> list[onnx.NodeProto]:
-        """Make the nodes that compute an input whose shape is known only when the model runs."""
-        nodes, sizes = [], []
-        for number, dim in enumerate(absent.dims):
-            suffix = str(number) if number else ""
-            size = self._unused_name(f"{name}_size{suffix}")
-            sizes.append(size)
-            if isinstance(dim, int):
-                fixed = helper.make_tensor("size", onnx.TensorProto.INT64, [1], [dim])
-                nodes.append(helper.make_node("Constant", [], [size], value=fixed))
-                continue
-            index, shape = (self._unused_name(f"{name}_{part}{suffix}") for part in ("index", "shape"))
-            axis = helper.make_tensor("index", onnx.TensorProto.INT64, [1], [dim[1]])
-            nodes += [
-                helper.make_node("Constant", [], [index], value=axis),
-                helper.make_node("Shape", [by_name[dim[0]]], [shape]),
-                helper.make_node("Gather", [shape, index], [size], axis=0),
-            ]
-        if len(sizes) != 1:
-            whole = self._unused_name(f"{name}_sizes")
-            empty = helper.make_tensor("sizes", onnx.TensorProto.INT64, [0], [])
-            nodes.append(
-                helper.make_node("Concat", sizes, [whole], axis=0)
-                if sizes
-                else helper.make_node("Constant", [], [whole], value=empty)
-            )
-            sizes = [whole]
-        values = self._unused_name(f"{name}_float")
-        value = helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [absent.value])
-        nodes += [
-            helper.make_node("ConstantOfShape", sizes, [values], value=value),
-            helper.make_node("CastLike", [values, like], [name]),
-        ]
-        return nodes
-
     def _unused_name(self, wanted: str) -> str:
         names = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(1)))
         name = next(name for name in names if name not in self._used)
         self._used.add(name)
         return name
+
+
+def absent_nodes(
+    name: str, absent: AbsentInput, by_name: Mapping[str, str], like: str, unused_name: Callable[[str], str]
+) -> list[onnx.NodeProto]:
+    """Make the nodes that compute an absent input whose shape is known only when the model runs.
+
+    Args:
+        name: of the result.
+        by_name: names of the node's inputs by those of the operator's parameters.
+        like: name of an input of the same element type.
+        unused_name: returns a name that no value has, made of the one wanted.
+    """
+    nodes, sizes = [], []
+    for number, dim in enumerate(absent.dims):
+        suffix = str(number) if number else ""
+        size = unused_name(f"{name}_size{suffix}")
+        sizes.append(size)
+        if isinstance(dim, int):
+            fixed = helper.make_tensor("size", onnx.TensorProto.INT64, [1], [dim])
+            nodes.append(helper.make_node("Constant", [], [size], value=fixed))
+            continue
+        index, shape = (unused_name(f"{name}_{part}{suffix}") for part in ("index", "shape"))
+        axis = helper.make_tensor("index", onnx.TensorProto.INT64, [1], [dim[1]])
+        nodes += [
+            helper.make_node("Constant", [], [index], value=axis),
+            helper.make_node("Shape", [by_name[dim[0]]], [shape]),
+            helper.make_node("Gather", [shape, index], [size], axis=0),
+        ]
+    if len(sizes) != 1:
+        whole = unused_name(f"{name}_sizes")
+        empty = helper.make_tensor("sizes", onnx.TensorProto.INT64, [0], [])
+        nodes.append(
+            helper.make_node("Concat", sizes, [whole], axis=0)
+            if sizes
+            else helper.make_node("Constant", [], [whole], value=empty)
+        )
+        sizes = [whole]
+    values = unused_name(f"{name}_float")
+    value = helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [absent.value])
+    nodes += [
+        helper.make_node("ConstantOfShape", sizes, [values], value=value),
+        helper.make_node("CastLike", [values, like], [name]),
+    ]
+    return nodes

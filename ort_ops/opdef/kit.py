@@ -39,7 +39,10 @@ class OperatorKit:
         library: () -> path of the shared library with C++ kernels for it, to be registered with a session; raises a
             MylinearError that says why there is none. None where no C++ kernel was ever written for it.
         cuda_library: the same for a library that needs onnxruntime's CUDA provider.
-        patterns: () -> what `adopt` replaces by the operator; see `ort_ops.rewrite`.
+        patterns: () -> what `adopt` replaces by the operator, each an `ort_ops.rewrite.pattern.Pattern`. None for
+            nothing.
+        lowering: () -> an `ort_ops.rewrite.pattern.Lowering`, which puts standard operators in the place of a node,
+            where other ones are better than the operator's body. None for the body.
         gradient: (call, gradients of the outputs) -> exact gradients of the inputs in float64, None for an input
             that has none. None where verification must use finite differences.
         torch: ``module:attribute`` of the `TorchKit`, imported by `exporter` alone; empty for none.
@@ -53,5 +56,6 @@ class OperatorKit:
     library: Callable[[], str] | None = None
     cuda_library: Callable[[], str] | None = None
     patterns: Callable[[], Sequence[Any]] | None = None
+    lowering: Callable[[], Callable[..., Any]] | None = None
     gradient: Callable[[Call, Sequence[Array | None]], Sequence[Array | None]] | None = None
     torch: str = ""

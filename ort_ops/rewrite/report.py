@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from ort_ops.rewrite.reasons import Reason
-
-
-class Form(Enum):
-    """The standard operators that a linear layer was, or becomes. The value stands in models, too."""
-
-    MATMUL = "MatMul"
-    MATMUL_ADD = "MatMul+Add"
-    GEMM = "Gemm"
-    GEMM_C = "Gemm+C"
-
-    @property
-    def is_gemm(self) -> bool:
-        return self in (Form.GEMM, Form.GEMM_C)
-
-    @property
-    def has_bias(self) -> bool:
-        return self in (Form.MATMUL_ADD, Form.GEMM_C)
 
 
 @dataclass(frozen=True)
@@ -51,24 +35,24 @@ class Rewritten:
 
     Attributes:
         name: of the node, or of its output where it has none.
-        form: the operators that it was (adopt) or is (lower).
-        shape: ``[out_features, in_features]``, None where not known.
+        what: the standard operators that it was (adopt) or is (lower), such as ``MatMul+Add``.
+        shape: what tells it from others, such as that of its weight; None for what is not known.
+        operator: domain and name of the operator that it is (adopt) or was (lower).
+        is_compared: whether it was compared by itself.
     """
 
     name: str
     place: Place
-    form: Form
+    what: str
     shape: tuple[int | str | None, ...] = ()
-
-    @property
-    def what(self) -> str:
-        """The operators in words."""
-        return self.form.value
+    operator: str = ""
+    is_compared: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return dictionaries, lists and strings, for JSON."""
         shape = ["?" if size is None else size for size in self.shape]
-        return {"name": self.name, "where": str(self.place), "what": self.what, "shape": shape}
+        where = str(self.place)
+        return {"name": self.name, "where": where, "what": self.what, "shape": shape, "operator": self.operator}
 
 
 @dataclass(frozen=True)
@@ -100,7 +84,7 @@ class Left:
 class Extent(Enum):
     """What a `Check` compared, or why it did not. The value is the sentence, over the fields of the check."""
 
-    LAYERS = "{count} layers one by one in float64"
+    NODES = "{count} nodes one by one in float64"
     WHOLE = "{count} tensors of the whole model in float64"
     NOTHING = "nothing was rewritten"
     TOO_LARGE = "the whole model was not run, for its weights are more than {limit_mib} MiB"
@@ -113,7 +97,7 @@ class Check:
     """One proof that a model means what it meant.
 
     Attributes:
-        count: the layers or tensors that were compared.
+        count: the nodes or tensors that were compared.
         num_blank: the tensors among them that had no finite number, so that little was compared.
         by: what ran a whole model.
         limit_mib: above which weights a model is not run.
@@ -137,7 +121,7 @@ class Check:
 
     @property
     def has_compared(self) -> bool:
-        return self.extent in (Extent.LAYERS, Extent.WHOLE)
+        return self.extent in (Extent.NODES, Extent.WHOLE)
 
 
 @dataclass
@@ -161,16 +145,15 @@ class Rewrite:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows, for `print_table`: what was, how many, and what became of it."""
-        changed: dict[tuple[str, str], int] = {}
-        for entry in self.rewritten:
-            key = entry.what, str(entry.place)
-            changed[key] = changed.get(key, 0) + 1
-        rows = [[what, where, str(count), "rewritten"] for (what, where), count in changed.items()]
-        alike: dict[tuple[str, str, str], list[Reason]] = {}
+        changed = Counter((entry.what, entry.place, entry.operator) for entry in self.rewritten)
+        rows = [[what, str(place), str(count), "rewritten"] for (what, place, _), count in changed.items()]
+        alike: dict[Hashable, list[Left]] = {}
         for left in self.left:  # what differs in the names of values only is one row
-            alike.setdefault((left.what, str(left.place), left.reason.sentence), []).append(left.reason)
-        for (what, where, sentence), reasons in alike.items():
-            rows.append([what, where, str(len(reasons)), f"left alone: {sentence}{_origins(reasons)}"])
+            alike.setdefault((left.what, left.place, left.reason.kind), []).append(left)
+        for entries in alike.values():
+            first, reasons = entries[0], [left.reason for left in entries]
+            told = f"left alone: {first.reason.sentence}{_origins(reasons)}"
+            rows.append([first.what, str(first.place), str(len(entries)), told])
         return ["found", "where", "nodes", "what became of it"], rows
 
     def as_dict(self) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from onnx import helper
 from ort_ops.analysis.evaluator import make_evaluator
 from ort_ops.analysis.wide_model import WideModel
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, model_inputs, read_examples
-from ort_ops.rewrite.check import RewriteError
 from ort_ops.rewrite.files import ModelFile, weights_nbytes
+from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Check, Extent, Rewrite
 
 Array = NDArray[Any]

@@ -23,12 +23,15 @@ from ort_ops.errors import ModelError
 from ort_ops.models.checks import function_difference
 from ort_ops.models.nodes import has_function, operator_nodes
 from ort_ops.opdef.operator import ContractError
+from ort_ops.operators.mylinear import patterns
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
-from ort_ops.rewrite import edit as rewrite_edit
+from ort_ops.operators.mylinear.patterns import lowering as linear_lowering
+from ort_ops.operators.mylinear.patterns.causes import Cause
 from ort_ops.rewrite import files as rewrite_files
 from ort_ops.rewrite import rewrite
 from ort_ops.rewrite import whole as rewrite_whole
-from ort_ops.rewrite.reasons import Cause, Reason
+from ort_ops.rewrite.graph import editor as rewrite_editor
+from ort_ops.rewrite.reasons import Reason
 from ort_ops.rewrite.report import Extent, Place
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
 from tests.linear_model import make_linear_model
@@ -587,14 +590,14 @@ def test_a_model_too_large_for_one_file_gets_its_weights_beside_it(
     result = adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "a.onnx", "a.onnx.data"}
     unseen = "the whole model was not run, for its weights are more than 0 MiB"
-    assert [str(check) for check in result.checks] == ["1 layers one by one in float64", unseen]
+    assert [str(check) for check in result.checks] == ["1 nodes one by one in float64", unseen]
     assert lower(tmp_path / "a.onnx", tmp_path / "l.onnx").checks == result.checks
     x = RNG.standard_normal((2, 30)).astype(np.float32)
     np.testing.assert_allclose(run(tmp_path / "a.onnx", x), x @ weight, rtol=1e-5, atol=1e-5)
 
 
 def test_a_mistake_in_the_rewriter_is_found_layer_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewrite_edit, "scale", lambda array, factor: array * np.float32(1.00001))
+    monkeypatch.setattr(rewrite_editor, "scale", lambda array, factor: array * np.float32(1.00001))
     onnx.save(model_of([node("MatMul", "x W", "y")], {"W": W}), tmp_path / "m.onnx")
     with pytest.raises(RewriteError, match="the output of 'node_y' would change"):
         adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
@@ -607,7 +610,7 @@ def test_an_infinity_hides_no_mistake_in_another_feature(tmp_path: Path, monkeyp
     weight[0, 0] = np.inf
     onnx.save(model_of([node("MatMul", "x W", "y")], {"W": weight}), tmp_path / "m.onnx")
     adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
-    monkeypatch.setattr(rewrite_edit, "scale", lambda array, factor: array * np.float32(1.00001))
+    monkeypatch.setattr(rewrite_editor, "scale", lambda array, factor: array * np.float32(1.00001))
     with pytest.raises(RewriteError, match="the output of 'node_y' would change"):
         adopt(tmp_path / "m.onnx", tmp_path / "b.onnx")
 
@@ -618,17 +621,17 @@ def test_a_mistake_in_lowering_a_layer_is_found_without_the_whole_model(
 ) -> None:
     monkeypatch.setattr(rewrite_whole, "_MAX_NBYTES", 0)
     onnx.save(make_linear_model(("batch", 3) if form == "Gemm+C" else ("n", 2, 3), W.T.copy(), B), tmp_path / "m.onnx")
-    made = rewrite_edit._node
+    made = linear_lowering.node_like
 
-    def wrong(op_type: str, inputs: Any, *others: Any, **more: Any) -> ir.Node:
+    def wrong(like: ir.Node, op_type: str, inputs: Any, *others: Any, **more: Any) -> ir.Node:
         index = {"weight": 1, "bias": 2}[argument]
         if index < len(inputs):
             tensor = ir.Tensor(inputs[index].const_value.numpy() * np.float32(1.00001))
             inputs[index] = ir.Value(name="wrong", const_value=tensor)
-            others[0].graph.register_initializer(inputs[index])
-        return made(op_type, inputs, *others, **more)
+            like.graph.register_initializer(inputs[index])
+        return made(like, op_type, inputs, *others, **more)
 
-    monkeypatch.setattr(rewrite_edit, "_node", wrong)
+    monkeypatch.setattr(linear_lowering, "node_like", wrong)
     with pytest.raises(RewriteError, match="the output of 'linear' would change"):
         lower(tmp_path / "m.onnx", tmp_path / "l.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
@@ -637,8 +640,8 @@ def test_a_mistake_in_lowering_a_layer_is_found_without_the_whole_model(
 def test_a_mistake_in_the_rewriter_is_found_in_the_whole_model_and_the_first_tensor_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrite, "check_layer", lambda *arguments: None)
-    monkeypatch.setattr(rewrite_edit, "scale", lambda array, factor: array * np.float32(1.00001))
+    monkeypatch.setattr(patterns, "check_layer", lambda *arguments: True)
+    monkeypatch.setattr(rewrite_editor, "scale", lambda array, factor: array * np.float32(1.00001))
     nodes = [node("Relu", "x", "r"), node("MatMul", "r W", "h"), node("Neg", "h", "y")]
     onnx.save(model_of(nodes, {"W": W}), tmp_path / "m.onnx")
     with pytest.raises(RewriteError, match="tensor 'h' would change, first at"):
@@ -815,7 +818,7 @@ sys.exit(status)
     assert done.returncode == 0, done.stderr
     assert "left alone: the weight is not a constant ('h' is computed by MYLINEAR)" in done.stdout
     assert "2 nodes became 2, 1 rewritten, 1 left alone" in done.stdout
-    assert "compared: 1 layers one by one in float64" in done.stdout
+    assert "compared: 1 nodes one by one in float64" in done.stdout
     assert '"what": "MatMul"' in done.stdout
 
 

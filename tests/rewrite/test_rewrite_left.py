@@ -16,9 +16,12 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ort_ops.cli import main as cli
 from ort_ops.models.nodes import operator_nodes
-from ort_ops.operators.mylinear.contract import NAME
-from ort_ops.rewrite.constants import Constant, resolve, scales_exactly
-from ort_ops.rewrite.reasons import Cause, Origin, OriginKind, Reason
+from ort_ops.operators.mylinear.contract import MYLINEAR, NAME
+from ort_ops.operators.mylinear.patterns.causes import Cause
+from ort_ops.rewrite.graph.constants import Constant
+from ort_ops.rewrite.graph.folding import resolve
+from ort_ops.rewrite.graph.scaling import scales_exactly
+from ort_ops.rewrite.reasons import Origin, OriginKind, Reason
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.rewrite import adopt, lower
 from tests.linear_model import make_linear_model
@@ -129,7 +132,7 @@ def test_biases_are_found_by_inferring_shapes_and_what_was_inferred_is_not_writt
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     onnx.save(model, tmp_path / "m.onnx")
     result = adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
-    assert [entry.form.value for entry in result.rewritten] == ["MatMul+Add"] * 2
+    assert [entry.what for entry in result.rewritten] == ["MatMul+Add"] * 2
     graph = onnx.load(tmp_path / "a.onnx").graph
     assert {value.name for value in graph.value_info} <= {tensor.name for tensor in graph.initializer}
     x = np.arange(10).reshape(2, 5) % 9
@@ -158,7 +161,7 @@ def of_ir_version_3(nodes: list[onnx.NodeProto], stored: dict[str, Any]) -> onnx
 def test_weights_of_ir_version_3_are_constants_although_they_are_inputs(tmp_path: Path) -> None:
     nodes = [node("MatMul", "x W", "p"), node("Add", "p B", "h"), node("Mul", "h C", "y")]
     onnx.save(of_ir_version_3(nodes, {"W": W, "B": B, "C": B}), tmp_path / "m.onnx")
-    assert [entry.form.value for entry in adopt(tmp_path / "m.onnx", tmp_path / "a.onnx").rewritten] == ["MatMul+Add"]
+    assert [entry.what for entry in adopt(tmp_path / "m.onnx", tmp_path / "a.onnx").rewritten] == ["MatMul+Add"]
     adopted = onnx.load(tmp_path / "a.onnx")
     onnx.checker.check_model(adopted, full_check=True)
     assert [value.name for value in adopted.graph.input] == ["x"]
@@ -206,7 +209,9 @@ def test_the_report_is_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (left["cause"], left["fields"]) == ("WEIGHT_NOT_CONSTANT", {})
     assert left["origin"] == {"kind": "COMPUTED", "value": "h", "op_type": NAME}
     assert left["reason"] == f"the weight is not a constant ('h' is computed by {NAME})"
-    assert told["rewritten"] == [{"name": "node_h", "where": "main graph", "what": "MatMul", "shape": [3, 3]}]
+    (rewritten,) = told["rewritten"]
+    assert rewritten.pop("operator") == MYLINEAR.op_type
+    assert rewritten == {"name": "node_h", "where": "main graph", "what": "MatMul", "shape": [3, 3]}
 
 
 def as_constant(array: Any) -> Constant:

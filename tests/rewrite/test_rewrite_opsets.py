@@ -18,7 +18,7 @@ from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.rewrite.files import ModelFile
-from ort_ops.rewrite.report import Extent, Form, Place, Rewrite, Rewritten
+from ort_ops.rewrite.report import Extent, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import adopt, adopt_model, lower
 from ort_ops.rewrite.whole import check_whole
 from tests.linear_model import make_linear_model
@@ -86,7 +86,7 @@ def test_the_comparison_of_whole_models_says_what_its_evaluator_ignores() -> Non
         make_evaluator(added_along_rows())
     wrong = model_of([node("MatMul", "x W", "p"), node("Add", "p B", "y")], {"W": W, "B": B}, (4, 3), (4, 4))
     before = ModelFile(added_along_rows(), Path(), False)
-    told = check_whole(before, ir.from_proto(wrong), Rewrite(rewritten=[Rewritten("p", Place(), Form.MATMUL_ADD)]))
+    told = check_whole(before, ir.from_proto(wrong), Rewrite(rewritten=[Rewritten("p", Place(), "MatMul+Add")]))
     assert told.extent is Extent.NOT_RUN
     assert "'axis' of Add" in told.detail
 

@@ -13,17 +13,17 @@ from onnx import TensorProto, helper
 
 from ort_ops.analysis import evaluator
 from ort_ops.cli import main as cli
-from ort_ops.rewrite import rewrite
 from ort_ops.rewrite import whole as rewrite_whole
 from ort_ops.rewrite.files import ModelFile, read_model
-from ort_ops.rewrite.report import Check, Extent, Form, Place, Rewrite, Rewritten
+from ort_ops.rewrite.graph.editor import Editor
+from ort_ops.rewrite.report import Check, Extent, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
 from ort_ops.rewrite.whole import check_whole
 from tests.linear_model import make_linear_model
 from tests.rewrite.test_rewrite import B, W, constant, model_of, node
 
 BOTH = ("onnx's evaluator", "onnxruntime")
-ANY = Rewrite(rewritten=[Rewritten("p", Place(), Form.MATMUL)])
+ANY = Rewrite(rewritten=[Rewritten("p", Place(), "MatMul")])
 
 
 def compare(before: onnx.ModelProto, after: onnx.ModelProto) -> Check:
@@ -63,7 +63,7 @@ def test_onnxruntime_sees_what_an_evaluator_misreads_as_the_rewriter_does(
             return (a @ b + np.broadcast_to(np.asarray(c).reshape(-1), (len(a), b.shape[1])),)
 
     monkeypatch.setattr(evaluator, "GatherElements", Gemm)
-    monkeypatch.setattr(rewrite.Editor, "complete", complete_and_turn)
+    monkeypatch.setattr(Editor, "complete", complete_and_turn)
     column = np.arange(4, dtype=np.float32)[:, None]
     nodes = [node("Gemm", "x W C", "g"), node("MatMul", "g V", "y")]
     square = np.eye(3, 4, dtype=np.float32)
@@ -74,15 +74,15 @@ def test_onnxruntime_sees_what_an_evaluator_misreads_as_the_rewriter_does(
     assert not (tmp_path / "a.onnx").exists()
 
 
-def complete_and_turn(editor: Any) -> None:
+def complete_and_turn(editor: Any, kits: Any) -> None:
     """Finish as `Editor.complete` does, and make a row of the column C in the rewritten model."""
-    COMPLETE(editor)
-    value = editor._model.graph.initializers["C"]
+    COMPLETE(editor, kits)
+    value = editor.model.graph.initializers["C"]
     value.const_value = ir.tensor(value.const_value.numpy().reshape(1, -1))
     value.shape = ir.Shape((1, 4))
 
 
-COMPLETE = rewrite.Editor.complete
+COMPLETE = Editor.complete
 
 
 def test_an_output_that_is_missing_is_found() -> None:
@@ -100,7 +100,7 @@ def test_random_operators_draw_the_same_numbers_before_and_after(tmp_path: Path)
     stored = {"W": W, "q": np.full((1, 4), 0.5, np.float32), "ratio": np.float32(0.3), "on": np.bool_(True)}
     onnx.save(model_of(nodes, stored), tmp_path / "m.onnx")
     checks = adopt(tmp_path / "m.onnx", tmp_path / "a.onnx").checks
-    assert [check.extent for check in checks] == [Extent.LAYERS, Extent.WHOLE]
+    assert [check.extent for check in checks] == [Extent.NODES, Extent.WHOLE]
     assert not any(
         attribute.name == "seed" for n in onnx.load(tmp_path / "a.onnx").graph.node for attribute in n.attribute
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.opdef.kit import OperatorKit
@@ -46,6 +46,18 @@ def _python_kernel() -> Any:
     return KERNEL
 
 
+def _patterns() -> Sequence[Any]:
+    from ort_ops.operators.mylinear.patterns import PATTERNS
+
+    return PATTERNS
+
+
+def _lowering() -> Callable[..., Any]:
+    from ort_ops.operators.mylinear.patterns.lowering import lower_node
+
+    return lower_node
+
+
 def _library() -> str:
     from ort_ops.native.library import library_path
 
@@ -66,5 +78,7 @@ KIT = OperatorKit(
     python_kernel=_python_kernel,
     library=_library,
     cuda_library=_cuda_library,
+    patterns=_patterns,
+    lowering=_lowering,
     torch="exporter.operators.mylinear.kit:KIT",
 )

@@ -6,9 +6,11 @@ import math
 
 import onnx_ir as ir
 
-from ort_ops.rewrite.constants import is_standard, refers_to_function, resolve
-from ort_ops.rewrite.reasons import Cause, Reason
-from ort_ops.rewrite.shapes import known_shape
+from ort_ops.operators.mylinear.patterns.causes import Cause
+from ort_ops.rewrite.graph.constants import is_standard, refers_to_function
+from ort_ops.rewrite.graph.folding import resolve
+from ort_ops.rewrite.graph.shapes import known_shape
+from ort_ops.rewrite.reasons import Reason
 
 _MICROSOFT = "com.microsoft"
 _CAUSES = {
@@ -58,7 +60,7 @@ _QUANTIZED_CONVOLUTIONS = {"ConvInteger": 1, "QLinearConv": 3}
 def reason_to_leave(node: ir.Node) -> Reason | None:
     """Return why a node is left alone that looks like a linear layer; None if it does not look like one.
 
-    MatMul and Gemm are decided by `ort_ops.rewrite.match.match`, if all their attributes are known.
+    MatMul and Gemm are decided by `match`, if all their attributes are known.
     """
     if node.domain in ("", "ai.onnx") and node.op_type in ("MatMul", "Gemm", "Einsum") and refers_to_function(node):
         return Reason(Cause.ATTRIBUTE_OF_FUNCTION)

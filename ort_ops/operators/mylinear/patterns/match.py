@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from ort_ops.rewrite.constants import (
-    DTYPES,
-    Computed,
-    Constant,
-    as_bias,
-    is_standard,
-    origin_of,
-    perm_of,
-    rank_of,
-    resolve,
-    scales_exactly,
-)
-from ort_ops.rewrite.reasons import Cause, NoMatch, OriginKind
-from ort_ops.rewrite.report import Form
-from ort_ops.rewrite.shapes import known_dtype, known_shape
-
-
-@dataclass(frozen=True)
-class LinearLayer:
-    """One linear layer as it stands in a graph.
-
-    Attributes:
-        node: the MatMul or Gemm.
-        x: what MYLINEAR takes as X.
-        weight: ``[out_features, in_features]``.
-        bias: ``[out_features]``; None for none.
-        factor: the constant weight as the node takes it; None for a weight that is computed.
-        is_transposed: whether that is ``[out_features, in_features]`` too.
-        passages: Identity, Reshape and Transpose between the MatMul and the Add; they stay, after MYLINEAR.
-        add: the Add that the bias came from, or None.
-        turn: the Transpose that gives the result of a product from the left its usual order, or None; it goes.
-        alpha: of the weight, beta: of the bias; both such that no number is rounded.
-    """
-
-    node: ir.Node
-    x: ir.Value
-    weight: Constant | Computed
-    bias: Constant | Computed | None = None
-    factor: Constant | None = None
-    is_transposed: bool = False
-    passages: tuple[ir.Node, ...] = ()
-    add: ir.Node | None = None
-    turn: ir.Node | None = None
-    alpha: float = 1.0
-    beta: float = 1.0
-
-    @property
-    def form(self) -> Form:
-        """What `lower` makes of it again."""
-        if self.node.op_type == "Gemm":
-            return Form.GEMM if self.bias is None else Form.GEMM_C
-        return Form.MATMUL if self.add is None else Form.MATMUL_ADD
+from ort_ops.operators.mylinear.patterns.causes import Cause
+from ort_ops.operators.mylinear.patterns.layer import LinearLayer, as_bias
+from ort_ops.operators.mylinear.patterns.left import match_from_left, turns
+from ort_ops.rewrite.graph.constants import DTYPES, Computed, Constant, is_standard, perm_of, rank_of
+from ort_ops.rewrite.graph.folding import origin_of, resolve
+from ort_ops.rewrite.graph.scaling import scales_exactly
+from ort_ops.rewrite.graph.shapes import known_dtype, known_shape
+from ort_ops.rewrite.reasons import NoMatch, OriginKind
 
 
 def match(node: ir.Node) -> LinearLayer:
@@ -141,9 +97,9 @@ def _match_matmul(node: ir.Node) -> LinearLayer:
     factor = resolve(weight_value)
     if factor is None:
         if resolve(x) is not None:
-            return _match_from_left(node)
+            return match_from_left(node)
         producer = weight_value.producer()
-        if producer is None or not is_standard(producer, "Transpose") or not _turns(producer, 2):
+        if producer is None or not is_standard(producer, "Transpose") or not turns(producer, 2):
             raise _no_constant(weight_value)
         (turned,) = producer.inputs
         assert turned is not None
@@ -160,61 +116,6 @@ def _match_matmul(node: ir.Node) -> LinearLayer:
             raise NoMatch(Cause.RANK_BELOW_WEIGHT, rank=rank)
         weight = weight.then("squeeze", lambda array: array.reshape(array.shape[-2:]))
     return _with_add(LinearLayer(node, x, weight.then("transpose", np.transpose), factor=factor))
-
-
-def _match_from_left(node: ir.Node) -> LinearLayer:
-    """Match ``(W x^T + B)^T``, with the B ``[out_features, 1]`` or without one."""
-    left, right = node.inputs
-    assert left is not None
-    assert right is not None
-    weight, before = resolve(left), right.producer()
-    assert weight is not None
-    if len(weight.shape) != 2:
-        raise NoMatch(Cause.LEFT_RANK, rank=len(weight.shape))
-    if before is None or not is_standard(before, "Transpose") or before.inputs[0] is None:
-        raise NoMatch(Cause.LEFT_NOT_TRANSPOSED, origin_of(right))
-    x = before.inputs[0]
-    rank = rank_of(x)
-    if rank is None:
-        rank = len(before.attributes.get_ints("perm", []))
-    if rank < 2:
-        raise NoMatch(Cause.LEFT_RANK_OF_X)
-    if not _turns(before, rank):
-        raise _other_axes("before", before, rank)
-    bias, add, consumer = None, None, _next_of_left(node)
-    if is_standard(consumer, "Add"):
-        other = consumer.inputs[1 if consumer.inputs[0] is node.outputs[0] else 0]
-        bias, add = resolve(other), consumer
-        if bias is None or not 2 <= len(bias.shape) <= rank or not bias.size == bias.shape[-2] == weight.shape[0]:
-            raise NoMatch(Cause.LEFT_NOT_A_BIAS)
-        bias = bias.then(f"bias of {bias.size}", lambda array: array.reshape(-1))
-        consumer = _next_of_left(consumer)
-    if not is_standard(consumer, "Transpose"):
-        raise NoMatch(Cause.LEFT_NOT_TRANSPOSED_BACK, op_type=consumer.op_type)
-    if not _turns(consumer, rank):
-        raise _other_axes("behind", consumer, rank)
-    return LinearLayer(node, x, weight, bias, weight, is_transposed=True, add=add, turn=consumer)
-
-
-def _other_axes(where: str, node: ir.Node, rank: int) -> NoMatch:
-    return NoMatch(Cause.LEFT_OTHER_AXES, where=where, perm=str(list(perm_of(node, rank))))
-
-
-def _next_of_left(node: ir.Node) -> ir.Node:
-    """Return the one node that takes the node's result, in the same graph. Raises: NoMatch if others see it."""
-    (value,) = node.outputs
-    uses = list(value.uses())
-    if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not node.graph:
-        raise NoMatch(Cause.LEFT_SEEN_BY_OTHERS)
-    consumer: ir.Node = uses[0].node
-    return consumer
-
-
-def _turns(node: ir.Node, rank: int) -> bool:
-    """Whether a Transpose changes the last two of that many dimensions, and no other."""
-    if "perm" not in node.attributes:
-        return rank == 2 and rank_of(node.inputs[0]) == 2
-    return perm_of(node, rank) == (*range(rank - 2), rank - 1, rank - 2)
 
 
 def _no_constant(value: ir.Value) -> NoMatch:

@@ -1,6 +1,6 @@
 """What onnx's shape inference finds of a graph, kept apart from what the model itself states. No torch.
 
-What is inferred serves to find linear layers and is not written: a mistake of the inference would make onnxruntime
+What is inferred serves to match patterns and is not written: a mistake of the inference would make onnxruntime
 refuse the model.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from ort_ops.opdef.onnx_objects import register_schema
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef.onnx_objects import register_schemas
 
 _INFERRED = "mylinear.inferred"
 """Key of a value's meta, which is never written."""
@@ -24,7 +23,7 @@ def infer_shapes(model: ir.Model) -> None:
     In the main graph and in bodies; inside model-local functions onnx keeps nothing. The model stays as it is, and its
     weights are neither read nor copied. Where onnx cannot infer at all, nothing is noted.
     """
-    register_schema(MYLINEAR)
+    register_schemas()
     light = model.clone()
     for graph in light.graphs():
         for value in graph.initializers.values():

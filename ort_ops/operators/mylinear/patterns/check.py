@@ -5,32 +5,26 @@ Nothing of a large model but one weight at a time is read. `ort_ops.rewrite.whol
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from ort_ops.errors import MylinearError
 from ort_ops.numerics.bound import gamma
-from ort_ops.numerics.compare import compare
+from ort_ops.numerics.compare import Verdict, compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.rewrite.constants import Computed, Constant, resolve
-from ort_ops.rewrite.match import LinearLayer
+from ort_ops.operators.mylinear.patterns.layer import LinearLayer
+from ort_ops.rewrite.graph.constants import Array, Computed, Constant
+from ort_ops.rewrite.graph.folding import resolve
+from ort_ops.rewrite.reasons import RewriteError
 
-Array = NDArray[Any]
 _CHUNK = 2**22  # weights that are widened to float64 at a time
 
 
-class RewriteError(MylinearError, RuntimeError):
-    """A rewrite that would change what the model computes, or a model that cannot be rewritten; nothing is written."""
-
-
-def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str) -> None:
+def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str) -> bool:
     """Compare MYLINEAR with its new weight and bias with the definition of what it replaces, on random x in float64.
 
     A weight that is computed is the same value before and after; its bias is compared.
-    Raises: RewriteError naming the layer's output.
+
+    Returns: whether every output feature was compared. Raises: RewriteError naming the layer's output.
     """
     if layer.factor is not None:
         assert weight.const_value is not None
@@ -47,7 +41,7 @@ def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str)
         new_bias = bias.const_value.numpy()
     if isinstance(layer.bias, Constant):
         old_bias = layer.beta * layer.bias.array().astype(np.float64)
-    _compare_sums(old, old_bias, layer.alpha, new_weight, new_bias, name)
+    return _compare_sums(old, old_bias, layer.alpha, new_weight, new_bias, name)
 
 
 def check_lowered(
@@ -60,7 +54,7 @@ def check_lowered(
         added: the bias of that, or of the Add behind it.
         weight, bias: that the node had; None for a computed one, or for no bias.
 
-    Returns: whether it was compared; what is computed is compared with the model as a whole only.
+    Returns: whether every output feature was compared; what is computed is compared with the model as a whole only.
     """
     factor, new_bias = product.inputs[1], resolve(added)
     if weight is None or factor is None or factor.const_value is None or (added is not None and new_bias is None):
@@ -68,17 +62,17 @@ def check_lowered(
     new = factor.const_value.numpy()
     old_numbers, new_numbers = (np.zeros(1) if b is None else b.array() for b in (bias, new_bias))
     new = new if product.op_type == "Gemm" else new.T
-    _compare_sums(weight.array().T, old_numbers.astype(np.float64), 1.0, new, new_numbers, name)
-    return True
+    return _compare_sums(weight.array().T, old_numbers.astype(np.float64), 1.0, new, new_numbers, name)
 
 
-def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, new_bias: Array, name: str) -> None:
+def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, new_bias: Array, name: str) -> bool:
     """Compare ``alpha x old + old_bias`` with ``x new_weight^T + new_bias``, some features at a time."""
     in_features, out_features = old.shape
     if new_weight.shape != (out_features, in_features):
         raise RewriteError(f"the weight of '{name}' would be {list(new_weight.shape)}")
     x = np.random.default_rng(0).standard_normal((3, in_features))
     old_bias, new_bias = (np.broadcast_to(b.astype(np.float64), (out_features,)) for b in (old_bias, new_bias))
+    is_proved = True
     rows = max(1, _CHUNK // max(1, in_features))
     with np.errstate(all="ignore"):
         for start in range(0, out_features, rows):
@@ -93,3 +87,5 @@ def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, 
             comparison = compare(got, expected, allowed, MYLINEAR.element_type("float64"), overflows)
             if not comparison.is_within_bound:
                 raise RewriteError(f"the output of '{name}' would change: {comparison.complaint}")
+            is_proved &= comparison.verdict is Verdict.OK
+    return is_proved

@@ -1,124 +1,18 @@
-"""Values of a graph that are known when it is rewritten: stored tensors, and what is done to them on the way. No torch.
-
-Nothing is read to find out what a constant is; its numbers are read when `Constant.array` is called.
-"""
+"""Find out whether a value is a constant, through operators that only move the numbers of one. No torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
+from ort_ops.rewrite.graph.constants import DTYPES, Constant, is_standard, perm_of
 from ort_ops.rewrite.reasons import Origin, OriginKind
-from ort_ops.rewrite.shapes import known_shape
 
-Array = NDArray[Any]
-_STANDARD = ("", "ai.onnx")
-DTYPES = {ir.DataType(element_type.onnx_type): element_type for element_type in ELEMENT_TYPES}
-"""The element types of MYLINEAR, as onnx_ir knows them."""
 _FOLDED = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Split", "Slice")
 """Operators that are done to a constant when the model is rewritten; none of them rounds a number."""
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A value that is known when the model is rewritten: a stored tensor, and what is done to it on the way.
-
-    Attributes:
-        source: the initializer, or the output of a Constant node.
-        steps: names what was done, so that equal constants are known as equal.
-        functions: the same, to compute it; each works on views where NumPy can.
-    """
-
-    source: ir.Value
-    steps: tuple[str, ...] = ()
-    functions: tuple[Callable[[Array], Array], ...] = ()
-    cast_to: ir.DataType | None = None
-    """The dtype, where it is not that of the source any more."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        assert self.source.const_value is not None
-        stand_in: Array = np.broadcast_to(np.int8(0), self.source.const_value.shape.numpy())
-        for step, function in zip(self.steps, self.functions, strict=True):
-            stand_in = stand_in if step.startswith("cast") else function(stand_in)  # a cast would be a copy
-        return stand_in.shape
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def dtype(self) -> ir.DataType:
-        assert self.source.const_value is not None
-        return self.cast_to or self.source.const_value.dtype
-
-    @property
-    def canonical_steps(self) -> tuple[str, ...]:
-        """The steps without those that undo each other: two transpositions of a matrix are none."""
-        steps: list[str] = []
-        for step in self.steps:
-            step = "transpose" if step == "transpose (1, 0)" else step
-            if steps and step == steps[-1] == "transpose":
-                steps.pop()
-            else:
-                steps.append(step)
-        return tuple(steps)
-
-    @property
-    def is_unchanged(self) -> bool:
-        """Whether it is the stored tensor itself."""
-        return not self.canonical_steps
-
-    def array(self) -> Array:
-        """Read the tensor (memory-mapped, where it is external) and do the steps."""
-        assert self.source.const_value is not None
-        array: Array = self.source.const_value.numpy()
-        for function in self.functions:
-            array = function(array)
-        return array
-
-    def then(self, step: str, function: Callable[[Array], Array]) -> Constant:
-        return replace(self, steps=(*self.steps, step), functions=(*self.functions, function))
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A weight or bias that is known only when the model runs, and lies as MYLINEAR takes it.
-
-    Attributes:
-        value: what MYLINEAR takes.
-        shape: ``[out_features, in_features]`` or ``[out_features]``; None for what is not known of it.
-        dtype: as far as known.
-    """
-
-    value: ir.Value
-    shape: tuple[int | None, ...]
-    dtype: ir.DataType
-
-
-def is_standard(node: ir.Node, *op_types: str) -> bool:
-    """Whether the node is one of these operators of ONNX's own domain, with attributes that are known.
-
-    An attribute that belongs to the function around the node is known only where the function is called.
-    """
-    return node.domain in _STANDARD and node.op_type in op_types and not refers_to_function(node)
-
-
-def refers_to_function(node: ir.Node) -> bool:
-    """Whether an attribute of the node is one of the function around it."""
-    return any(attribute.is_ref() for attribute in node.attributes.values())
-
-
-def perm_of(node: ir.Node, rank: int) -> tuple[int, ...]:
-    """Return what a Transpose of that many dimensions does to them."""
-    return tuple(node.attributes.get_ints("perm", list(range(rank))[::-1]))
 
 
 def origin_of(value: ir.Value) -> Origin:
@@ -278,65 +172,3 @@ def _static_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | No
         return np.broadcast_to(np.int8(0), shape).reshape(wanted).shape
     except ValueError:
         return None
-
-
-def as_bias(constant: Constant, out_features: int, rank: int | None) -> Constant | None:
-    """Return the constant as ``[out_features]``, if adding it is adding a bias to a result of that rank; else None."""
-    shape = constant.shape
-    if len(shape) > max(1 if rank is None else rank, 1) or any(size != 1 for size in shape[:-1]):
-        return None
-    if shape and shape[-1] not in (1, out_features):
-        return None
-    if shape == (out_features,):
-        return constant
-
-    def widen(array: Array) -> Array:
-        return np.broadcast_to(array.reshape(-1), (out_features,))
-
-    return constant.then(f"bias of {out_features}", widen)
-
-
-def scales_exactly(constant: Constant | Computed, factor: float) -> bool:
-    """Whether the factor times each number is one of the constant's own dtype; NaN and infinities count as such.
-
-    Decided by the exact product: what Dekker's splitting leaves of the product of the mantissas, and whether its
-    exponent is one of the dtype.
-    """
-    if factor == 1.0:
-        return True
-    if isinstance(constant, Computed):
-        return False
-    array = constant.array()
-    numbers = array.astype(np.float64).reshape(-1)
-    numbers = numbers[np.isfinite(numbers) & (numbers != 0)]
-    if not numbers.size:
-        return True
-    mantissas, exponents = np.frexp(numbers)
-    mantissa, exponent = math.frexp(factor)
-    products = mantissas * mantissa
-    heads, head = np.round(mantissas * 2.0**26) * 2.0**-26, round(mantissa * 2.0**26) * 2.0**-26
-    tails, tail = mantissas - heads, mantissa - head
-    errors = ((heads * head - products) + heads * tail + tails * head) + tails * tail
-    if errors.any():
-        return False
-    with np.errstate(all="ignore"):
-        scaled = np.ldexp(products, exponents + exponent).astype(array.dtype).astype(np.float64)
-    if not np.isfinite(scaled).all() or not scaled.all():
-        return False
-    got_mantissas, got_exponents = np.frexp(scaled)
-    wanted_mantissas, more = np.frexp(products)
-    return bool((got_mantissas == wanted_mantissas).all() and (got_exponents == exponents + exponent + more).all())
-
-
-def scale(array: Array, factor: float) -> Array:
-    """Return the factor times the array, in the array's dtype."""
-    if factor == 1.0:
-        return array
-    with np.errstate(all="ignore"):
-        return (array.astype(np.float64) * factor).astype(array.dtype)
-
-
-def rank_of(value: ir.Value | None) -> int | None:
-    """Return how many dimensions a value has; None where that is not known."""
-    shape = None if value is None else known_shape(value)
-    return None if shape is None else len(shape)
