@@ -1,4 +1,4 @@
-"""Plots as PNG files, drawn without a display and without matplotlib's global state."""
+"""Draw plots as PNG files, without a display and without matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SIZE_INCHES = (7.0, 4.2)
 _DPI = 120
-_LEAST_SHOWN, _MOST_SHOWN = 1e-4, 1e4  # of an error in units of its bound
+_LEAST_SHOWN, _MOST_SHOWN = 1e-4, 1e4  # of errors in units of their bounds
 
 
 def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -44,7 +44,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def plot_loss_curve(history: Sequence[EpochRecord], path: str | Path, *, title: str = "Loss") -> None:
-    """Draw training and validation loss by epoch; the loss axis is logarithmic where all losses allow it.
+    """Draw training and validation loss by epoch, on a logarithmic axis where all losses are positive.
 
     Raises: OutputError if ``path`` cannot be written.
     """
@@ -67,10 +67,10 @@ def plot_loss_curve(history: Sequence[EpochRecord], path: str | Path, *, title: 
 
 
 def plot_parity(points: Sequence[tuple[str, Comparison | None]], path: str | Path) -> None:
-    """Draw each road's largest error in units of its bound, on a logarithmic axis with the bound as a line at 1.
+    """Draw each backend's largest error in units of its bound, on a logarithmic axis with the bound as a line at 1.
 
     Args:
-        points: label and comparison; None for a road that was not taken.
+        points: label and comparison; None for a backend that did not run.
         path: the PNG.
 
     Raises: OutputError if ``path`` cannot be written.

@@ -1,4 +1,4 @@
-"""Training in several processes under torchrun: who writes, who takes which rows, and the one gradient of all."""
+"""Train in several processes under torchrun: who writes, who takes which rows, and how gradients are summed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ort_ops.files.inputs import first_line
 
 
 class PeerLostError(MylinearError, RuntimeError):
-    """Another process of a training is not there or cannot be reached; the message says what to do."""
+    """Another process of a training has ended or cannot be reached; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train one network together; one process where there is no process group."""
+    """The processes that train one network together; one process without a process group."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def current(cls) -> Processes:
-        """Those of torch.distributed's process group, if there is one."""
+        """Return the processes of torch.distributed's process group, if there is one."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
@@ -49,7 +49,7 @@ class Processes:
         return slice(start, start + size + (self.rank < rest))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Give every process the sum of the gradients, and return the sum of the losses; one message for all."""
+        """Give every process the sum of the gradients, and return the sum of the losses, by one message for all."""
         parameters = list(parameters)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         # float16 and bfloat16 are summed in float32.
@@ -57,7 +57,7 @@ class Processes:
         message = torch.cat([loss.detach().to(dtype).reshape(1), *(g.to(dtype).flatten() for g in gradients)])
         try:
             dist.all_reduce(message)
-        except RuntimeError as error:  # of gloo or NCCL, with C++ files and lines
+        except RuntimeError as error:  # from gloo or NCCL, with C++ files and lines
             raise PeerLostError(
                 f"process {self.rank} of {self.count}: another process of this training has ended or cannot be "
                 f"reached; its own messages say why; then go on with --resume"
@@ -68,7 +68,7 @@ class Processes:
         return message[0]
 
     def device(self, device: torch.device) -> torch.device:
-        """Return this process's own device: of several GPUs, the one that torchrun counted out for it."""
+        """Return this process's own device; with several GPUs, the one that torchrun assigned to it."""
         if device.type != "cuda" or device.index is not None or self.count == 1:
             return device
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
@@ -76,10 +76,10 @@ class Processes:
 
 @contextmanager
 def joined(device_type: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, and leave them at the end; without torchrun, be alone.
+    """Join the processes that torchrun started, and leave them at the end; without torchrun, stay alone.
 
     Args:
-        device_type: ``cuda`` for messages by NCCL, else they go by gloo.
+        device_type: ``cuda`` for messages by NCCL; gloo otherwise.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()) or dist.is_initialized():
         yield Processes.current()
@@ -95,5 +95,5 @@ def joined(device_type: str) -> Iterator[Processes]:
 
 
 def may_write() -> bool:
-    """Whether this process will be the one that writes; known before it has joined the others."""
+    """Whether this process will be the one that writes; works before it has joined the others."""
     return not dist.is_torchelastic_launched() or int(os.environ.get("RANK", "0")) == 0

@@ -1,4 +1,4 @@
-"""One training in a folder at a time: a lock that says who has it, and that the end of a process gives back."""
+"""Allow one training in a folder at a time: by a lock that says who holds it, and that ends with its process."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ LOCK_NAME = ".training.lock"
 
 _CANNOT_LOCK = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _MAX_HOLDER = 1000  # bytes
-# Folders that this process has, by the thread that took them, so that a command may lock before `train` does.
+# Folders that this process has locked, by the thread that did, so that a command may lock before `train` does.
 _held: dict[str, int] = {}
 
 
 class FolderInUseError(MylinearError, RuntimeError):
-    """A folder that another training is writing to; the message says who has it."""
+    """Another training is writing to the folder; the message says which."""
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Have the folder for oneself while the block runs; the thread that has it may take it again.
+    """Lock the folder while the block runs; the thread that holds the lock may take it again.
 
-    The lock is the operating system's, on a file in the folder: it ends with the process, however that ends, so a file
-    that is left over locks nothing. Where file systems have no locks (or on Windows) there is none.
+    The lock is the operating system's, on a file in the folder. It ends with the process, however that ends, so a file
+    that is left over locks nothing. On Windows, and on file systems without locks, nothing is locked.
 
     Raises: FolderInUseError if another process or thread has it, OutputError if the file cannot be written.
     """
@@ -88,7 +88,7 @@ def _acquire(path: Path) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the holder has removed the file meanwhile: once more, with a new one
+        os.close(descriptor)  # the holder has removed the file meanwhile: try again with a new one
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -114,5 +114,5 @@ def _in_use(folder: Path, descriptor: int) -> str:
         holder = json.loads(os.pread(descriptor, _MAX_HOLDER, 0))
         who = f"process {int(holder['pid'])} on {holder['host']!s:.80} since {holder['since']!s:.40}"
     except (ValueError, KeyError, TypeError):
-        who = "another process"  # that has not written who it is yet
+        who = "another process"  # which has not written yet who it is
     return f"'{folder}' is in use by another training: {who}; wait for its end, or name another folder by --output"

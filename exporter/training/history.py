@@ -1,4 +1,4 @@
-"""How a training went, an epoch a record, and the same as CSV."""
+"""The history of a training, one record for each epoch; also as CSV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class EpochRecord:
 
     Attributes:
         epoch: from 1.
-        train_loss: mean over the epoch's rows, each at the step that it was used in.
+        train_loss: mean over the epoch's rows, each before the step that used it.
         validation_loss: on the same scale, after the epoch; None without validation rows.
         validation_score: accuracy of a classification, R2 of a regression; None without validation rows.
     """
@@ -27,7 +27,7 @@ class EpochRecord:
 
 
 def write_history(history: Sequence[EpochRecord], path: str | Path) -> None:
-    """Write the records as CSV, a line each below a header; numbers read back exactly. Raises: OutputError."""
+    """Write the records as CSV: a header, and a line for each; numbers read back exactly. Raises: OutputError."""
     lines = [",".join(field.name for field in fields(EpochRecord))]
     lines += [",".join("" if value is None else repr(value) for value in astuple(record)) for record in history]
     write_atomically(path, ("\n".join(lines) + "\n").encode())

@@ -1,4 +1,4 @@
-"""May a training go on from this checkpoint? Only if it is the same training."""
+"""Check that a training may go on from a checkpoint: only if it is the same training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAY_DIFFER = frozenset({"epochs", "device", "checkpoint_interval"})
 
 
 def check_resume(checkpoint: Checkpoint, data: DataDescription, options: TrainingOptions) -> None:
-    """Raise CheckpointError if the training of the checkpoint was another one, or has nothing left to do."""
+    """Raise CheckpointError if the checkpoint is of another training, or has nothing left to do."""
     wanted = asdict(options)
     differences = [
         f"{field.name} was {_text(before)} and is {_text(wanted[field.name])}"

@@ -1,4 +1,4 @@
-"""Dataclasses from what a file holds: every field there and of its declared type."""
+"""Build dataclasses from a file's contents, and check that every field is there and of its declared type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def from_fields(cls: type[T], values: object) -> T:
-    """Build a dataclass from a mapping of its fields' names to values, nested dataclasses as mappings too.
+    """Build a dataclass from a mapping of field names to values; nested dataclasses are mappings too.
 
     Raises: TypeError or ValueError that names the field.
 
@@ -37,7 +37,7 @@ def from_fields(cls: type[T], values: object) -> T:
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
-    """Return the value as the type hint has it. Raises: TypeError if it is of another type."""
+    """Return the value in the type of the hint. Raises: TypeError if it is of another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in arguments):

@@ -1,4 +1,4 @@
-"""Which columns of a table are learned from, and how: `ColumnChoice`."""
+"""Choose the columns of a table to learn from, and how to use them: `ColumnChoice`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ort_ops.files.inputs import shown_names
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """What is asked for.
+    """The columns that a user asks for.
 
     Attributes:
         features: the columns to learn from, in this order; None for all but the target.
         ignore: columns to leave out.
         categorical: columns of texts, each text of which becomes an input.
-        fill: what stands for missing numbers: ``mean``, that of the rows to train on; None where none may be missing.
+        fill: what replaces missing numbers: ``mean``, that of the rows to train on; None where none may be missing.
 
-    Each name may also be several, separated by commas, unless a column is called just that.
+    A name may also be several, separated by commas, unless a column has exactly that name.
     """
 
     features: tuple[str, ...] | None = None
@@ -29,13 +29,13 @@ class ColumnChoice:
 
     @property
     def names_columns(self) -> bool:
-        """Whether any column is named."""
+        """Whether the user names any column."""
         return self.features is not None or bool(self.ignore or self.categorical)
 
     def resolve(self, path: object, header: Sequence[str], target: str) -> tuple[list[str], set[str]]:
-        """Return the columns to learn from, in order, and those of them that are categorical.
+        """Return the columns to learn from, in order, and the categorical ones among them.
 
-        Raises: DataError for a column that is not there, or is asked for in two ways.
+        Raises: DataError for a column that does not exist, or is asked for in two ways.
         """
         known = set(header)
         features = None if self.features is None else _split(path, "features", self.features, known, header)
@@ -60,7 +60,7 @@ class ColumnChoice:
 
 
 def _split(path: object, what: str, names: Sequence[str], known: set[str], header: Sequence[str]) -> list[str]:
-    """Return the columns that are named, each once."""
+    """Return the named columns, each once."""
     chosen: dict[str, None] = {}
     for name in names:
         parts = [name] if name in known else [part.strip() for part in name.split(",")]

@@ -1,4 +1,4 @@
-"""The values of a table's columns as they are read, and what is wrong with each column, told at once."""
+"""Collect the values of a table's columns while they are read, and report all columns that cannot be used."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T].*)?")
 
 @dataclass
 class Trouble:
-    """What stands in the way of a column.
+    """Why a column cannot be used.
 
     Attributes:
         name: of the column.
         num_missing, first_missing: how many values are missing, and the line of the first.
-        num_texts, first_text: how many cells are no number, and line and text of the first.
-        texts: the different ones, up to a few more than would be advised as categories.
-        reason: something else, which is wrong with all of it.
+        num_texts, first_text: how many cells are not numbers, and line and text of the first.
+        texts: the different ones, up to a few more than would be accepted as categories.
+        reason: another fault, of the whole column.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Trouble:
     reason: str | None = None
 
     def take(self, lines: Sequence[int], cells: Sequence[str]) -> NDArray[np.float64]:
-        """Return the numbers of further cells, NaN for the others, which are noted."""
+        """Return the numbers of further cells, NaN for the others, and note those."""
         values = np.full(len(cells), np.nan)
         for row, (line, cell) in enumerate(zip(lines, cells, strict=True)):
             try:
@@ -84,7 +84,7 @@ class Trouble:
         return f"{place}: must be a finite number, the value is missing ({counts})"
 
     def remedy(self, rows: int) -> tuple[str, str | None]:
-        """Return what to do in words, and the option that does it, if one does."""
+        """Return what to do, in words, and the option that does it, if there is one."""
         if self.reason is not None or self.num_missing == rows:
             return "leave it out", "ignore"
         if not self.num_texts:
@@ -117,11 +117,11 @@ class Trouble:
 
 
 class NumberColumns:
-    """Columns of numbers, read together as long as they are numbers.
+    """Columns of numbers, which are read together as long as they are numbers.
 
     Args:
         names: of the columns.
-        places: of them in a record.
+        places: indices of the columns in a record.
     """
 
     def __init__(self, names: Sequence[str], places: Sequence[int]) -> None:
@@ -150,7 +150,7 @@ class NumberColumns:
         self._blocks.append(block)
 
     def values(self) -> NDArray[np.float64]:
-        """Return the numbers ``[rows, columns]`` of all records, of which there are some; NaN where there is none."""
+        """Return the numbers ``[rows, columns]`` of all records, of which there must be some; NaN for missing ones."""
         return np.concatenate(self._blocks) if len(self._blocks) > 1 else self._blocks[0]
 
     def _choose_clean(self) -> None:
@@ -166,7 +166,7 @@ class CategoryColumn:
 
     Args:
         name: of the column.
-        place: of it in a record.
+        place: index of the column in a record.
     """
 
     def __init__(self, name: str, place: int) -> None:
@@ -185,7 +185,7 @@ class CategoryColumn:
                 self._codes.append(self._code_of.setdefault(text, len(self._code_of)))
 
     def find_trouble(self) -> Trouble | None:
-        """Return what stands in the way, if anything does."""
+        """Return why the column cannot be used, or None."""
         trouble = self.trouble
         if len(self._code_of) > MAX_CATEGORIES:
             trouble.reason = f"column '{self._name}' has more than {MAX_CATEGORIES} different texts, each an input"
@@ -212,7 +212,7 @@ class CategoryColumn:
 
 
 def describe_troubles(troubles: Sequence[Trouble], rows: int) -> str:
-    """Return one sentence on all columns that cannot be used, and the options that would do."""
+    """Return one sentence on all columns that cannot be used, and the options that would help."""
     told = [trouble.describe(rows) for trouble in troubles[:MAX_SHOWN_NAMES]]
     if len(troubles) > MAX_SHOWN_NAMES:
         return (

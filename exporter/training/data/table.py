@@ -1,4 +1,4 @@
-"""A dataset from the records of a table: header, columns, target."""
+"""Make a dataset from the records of a table: header, columns, target."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _take_targets(
 def _refuse_troubles(
     path: Path, numbers: NumberColumns, categories: Iterable[CategoryColumn], rows: int, choice: ColumnChoice
 ) -> None:
-    """Raise DataError if columns cannot be used; missing numbers are no trouble where there is a fill."""
+    """Raise DataError if columns cannot be used; missing numbers are allowed where there is a fill."""
     troubles = [
         trouble
         for _, trouble in sorted(numbers.troubles.items())

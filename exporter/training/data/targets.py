@@ -1,4 +1,4 @@
-"""What a table's target is: numbers to predict, or classes."""
+"""Decide whether a table's target is numbers to predict, or classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_INFERRED_CLASSES = 20
 def read_targets(
     path: Path, column: str, texts: list[str], lines: Sequence[int], task: Task | None
 ) -> tuple[Task, NDArray[Any], tuple[str, ...] | None]:
-    """Decide on the task where that is left open, and return it with the targets and the classes' names."""
+    """Decide on the task if the user did not, and return it with the targets and the classes' names."""
     numeric = [is_number(text) for text in texts]
     if task is None and not any(numeric):
         if len(set(texts)) > max(2, len(texts) // 2):
@@ -43,7 +43,7 @@ def read_targets(
 
 
 def bad_value(path: Path, line: int, column: str, text: str, hint: str = "") -> DataError:
-    """Return the error for a target that is missing, or no number."""
+    """Return the error for a target that is missing or not a number."""
     got = f"got {shown_text(text)}" if text.strip() else "the value is missing"
     return DataError(f"'{path}' line {line}, column '{column}': must be a finite number, {got}{hint}")
 
@@ -51,7 +51,7 @@ def bad_value(path: Path, line: int, column: str, text: str, hint: str = "") -> 
 def number_classes(path: Path, values: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return each value's class, and the classes' names in order; numbers are ordered as numbers.
 
-    Raises: DataError for a name that is no text.
+    Raises: DataError for a name that is not text.
     """
     unique, labels = np.unique(values, return_inverse=True)
     names = [_class_name(path, value) for value in unique.tolist()]
