@@ -1,10 +1,10 @@
-"""Layers whose weights no cache holds, as in a model of many of them: MYLINEAR beside Gemm in a chain.
+"""Time layers whose weights no cache holds, as in a model of many layers: MYLINEAR beside Gemm in a chain.
 
     python benchmarks/cold_weights.py [--features 768] [--megabytes 180] [--threads 1] [--dtype float32]
 
 `mylinear bench` repeats one layer, whose weight soon lies in a cache. Here a call goes through so many square layers
-that each weight has to come from memory. Results are checked before anything is timed; the sides take turns. The check
-is a loose one: a bound that grows from layer to layer says nothing after 80 of them.
+that each weight has to come from memory. Results are checked before anything is timed; the contenders take turns. The
+check is a loose one: a bound that grows from layer to layer says nothing after 80 of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from exporter.bench.measure.timing import measure
 from ort_ops.console.table import format_table
 from ort_ops.operators.mylinear.reference import linear_float64
 
-# Of the largest value, after all layers.
+# Allowed error, in units of the largest value, after all layers.
 TOLERANCES = {"float64": 1e-11, "float32": 1e-3, "float16": 0.1}
 
 
 def ready(side: str, layers: Sequence[Layer], x: Array, threads: int) -> Callable[[], Any]:
-    """Return a call of the chain, whose result has been checked."""
+    """Return a call of the chain, after checking its result."""
     session = open_session(chain_model(side, layers).SerializeToString(), threads, with_ours=side == "ours")
     run, y = bind(session, x, layers[-1][0].shape[0])
     run()

@@ -1,20 +1,20 @@
-"""MYLINEAR on a GPU: build, check, sanitize and time, in one command for a machine that is seen for the first time.
+"""Build, check, sanitize and time MYLINEAR on a GPU, in one command for a new machine.
 
     python benchmarks/cuda.py --output cuda.json
 
-Needs a GPU, nvcc and cuBLAS, cmake, torch with CUDA, onnx, and onnxruntime-gpu 1.27 or newer; nothing of this package
-needs to be installed. Each part says what failed in it and the others go on; the exit status is 1 if any did.
+Needs a GPU, nvcc and cuBLAS, cmake, torch with CUDA, onnx, and onnxruntime-gpu 1.27 or newer; this package itself need
+not be installed. Each part reports its failures, and the others go on; the exit status is 1 if any part failed.
 
 - ``build``: both libraries, into the working tree.
 - ``tests``: ``tests/native/test_cuda.py``.
 - ``sanitizer``: compute-sanitizer's memcheck and racecheck over the backend alone.
-- ``kernel``: the backend against torch's ``F.linear``, both replayed from a CUDA graph, so that no host is in the
-  figures; the same with cuBLASLt in place of the GEMV kernel; the rate at 8192 x 8192 x 8192, against cuBLAS'; the
-  bandwidth at M = 1, against a copy's.
+- ``kernel``: the backend against torch's ``F.linear``, both replayed from a CUDA graph, which leaves the
+  host's time out; the same with cuBLASLt in place of the GEMV kernel; the rate at 8192 x 8192 x 8192, against cuBLAS';
+  the bandwidth at M = 1, against a copy's.
 - ``node``: a model of MYLINEAR nodes against models of Gemm and of MatMul and Add on onnxruntime's CUDA provider, and
   torch's ``F.linear`` called from Python; times by CUDA events on one stream.
 
-Inputs are rotated, so that no call finds what it reads in the cache; each result is checked before it is timed.
+Inputs are rotated, so that no call finds its inputs in the cache; each result is checked before it is timed.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ WORKSPACE_NBYTES = 32 << 20
 
 
 class Report:
-    """What was found, written after every part, and the failures."""
+    """The results, written after every part, and the failures."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.found: dict[str, Any] = {"parts": {}, "failures": []}
 
     def part(self, name: str, run: Callable[[], Any]) -> None:
-        """Run one part; whatever it raises is kept, and the next part runs."""
+        """Run one part; keep what it raises, and let the next part run."""
         print(f"\n=== {name}", flush=True)
         start = time.monotonic()
         try:
@@ -82,12 +82,12 @@ class Report:
         self.found["failures"].append(text)
 
     def write(self) -> None:
-        """Write the JSON as far as it goes."""
+        """Write the results so far as JSON."""
         self.output.write_text(json.dumps(self.found, indent=1, default=str))
 
 
 def command(*words: str, timeout: float, **environment: str) -> str:
-    """Run a command and return what it printed. Raises: RuntimeError with the end of that."""
+    """Run a command and return its output. Raises: RuntimeError with the end of the output."""
     print("$", " ".join(words), flush=True)
     done = subprocess.run(
         words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout, check=False
@@ -98,11 +98,11 @@ def command(*words: str, timeout: float, **environment: str) -> str:
     return text
 
 
-# ---- the parts that are commands of others
+# ---- the parts that run other commands
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions and devices, as far as they can be had."""
+    """Record versions and devices, as far as they are known."""
     found: dict[str, Any] = {"python": sys.version.split()[0]}
     for module in ("torch", "onnxruntime", "onnx", "numpy"):
         try:
@@ -133,7 +133,7 @@ def build() -> str:
 
 
 def tests() -> str:
-    """The tests on this device; a run that skips everything is a failure."""
+    """Run the tests on this device; a run that skips everything is a failure."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
     text = command(*words, "-m", "cuda", "tests/native/test_cuda.py", timeout=550, PYTHONPATH=str(ROOT))
     print(text[-1500:])
@@ -143,7 +143,7 @@ def tests() -> str:
 
 
 def sanitizer(report: Report) -> dict[str, str]:
-    """memcheck and racecheck over `check_backend` in a process of its own."""
+    """Run memcheck and racecheck over `check_backend`, in a process of its own."""
     found = {}
     for tool in ("memcheck", "racecheck"):
         try:
@@ -151,7 +151,7 @@ def sanitizer(report: Report) -> dict[str, str]:
                 *("compute-sanitizer", "--tool", tool, "--error-exitcode", "9"),
                 *(sys.executable, str(Path(__file__).resolve()), "--only", "check-backend"),
                 timeout=300,
-                # So that each tensor has memory of its own, which ends where it ends.
+                # So that each tensor has an allocation of its own, of just its size.
                 PYTORCH_NO_CUDA_MEMORY_CACHING="1",
             )[-600:]
             print(found[tool])
@@ -237,7 +237,7 @@ class Backend:
         )
 
     def compute(self, call: Call) -> None:
-        """Queue it. Raises: RuntimeError in the backend's words."""
+        """Queue the call. Raises: RuntimeError with the backend's message."""
         text = ctypes.create_string_buffer(1024)
         if self.table.compute(ctypes.byref(call), text):
             raise RuntimeError(text.value.decode())
@@ -255,12 +255,12 @@ def torch_dtype(dtype: str) -> Any:
 
 
 def allows_tf32(dtype: str) -> bool:
-    """Whether a row of the table is with TF32."""
+    """Whether a row of the table uses TF32."""
     return dtype == "float32"
 
 
 def relative_error(y: Any, x: Any, w: Any, bias: Any) -> float:
-    """||y - exact|| / ||exact|| over some of the rows; infinite for a NaN."""
+    """Return ||y - exact|| / ||exact|| over some of the rows; infinity for a NaN."""
     import torch
 
     rows = torch.unique(torch.linspace(0, x.shape[0] - 1, min(x.shape[0], 16)).long()).to(x.device)
@@ -270,14 +270,14 @@ def relative_error(y: Any, x: Any, w: Any, bias: Any) -> float:
 
 
 def check_result(what: str, dtype: str, y: Any, x: Any, w: Any, bias: Any) -> None:
-    """Do nothing for a right result. Raises: RuntimeError."""
+    """Check a result's relative error. Raises: RuntimeError."""
     error = relative_error(y, x, w, bias)
     if not error <= TOLERANCE[dtype]:
         raise RuntimeError(f"{what} is wrong: relative error {error:.3g}, allowed {TOLERANCE[dtype]:.3g}")
 
 
 def check_backend() -> None:
-    """Small and awkward products, for the sanitizer."""
+    """Check small and awkward products, for the sanitizer."""
     import torch
 
     backend = Backend()
@@ -292,7 +292,7 @@ def check_backend() -> None:
 
 
 def check_one(backend: Backend, dtype: str, m: int, n: int, k: int) -> None:
-    """Check one product, with a bias and without."""
+    """Check one product, with and without a bias."""
     import torch
 
     for has_bias in (True, False):
@@ -308,7 +308,7 @@ def check_one(backend: Backend, dtype: str, m: int, n: int, k: int) -> None:
 
 
 class Inputs:
-    """Rotated inputs and outputs of one product, as many as are out of the cache when their turn comes again."""
+    """Inputs and outputs of one product, so many of them that each has left the cache when its turn comes again."""
 
     def __init__(self, dtype: str, m: int, n: int, k: int) -> None:
         import torch
@@ -322,7 +322,7 @@ class Inputs:
         self.y = [torch.full((m, n), math.nan, **make) for _ in range(self.count)]
 
     def check(self, what: str, dtype: str) -> None:
-        """Check one result of the rotation, and that every one was written."""
+        """Check one result of the rotation, and that every result was written."""
         import torch
 
         torch.cuda.synchronize()
@@ -379,7 +379,7 @@ def microseconds(runs: dict[str, Callable[[], Any]], per_run: int, stream: Any =
 
 
 def kernel_cell(backend: Backend, dtype: str, m: int, n: int, k: int) -> dict[str, float]:
-    """Times of the backend and of torch, without a host."""
+    """Time the backend and torch, without a host."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = allows_tf32(dtype)
@@ -402,7 +402,7 @@ def kernel_cell(backend: Backend, dtype: str, m: int, n: int, k: int) -> dict[st
 
 
 def cells(report: Report, what: str, make: Callable[[str, int, int, int], dict[str, float]]) -> list[dict[str, Any]]:
-    """Make every cell of the table, one failure at a time."""
+    """Measure every case of the table; one failure does not end the others."""
     import torch
 
     found = []
@@ -424,7 +424,7 @@ def cells(report: Report, what: str, make: Callable[[str, int, int, int], dict[s
 
 
 def kernel(report: Report) -> dict[str, Any]:
-    """Everything about the backend alone."""
+    """Measure everything about the backend alone."""
     backend = Backend()
     print(backend.description)
     found: dict[str, Any] = {"backend": json.loads(backend.description)}
@@ -443,7 +443,7 @@ def kernel(report: Report) -> dict[str, Any]:
 
 
 def large_rate(backend: Backend) -> dict[str, Any]:
-    """TFLOP/s at 8192 x 8192 x 8192, and the share of what torch's product without a bias reaches."""
+    """Measure TFLOP/s at 8192 x 8192 x 8192, and as a share of torch's product without a bias."""
     import torch
 
     found = {}
@@ -468,7 +468,7 @@ def large_rate(backend: Backend) -> dict[str, Any]:
 
 
 def bandwidth(backend: Backend) -> dict[str, Any]:
-    """Bytes per second at M = 1, and the share of what a copy moves, bytes read and written counted."""
+    """Measure bytes per second at M = 1, and as a share of those that a copy reads and writes."""
     import torch
 
     source = torch.randn(1 << 28, device="cuda")
@@ -486,7 +486,7 @@ def bandwidth(backend: Backend) -> dict[str, Any]:
 
 
 def without_gemv() -> list[dict[str, Any]]:
-    """The products of few rows by cuBLASLt, in a process that was told so."""
+    """Time products of few rows by cuBLASLt, in a process that has the GEMV kernel switched off."""
     text = command(
         *(sys.executable, str(Path(__file__).resolve()), "--only", "few-rows"),
         timeout=300,
@@ -515,7 +515,7 @@ def few_rows() -> None:
 
 
 def node_model(operator: str, dtype: str, count: int) -> bytes:
-    """A model of independent products with everything as its inputs, so that what they read is rotated in one run."""
+    """Make a model of independent products whose tensors are all inputs, so that one run rotates through them."""
     from onnx import helper
 
     from ort_ops.operators.mylinear.contract import MYLINEAR
@@ -542,7 +542,7 @@ def node_model(operator: str, dtype: str, count: int) -> bytes:
 
 
 class NodeRun:
-    """A session of one operator on the stream that is timed."""
+    """Open a session of one operator on the stream that is timed."""
 
     def __init__(self, operator: str, dtype: str, count: int, stream: Any) -> None:
         from exporter.bench.measure import cuda
@@ -566,7 +566,7 @@ class NodeRun:
 
 
 def node(report: Report) -> dict[str, Any]:
-    """Times of nodes, as onnxruntime runs them."""
+    """Time nodes, as onnxruntime runs them."""
     import onnxruntime
     import torch
 
@@ -610,7 +610,7 @@ def node(report: Report) -> dict[str, Any]:
 
 
 def summarize(report: Report) -> None:
-    """Print the goals and how far they are met."""
+    """Print the goals, and which of them are met."""
     parts = report.found["parts"]
     print("\n=== summary")
     for name in ("kernel", "node"):
@@ -636,14 +636,14 @@ def summarize(report: Report) -> None:
 
 
 def main() -> int:
-    """Run the parts that were asked for; status 1 if anything failed."""
+    """Run the chosen parts; return status 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("cuda.json"), help="where the JSON goes")
     parser.add_argument(
         "--only", choices=(*PARTS, "check-backend", "few-rows"), action="append", help="may be repeated"
     )
     args = parser.parse_args()
-    # What `build` made, whatever else is installed; for the parts that are processes of their own too.
+    # Use what `build` made, whatever else is installed; also in parts that run in processes of their own.
     os.environ["MYLINEAR_LIBRARY"] = str(ROOT / "ort_ops" / "libmylinear_ort.so")
     os.environ["MYLINEAR_CUDA_LIBRARY"] = str(ROOT / "ort_ops" / "libmylinear_cuda.so")
     if args.only == ["check-backend"]:

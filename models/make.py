@@ -1,4 +1,4 @@
-"""Make the models of this folder anew: ``python models/make.py linear`` or ``digits_mlp``."""
+"""Rebuild the models of this folder: ``python models/make.py linear`` or ``digits_mlp``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _make(problem: Problem, options: TrainingOptions, path: Path, dtype: str) ->
 
 
 def main(arguments: list[str]) -> int:
-    """Make the models named, and return the exit status."""
+    """Make the named models, and return the exit status."""
     unknown = [name for name in arguments if name not in MAKERS]
     if unknown or not arguments:
         print(f"usage: python models/make.py {' | '.join(MAKERS)}", file=sys.stderr)
