@@ -1,6 +1,6 @@
 """Write a report as one HTML page that opens offline: text, tables and pictures in a single file.
 
-Needs jinja2, which the extra ``report`` has. The template escapes everything that is not `markupsafe.Markup`.
+Needs jinja2, from the extra ``report``. The template escapes everything that is not `markupsafe.Markup`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Section:
         picture_text: what the picture shows, for those who cannot see it.
         code: shown as typed.
         markup: HTML of our own making, such as a drawing; put in as it is.
-        fold: what the table is folded under; empty to show it at once.
+        fold: the line that unfolds the table; empty to show the table at once.
     """
 
     title: str
@@ -51,12 +51,12 @@ class Section:
 
     @property
     def picture_base64(self) -> str:
-        """The picture's bytes, as a page can hold them."""
+        """The picture's bytes in base64, as a page holds them."""
         return "" if self.picture is None else base64.b64encode(self.picture.read_bytes()).decode()
 
 
 def write_report(path: str | Path, title: str, summary: str, sections: Sequence[Section]) -> None:
-    """Write the page, which ends with the versions of what made it.
+    """Write the page; its last line says which versions made it.
 
     Raises: OutputError; ModuleNotFoundError without jinja2.
     """
@@ -91,7 +91,7 @@ def versions() -> list[str]:
 
 
 def _shown(value: object) -> object:
-    """Return what the template writes for a value: markup as it is, nothing for None, text on one line."""
+    """Return the text that stands for a value: markup unchanged, nothing for None, text on one line."""
     if value is None:
         return ""
     return value if hasattr(value, "__html__") else printable(str(value))

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command with status 128 + signal, at any moment, and nothing is left behind.
+"""Let Ctrl-C, SIGTERM and SIGHUP end a command with status 128 + signal, at any moment, leaving nothing behind.
 
-Imports next to nothing, so that it is in force before anything that takes time to import.
+Imports next to nothing, so that it works before the modules that take time to import.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _IMPORT_MACHINERY = "<frozen importlib."
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: what stops at Ctrl-C stops at these too."""
+    """SIGTERM or SIGHUP came; code that stops at Ctrl-C stops at these too."""
 
 
 class Interrupts:
@@ -37,7 +37,7 @@ class Interrupts:
     """
 
     def __init__(self, code: CodeType) -> None:
-        """``code`` is that of the function that does the work."""
+        """Take the code object of the function that does the work."""
         self.received: int | None = None
         self._code = code
         self._previous: dict[int, Any] = {}
@@ -45,22 +45,22 @@ class Interrupts:
         self._unraisable_hook = sys.unraisablehook
 
     def install(self) -> None:
-        """Handle the signals from now on, except those that whoever started this process has told it to ignore."""
+        """Handle the signals from now on, except those that the parent process told this one to ignore."""
         sys.unraisablehook = self._unraisable
         for number in SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue
             try:
                 self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread, which then has the say
+            except ValueError:  # not the main thread, which decides then
                 return
 
     def finish(self, *, is_process_over: bool) -> None:
-        """Handle no more: the work is done and its status is known.
+        """Stop handling signals: the work is done and its status is known.
 
         Args:
-            is_process_over: whether the process is about to end, so that a signal can change nothing any more and is
-                ignored; otherwise whoever handled the signals before does so again.
+            is_process_over: whether the process is about to end. Signals are ignored then, as they can change nothing;
+                otherwise the earlier handlers are put back.
         """
         self._is_over = True
         sys.unraisablehook = self._unraisable_hook
@@ -85,7 +85,7 @@ class Interrupts:
         return False
 
     def _unraisable(self, found: Any) -> None:
-        """See an exception that Python is about to drop, as it does in destructors and in callbacks from C."""
+        """Look at an exception that Python is about to drop, as it does in destructors and in callbacks from C."""
         if self.received is not None and isinstance(found.exc_value, KeyboardInterrupt):
             self._end(self.received)
         self._unraisable_hook(found)
@@ -96,7 +96,7 @@ class Interrupts:
         os._exit(128 + number)
 
     def say(self, number: int) -> None:
-        """Say on stderr which signal ended the command; by no stream of Python's, which may be in use."""
+        """Say on stderr which signal ended the command; not by Python's stream, which may be in use."""
         name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         try:  # noqa: SIM105  # contextlib takes time to import
             os.write(2, f"mylinear: interrupted{name}\n".encode())

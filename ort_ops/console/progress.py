@@ -12,13 +12,13 @@ from typing import TextIO
 from ort_ops.console.terminal import printable, takes_control_codes, write_control
 
 _BAR_WIDTH = 24
-_MIN_WIDTH_OF_BAR = 60  # of the terminal; on a narrower one the words are worth more
+_MIN_WIDTH_OF_BAR = 60  # of the terminal; on a narrower one the words matter more
 _TERMINAL_INTERVAL_S = 0.1
 _LOG_INTERVAL_S = 5.0
 
 
 class Progress:
-    """How far a piece of work has come: one line rewritten on a terminal, a line every few seconds in a log.
+    """Show how far a piece of work has come: one line rewritten on a terminal, a line every few seconds in a log.
 
     rich draws the line, and nothing more: its live display would need a thread, and a signal could leave the terminal
     without a cursor.
@@ -35,7 +35,7 @@ class Progress:
         self._note = ""
 
     def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        """Say that ``done`` units of ``total`` are finished, with a word on what is next or how it goes."""
+        """Say that ``done`` units of ``total`` are finished, with a note on what is next or how it goes."""
         self._done, self._note = done, printable(note)
         self._total = self._total if total is None else total
         now = time.monotonic()
@@ -45,7 +45,7 @@ class Progress:
 
     def finish(self) -> None:
         """Show the last state and end the line."""
-        if self._is_terminal or self._done:  # in a log, work that failed at once has nothing to show
+        if self._is_terminal or self._done:  # in a log there is nothing to show for work that failed at once
             self._show("\n" if self._is_terminal else "")
 
     def _show(self, end: str) -> None:

@@ -1,4 +1,4 @@
-"""Text for reports: what a model or a file says stays well-formed HTML, XML and JSON."""
+"""Write text from models and files into reports as well-formed HTML, XML and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def markup(text: str) -> str:
 
 
 def json_text(value: object) -> str:
-    r"""Return the value as JSON, with two spaces for a level; what is no Unicode text is escaped twice.
+    r"""Return the value as JSON, indented by two spaces; text that is not Unicode is escaped twice.
 
     >>> print(json_text(["\x1b", "\udcff"]))
     [

@@ -1,4 +1,4 @@
-"""Tables for the command line: plain text in a pipe or a file, colored and folded on a terminal."""
+"""Print tables on the command line: plain text in a pipe or a file, colored and folded on a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RULE = "    \n" * 2 + " -- \n" + "    \n" * 5
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align columns under their header, two spaces apart; a row is one line, whatever is in it.
+    """Align columns under their header, two spaces apart; each row becomes one line.
 
     >>> print(format_table(["kernel", "error"], [["body", "0"], ["python", "1e-7"]]))
     kernel  error
@@ -47,12 +47,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None) -> None:
-    """Print a table: on a terminal with colors, and folded where that keeps it readable, elsewhere as plain text.
+    """Print a table: with colors on a terminal, folded where that keeps it readable; as plain text elsewhere.
 
     No text is ever cut off: a table too wide to fold is printed with long lines.
 
     Args:
-        stream: where to; None for standard output.
+        stream: to print to; None for standard output.
     """
     stream = sys.stdout if stream is None else stream
     if not takes_control_codes(stream) or len(rows) > _MOST_DRAWN or importlib.util.find_spec("rich") is None:
@@ -81,14 +81,14 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _text(text: str) -> Text:
-    """Return the text so that nothing in it is taken for markup, in the style of its tone."""
+    """Return the text in the style of its tone, with nothing in it taken for markup."""
     from rich.text import Text
 
     return Text(printable(text), style=_STYLES[text.tone] if isinstance(text, Toned) else "")
 
 
 def _console(encoding: str) -> Console:
-    """Make a console that draws into memory, as wide as the terminal."""
+    """Return a console that draws into memory, as wide as the terminal."""
     from rich.console import Console
 
     class Memory(io.StringIO):

@@ -1,4 +1,4 @@
-"""Text at the edge: what a model or a file says neither steers a terminal nor breaks a line or a report.
+"""Make text from models and files safe to show: it neither controls a terminal nor breaks a line or a report.
 
 Imports next to nothing, so that the command line starts at once.
 """
@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # but for tab and newline: C0 with ESC, DEL, C1
+_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 with ESC but without tab and newline, DEL, C1
 _ORDER = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the order in which text is shown
-_NO_TEXT = r"\u2028\u2029\ud800-\udfff\ufffe\uffff"  # other ends of line; what UTF-8 or XML cannot hold
+_NO_TEXT = r"\u2028\u2029\ud800-\udfff\ufffe\uffff"  # other line ends; characters that UTF-8 or XML cannot hold
 _STEERING = re.compile(f"[{_CONTROL}{_ORDER}{_NO_TEXT}]")
 _NOT_IN_ONE_LINE = re.compile(f"[\t\n{_CONTROL}{_ORDER}{_NO_TEXT}]")
 
 
 def printable(text: str) -> str:
-    r"""Return a name as it may be shown, in a terminal, in HTML or in XML: on one line, and steering nothing.
+    r"""Return a name in a form that is safe in a terminal, in HTML and in XML: one line without control codes.
 
     >>> print(printable("a\x1b[31mb\n"))
     a\x1b[31mb\n
@@ -50,15 +50,15 @@ def takes_control_codes(stream: TextIO) -> bool:
 
 
 def write_control(stream: TextIO, text: str) -> None:
-    """Write text with control codes of our own, which a `GuardedStream` would escape."""
+    """Write text with our own control codes, which a `GuardedStream` would escape."""
     getattr(stream, "write_control", stream.write)(text)
 
 
 class GuardedStream:
-    """A text stream for people: escapes what would steer a terminal, and what its encoding does not have.
+    """A text stream for people: escapes control codes, and characters that its encoding does not have.
 
-    What cannot be written is told to ``on_error``, and again at each flush, for there are callers who would not know;
-    all that is written goes to the null device from then on.
+    A failed write is reported to ``on_error``, and again at each flush, since some callers would miss it. From then on
+    everything goes to the null device.
     """
 
     def __init__(self, stream: TextIO, on_error: Callable[[OSError], None]) -> None:
@@ -67,12 +67,12 @@ class GuardedStream:
         self._error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write the text, lines and tabs as they are."""
+        """Write the text; line ends and tabs stay."""
         self.write_control(_STEERING.sub(_escaped, text))
         return len(text)
 
     def write_control(self, text: str) -> None:
-        """Write text that may steer the terminal: our own."""
+        """Write our own text, which may have control codes."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         if not text.isascii() and encoding.lower() != "utf-8":
             text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -84,7 +84,7 @@ class GuardedStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Send on what was written."""
+        """Flush the stream."""
         self._do(self._stream.flush)
         if self._error is not None:
             self._on_error(self._error)
@@ -103,10 +103,10 @@ class GuardedStream:
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Guard stdout and stderr for as long as the block takes.
+    """Guard stdout and stderr during the block.
 
-    Within it, what stdout does not take raises OutputError, or BrokenPipeError where its reader has gone; what stderr
-    does not take is lost, for there is nowhere to say so.
+    Within it, a failed write to stdout raises OutputError, or BrokenPipeError if its reader has gone. A failed write to
+    stderr is lost, since there is nowhere to report it.
 
     Raises: OutputError if stdout is closed.
     """
@@ -136,7 +136,7 @@ def _stdout_error(error: OSError) -> None:
 
 
 def _send_to_null(stream: TextIO) -> None:
-    """Make the descriptor take what is still in the stream's buffer, which Python writes at its end."""
+    """Redirect the descriptor, so that the rest of the stream's buffer, which Python writes at exit, goes somewhere."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
@@ -147,7 +147,7 @@ def _send_to_null(stream: TextIO) -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Keep the three first descriptors from the files that are opened later, which would be printed into."""
+    """Occupy the first three descriptors, so that no file that is opened later gets printed into."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

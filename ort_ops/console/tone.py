@@ -1,4 +1,4 @@
-"""Text with a tone: what a table colors, on a terminal and on a page, follows from a field and not from the words."""
+"""Text with a tone: the color in a table, on a terminal or a page, comes from a field and not from the words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Tone(Enum):
-    """How a text stands out; the value is the class that a page gives it."""
+    """How a text stands out; the value is its class on a page."""
 
     GOOD = "good"
     BAD = "bad"
@@ -14,7 +14,7 @@ class Tone(Enum):
 
 
 class Toned(str):
-    """A text for a table, which also says how it stands out.
+    """A text for a table, with how it stands out.
 
     >>> verdict = Toned("ok", Tone.GOOD)
     >>> verdict, verdict.tone
