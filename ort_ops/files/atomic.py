@@ -1,4 +1,4 @@
-"""Write files so that they are there whole, or not at all; what is no regular file is written to, never replaced."""
+"""Write files completely or not at all; write to devices and pipes, and never replace them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _ADVICE = {
     errno.EBUSY: "it may be a mount point; name another file",
     errno.EBADF: "the descriptor is closed",
 }
-_MAX_LINKS = 40  # the kernel's own bound
-_MAX_NAME_NBYTES = 200  # of the 255 that a name may have; the rest is for the marks of a temporary file
+_MAX_LINKS = 40  # the kernel's own limit
+_MAX_NAME_NBYTES = 200  # of the 255 that a name may have; the rest is for the affixes of a temporary file
 
 
 class OutputError(MylinearError, OSError):
@@ -45,14 +45,14 @@ class OutputError(MylinearError, OSError):
 
 @contextmanager
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the path of a temporary file, whose content is in ``path`` when the block ends well.
+    """Yield the path of a temporary file, which becomes ``path`` if the block succeeds.
 
-    A regular file, or none, is replaced in one step: readers find the old content or the new. A failure within the
-    block, Ctrl-C and SIGTERM too, leaves the old and nothing else. The new file has the old one's mode, and its owner
-    where that is allowed; a symbolic link is followed, so that it stays one; another hard link keeps the old content.
+    A regular file, or a missing one, is replaced in one step: readers find the old content or the new. A failure within
+    the block, also Ctrl-C or SIGTERM, leaves the old content and nothing else. The new file has the old one's mode, and
+    its owner where that is allowed. A symbolic link is followed and stays; another hard link keeps the old content.
 
     A character device, a FIFO, a descriptor such as ``/dev/stdout``, and the string ``-`` for standard output are
-    written to as streams, once the block has ended well.
+    written to as streams, once the block has succeeded.
 
     Raises: OutputError if ``path`` is empty, a folder, a block device or a socket, if the folder is missing or
         read-only, or if the disk is full.
@@ -102,7 +102,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether `open_atomically` would write to the path in place of replacing it. Raises: OSError."""
+    """Whether `open_atomically` would write to the path instead of replacing it. Raises: OSError."""
     name = _checked_name(path)
     if path == STANDARD_OUTPUT or _descriptor(name) is not None:
         return True
@@ -124,10 +124,10 @@ def summary_stream(*paths: str | os.PathLike[str]) -> TextIO:
 
 @contextmanager
 def temporary_folder(beside: str | os.PathLike[str] | None = None) -> Iterator[Path]:
-    """Yield a new folder that is removed with all in it when the block or the process ends.
+    """Yield a new folder, and remove it with its contents when the block or the process ends.
 
     Args:
-        beside: a file in whose folder to make it, hidden; by default it is in the system's folder for such files.
+        beside: a file; the folder is made beside it, hidden. By default it is in the system's folder for such files.
 
     Raises: OutputError if it cannot be made.
     """
@@ -140,7 +140,7 @@ def temporary_folder(beside: str | os.PathLike[str] | None = None) -> Iterator[P
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make the folder and those above it, and try to write in it, so that long work does not fail at its end.
+    """Make the folder and its parents, and try to write in it, so that long work does not fail at its end.
 
     Raises: OutputError if it cannot be made or is read-only.
     """
@@ -158,7 +158,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """Return the error of ours for what went wrong with the path."""
+    """Return an OutputError for a fault of the path."""
     name = os.fspath(path)
     if isinstance(error, FileNotFoundError):
         folder = Path(os.path.realpath(name)).parent if os.path.islink(name) else Path(name).parent
@@ -169,7 +169,7 @@ def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
 
 @contextmanager
 def _as_output_error(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says of the path into an OutputError; a reader that went away is no such error."""
+    """Turn the system's error about the path into an OutputError, except for a reader that went away."""
     try:
         yield
     except OSError as error:
@@ -198,7 +198,7 @@ def _regular_file(path: str | os.PathLike[str]) -> Path:
     real = Path(os.path.realpath(name))
     if real.is_dir() or name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if real.exists() and not os.access(real, os.W_OK):  # a rename would replace it all the same
+    if real.exists() and not os.access(real, os.W_OK):  # a rename would replace it in spite of its mode
         raise PermissionError(errno.EACCES, "the file is read-only")
     return real
 
@@ -208,7 +208,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     temporary = _temporary_beside(target)
     with removed_at_exit(temporary):
         temporary.open("xb").close()  # before the work that fills it, so that it does not fail at its end
-        _take_owner_and_mode(temporary, target)  # before the content, which may be for few eyes
+        _take_owner_and_mode(temporary, target)  # before the content, which may be confidential
         yield temporary
         _replace(temporary, target)
 
@@ -228,13 +228,13 @@ def _replace(temporary: Path, target: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    """Return a new hidden name in the same folder; no longer than a name may be, whatever the path's own length."""
+    """Return a new hidden name in the same folder, not longer than a name may be."""
     stem = os.fsdecode(os.fsencode(path.name)[:_MAX_NAME_NBYTES])
     return Path(os.path.dirname(path)) / f".{stem}.{secrets.token_hex(4)}.tmp"
 
 
 def _open_stream(path: str | os.PathLike[str]) -> BinaryIO | None:
-    """Open what must not be replaced for writing, or return None for a regular file. Raises: OutputError, OSError."""
+    """Open a device, pipe or descriptor for writing; return None for a regular file. Raises: OutputError, OSError."""
     if not is_stream(path):
         return None
     name = os.fspath(path)
@@ -243,7 +243,7 @@ def _open_stream(path: str | os.PathLike[str]) -> BinaryIO | None:
         return os.fdopen(_open_waiting(name), "wb")
     if descriptor == 1 and sys.stdout is not None:
         sys.stdout.flush()
-    return os.fdopen(os.dup(descriptor), "wb")  # opened by its name, it would be written from its beginning
+    return os.fdopen(os.dup(descriptor), "wb")  # opened by its name, it would be overwritten from its beginning
 
 
 def _open_waiting(name: str) -> int:

@@ -18,20 +18,20 @@ from typing import TextIO
 from ort_ops.files.inputs import InputError, open_input
 
 Record = tuple[int, list[str]]
-"""The number of a record's last line, and its cells."""
+"""The number of a record's last line, and its fields."""
 
 _DELIMITERS = ",;\t"
-# Characters. A file without line ends, such as one of zeros only, must not end in memory as one line.
+# Characters. A file without line ends, such as one of zeros only, must not be read into memory as one line.
 _MAX_LINE = 2**26
 _CELLS_AT_ONCE = 2**17
 
 
 @contextmanager
 def open_csv(path: str | Path, *, what: str = "file", folder_advice: str = "a CSV file") -> Iterator[Iterator[Record]]:
-    """Yield the records of a CSV file one by one; empty lines are passed over.
+    """Yield the records of a CSV file one by one; skip empty lines.
 
-    UTF-8, with or without a byte order mark; separated by commas, or by semicolons or tabs where the first line has
-    those and no comma; quotes as RFC 4180 has them.
+    The file is UTF-8, with or without a byte order mark; separated by commas, or by semicolons or tabs where the first
+    line has those and no comma; quoted as in RFC 4180.
 
     Args:
         what, folder_advice: as in `open_input`.
@@ -47,7 +47,7 @@ def open_csv(path: str | Path, *, what: str = "file", folder_advice: str = "a CS
 
 
 def chunks(records: Iterator[Record], width: int, max_rows: int) -> Iterator[list[Record]]:
-    """Yield lists of at most ``max_rows`` records of ``width`` cells, of wide records fewer."""
+    """Yield lists of at most ``max_rows`` records of ``width`` fields, fewer if records are wide."""
     size = max(1, min(max_rows, _CELLS_AT_ONCE // max(1, width)))
     while chunk := list(islice(records, size)):
         yield chunk
@@ -70,7 +70,7 @@ def _records(path: str | Path, lines: Iterator[str]) -> Iterator[Record]:
 
 
 def _lines(path: str | Path, text: TextIO) -> Iterator[str]:
-    """Yield the lines, none of which is binary data or endless."""
+    """Yield the lines; refuse binary data and endless lines."""
     number = 0
     try:
         while line := text.readline(_MAX_LINE):

@@ -1,4 +1,4 @@
-"""Open files to read: regular files only, with one error of ours for whatever is wrong with a path or its content."""
+"""Open regular files to read, with one error of ours for every fault of a path or its content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_REASON = 300
 
 
 class InputError(MylinearError, ValueError):
-    """A file, row or value that cannot be taken; the message names file, line and column."""
+    """A file, row or value that cannot be used; the message names file, line and column."""
 
 
 def input_path(path: str | os.PathLike[str], *, what: str = "file") -> Path:
@@ -47,7 +47,7 @@ def open_input(
 ) -> Iterator[BinaryIO]:
     """Open a regular file for reading, and turn an ``OSError`` within the block into an InputError.
 
-    A FIFO without a writer would block without a word, and a device such as ``/dev/zero`` never ends.
+    A FIFO without a writer would block silently, and a device such as ``/dev/zero`` never ends.
 
     Args:
         what: what the path should be, for the message that there is none.
@@ -60,7 +60,7 @@ def open_input(
     try:
         _require_regular(path, os.stat(path).st_mode, folder_advice)
         with open(path, "rb", opener=_open_without_waiting) as file:
-            _require_regular(path, os.fstat(file.fileno()).st_mode, folder_advice)  # it may be another by now
+            _require_regular(path, os.fstat(file.fileno()).st_mode, folder_advice)  # it may be another file by now
             yield file
     except FileNotFoundError:
         raise InputError(f"there is no {what} '{path}'" + (f"; {missing_advice}" if missing_advice else "")) from None
@@ -71,7 +71,7 @@ def open_input(
 
 
 def shown_names(names: tuple[str, ...] | list[str]) -> str:
-    """Return the names in one line, of many only the first.
+    """Return the names in one line; of many, only the first.
 
     >>> shown_names(["a", "b"]), shown_names([f"x{i}" for i in range(50_000)])[-28:]
     ('a, b', 'x18, x19, ... (50000 in all)')
@@ -81,12 +81,12 @@ def shown_names(names: tuple[str, ...] | list[str]) -> str:
 
 
 def shown_text(text: str) -> str:
-    """Return a cell in quotes, of a long one only the beginning."""
+    """Return a field in quotes; of a long one, only the beginning."""
     return f"'{text}'" if len(text) <= _MAX_SHOWN_TEXT else f"'{text[:_MAX_SHOWN_TEXT]}...'"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, of a long one the beginning, or its type's name where it has none.
+    """Return the first line of an error's message, shortened if long, or its type's name if it has none.
 
     >>> first_line(ValueError("no number\\nat all")), first_line(MemoryError()), len(first_line(KeyError("x" * 5000)))
     ('no number', 'MemoryError', 303)

@@ -1,4 +1,4 @@
-"""Arrays in NPY and NPZ files, checked against the size of the file before any memory is taken for them."""
+"""Read arrays from NPY and NPZ files, and compare them with the file's size before taking any memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MAX_RANK = 32  # NumPy's own, before 2.0
 
 
 def open_npy(path: str | Path) -> NDArray[Any]:
-    """Map the array of an NPY file, of numbers, into memory; nothing of it is read yet.
+    """Map the array of numbers in an NPY file into memory, without reading it.
 
     bfloat16, which NumPy does not have, comes as ``V2``, as NumPy writes it.
 
-    Raises: InputError if it is no such file, or is shorter than its header claims.
+    Raises: InputError if it is not such a file, or is shorter than its header claims.
     """
     with open_input(path, folder_advice="a .npy file") as file:
         try:
@@ -54,7 +54,7 @@ def read_npz(
     """Read arrays of numbers or text from an NPZ file, by name.
 
     Args:
-        names: of the arrays; None for all that there are.
+        names: of the arrays; None for all.
         what, folder_advice: as in `open_input`.
         remedy: how to make such a file.
 
@@ -99,7 +99,7 @@ def _read_member(what: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         data = head[header.length :] + file.read()  # to the end, where the checksum is compared
     array = np.ndarray(header.shape, header.dtype, data, order=header.order)
     if header.dtype.kind == "U":
-        array.tolist()  # raises for what is no character
+        array.tolist()  # raises for invalid characters
     return array
 
 

@@ -1,4 +1,4 @@
-"""The temporary files of this process, so that whoever ends it can remove them. Imports next to nothing."""
+"""Keep a list of this process's temporary files, so that all can be removed when it ends. Imports next to nothing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _paths: dict[str, int] = {}
 
 
 class removed_at_exit:  # noqa: N801  # a context manager, read like a function
-    """Remove the file or folder when the block ends, however it ends; `remove_all` does so if the block cannot.
+    """Remove the file or folder when the block ends, in any way; `remove_all` does so if the block cannot.
 
-    Enter the block before the path is made, so that no moment is left at which nobody would remove it.
+    Enter the block before making the path, so that it is removed whenever the process ends.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -26,7 +26,7 @@ class removed_at_exit:  # noqa: N801  # a context manager, read like a function
 
 
 def remove_all() -> None:
-    """Remove what is left. Takes no lock and raises nothing, so that a signal handler may call it."""
+    """Remove the files that are left. Takes no lock and raises nothing, so a signal handler may call it."""
     for name, pid in list(_paths.items()):
         if pid == os.getpid():
             _remove(name)
