@@ -2,7 +2,7 @@
 
 COMMANDS = {
     "demo": "train, export, run and verify the example from one end to the other",
-    "train": "train a model of MyLinear layers",
+    "train": "train a small network of our layers",
     "export": "export a checkpoint to ONNX",
     "verify": "prove that training and serving compute the same",
     "bench": "time our operators beside their peers and the machine's ceilings",

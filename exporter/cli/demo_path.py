@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.torch_ops.network import Network
 from exporter.training.curves import plot_parity
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import TrainingResult, train
-from exporter.training.network import Network
 from exporter.training.options import default_options
 from exporter.training.run import LOSS_PLOT_NAME
 from exporter.training.trained import export_checkpoint
 from exporter.verification.verify import Verification, verify
 from ort_ops.console.html_report import Section, write_report
 from ort_ops.files.atomic import make_folder, temporary_folder
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
+from ort_ops.opdef.element_types import FLOATS
 from ort_ops.session import InferenceSession, available_kernels
 
 MODEL_NAME = "linear.onnx"
@@ -49,7 +49,7 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
     Raises: MylinearError for a folder that cannot be written, and where a step fails.
     """
     folder = make_folder(folder)
-    names = [element_type.name for element_type in ELEMENT_TYPES]
+    names = [element_type.name for element_type in FLOATS]
     total = len(names) + 3
     on_progress(0, total, "training on y = 2 x0 + 3 x1 + 4")
     training = train(LinearExample(), default_options("linear"), folder=folder)

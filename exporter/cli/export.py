@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
+from ort_ops.opdef.element_types import FLOATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, help="version of ONNX's own operators (default: 20)")
     parser.add_argument("--target", help="an onnxruntime that must load it, such as 1.17; picks opset and IR version")
     parser.add_argument("--target-python", metavar="PYTHON", help="a Python that has the target, to run the file there")
-    dtypes = [element_type.name for element_type in ELEMENT_TYPES]
+    dtypes = [element_type.name for element_type in FLOATS]
     parser.add_argument("--dtype", choices=dtypes, help="element type of the model (default: as trained)")
 
 

@@ -23,9 +23,7 @@ from ort_ops.console.progress import progress
 
 if TYPE_CHECKING:
     from exporter.training.checkpoints.checkpoint import Checkpoint
-    from exporter.training.data.dataset import Dataset
-    from exporter.training.data.linear_example import LinearExample
-    from exporter.training.loop import TrainingInterrupted, TrainingResult
+    from exporter.training.loop import TrainingInterrupted
     from exporter.training.run import Problem
 
 DEFAULT_FOLDER = "mylinear-train"
@@ -36,7 +34,6 @@ FILLS = ("mean",)
 _INTERRUPTED = 130
 _DATA_SUFFIXES = (".csv", ".npz", ".tsv", ".txt")
 _TABLE_OPTIONS = ("features", "ignore", "categorical")
-_METRIC_NAMES = {"mse": "mean squared error", "r2": "R2", "accuracy": "accuracy", "cross_entropy": "cross-entropy"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,10 +141,11 @@ def _train_and_tell(
     checkpoint: Checkpoint | None,
     num_processes: int,
 ) -> int:
+    from exporter.cli.train_summary import print_plan, print_result
     from exporter.training.loop import TrainingInterrupted, train
     from exporter.training.run import count_steps
 
-    _print_plan(problem, options, checkpoint)
+    print_plan(problem, options, checkpoint)
     if num_processes > 1:
         print(f"processes {num_processes}, each with its part of every batch", flush=True)
     try:
@@ -160,7 +158,7 @@ def _train_and_tell(
     except TrainingInterrupted as interrupt:
         print(_interrupt_message(args, interrupt), file=sys.stderr)
         return _INTERRUPTED
-    _print_result(problem, result, Path(args.output))
+    print_result(problem, result, Path(args.output))
     return 0
 
 
@@ -237,61 +235,6 @@ def _sizes(text: str) -> tuple[int, ...]:
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"must be sizes such as 64,32, or none, got '{text}'")
     return sizes
-
-
-def _print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None) -> None:
-    from exporter.training.data.dataset import Dataset
-
-    outputs = 1
-    if isinstance(problem, Dataset):
-        outputs = problem.out_features
-        what = f"{outputs} classes" if problem.task == "classification" else "regression"
-        print(f"data      {problem.name}: {problem.rows} rows, {len(problem.feature_names)} features, {what}")
-        _print_columns(problem)
-    else:
-        print(f"data      {problem.name}: {problem.describe().fingerprint}, a fresh sample each step")
-    sizes = " -> ".join(map(str, (len(problem.feature_names), *options.hidden, outputs)))
-    print(f"network   {sizes}, {options.dtype}")
-    if checkpoint is not None:
-        print(f"resuming  after epoch {checkpoint.epoch} of {options.epochs}")
-    sys.stdout.flush()
-
-
-def _print_columns(problem: Dataset) -> None:
-    """Print what becomes of columns that are not plain numbers."""
-    for column in problem.columns:
-        if column.categories is not None:
-            print(f"column    {column.name}: {len(column.categories)} categories, an input each")
-    if problem.fill is not None:
-        count = problem.count_missing()
-        print(f"missing   {count} numbers, in their place the {problem.fill} of the column in the rows to train on")
-
-
-def _print_result(problem: Problem, result: TrainingResult, folder: Path) -> None:
-    from exporter.training.data.linear_example import LinearExample
-    from exporter.training.run import LOSS_CSV_NAME, LOSS_PLOT_NAME
-
-    print("gradients checked against finite differences before training: right")
-    if isinstance(problem, LinearExample):
-        _print_learned(problem, result)
-    else:
-        parts = result.metrics
-        print(f"{'':24}{''.join(f'{part:>12}' for part in parts)}")
-        for name in parts["train"]:
-            print(f"{_METRIC_NAMES[name]:24}{''.join(f'{parts[part][name]:12.4f}' for part in parts)}")
-    print(f"wrote     {result.checkpoint}, {folder / LOSS_CSV_NAME}, {folder / LOSS_PLOT_NAME}")
-    print(f"next      mylinear export {shlex.quote(str(result.checkpoint))} model.onnx")
-
-
-def _print_learned(problem: LinearExample, result: TrainingResult) -> None:
-    """Print the learned weights beside the true ones."""
-    layer = result.network.layers[0]
-    learned = [*layer.get_parameter("weight").flatten().tolist(), *layer.get_parameter("bias").tolist()]
-    true = [*problem.weight, problem.bias]
-    print(f"{'':10}{'weight x0':>12}{'weight x1':>12}{'bias':>12}")
-    print(f"{'learned':10}{''.join(f'{value:12.6f}' for value in learned)}")
-    print(f"{'true':10}{''.join(f'{value:12g}' for value in true)}")
-    print(f"largest error {max(abs(a - b) for a, b in zip(learned, true, strict=True)):.3g}")
 
 
 def _interrupt_message(args: argparse.Namespace, interrupt: TrainingInterrupted) -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, TextIO
 
 from ort_ops.cli.option_types import seed
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
+from ort_ops.opdef.element_types import FLOATS
 
 if TYPE_CHECKING:
     from exporter.verification.result import Verification
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="size of the dynamic dimensions; repeat (default: 1, 2, 7, 64; 32 for 64 where an input has several)",
     )
-    names = [element_type.name for element_type in ELEMENT_TYPES]
+    names = [element_type.name for element_type in FLOATS]
     parser.add_argument("--dtype", action="append", choices=names, help="run each node alone in this one too; repeat")
     parser.add_argument(
         "--compile",

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from exporter.torch_ops import registration
+from exporter.torch_ops.network import NetworkKit
 from ort_ops.opdef import registry
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.operator import ContractError, DefinitionError, Operator
@@ -51,6 +52,7 @@ class TorchKit:
         autograd_nodes: names of the nodes that calls leave in torch's autograd graph, one for each call; `export`
             counts by them which calls an output depends on.
         examples: () -> modules that call the operator, for tests; None for none.
+        network: () -> a network of layers that call it, for `mylinear train`; None for none.
     """
 
     operator: Operator
@@ -60,6 +62,7 @@ class TorchKit:
     plain: Callable[..., Any] | None = None
     autograd_nodes: frozenset[str] = frozenset()
     examples: Callable[[], Iterable[ExampleModule]] | None = None
+    network: Callable[[], NetworkKit] | None = None
 
     @property
     def argument_names(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 
 from exporter.torch_ops.devices import why_not_cuda
 from exporter.torch_ops.gradients import check_gradients
+from exporter.torch_ops.network import Architecture, Network, statistics
 from exporter.training.checkpoints.checkpoint import Checkpoint, Metrics
 from exporter.training.distributed import PeerLostError, Processes
 from exporter.training.folder_lock import lock_folder
 from exporter.training.history import EpochRecord
-from exporter.training.network import Architecture, Network
+from exporter.training.networks import network_kit
 from exporter.training.options import OptionError, TrainingOptions, default_options
 from exporter.training.resume import check_resume
 from exporter.training.run import OnStep, Problem, Run, TrainingError
@@ -66,7 +67,7 @@ def train(
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
 ) -> TrainingResult:
-    """Train a network of MYLINEAR layers.
+    """Train a network of layers that call an operator of ours.
 
     The same problem, options and number of threads give the same bits on the CPU, whether or not the training was
     resumed on the way, and the same as ``torch.nn.Linear`` layers would after ``torch.manual_seed(seed)``.
@@ -131,20 +132,22 @@ def _train_all_epochs(run: Run, on_step: OnStep | None) -> None:
 
 def check_network_gradients(architecture: Architecture, device: torch.device | str = "cpu") -> None:
     """Check the gradients of a small network of the same build, in float64, on two rows. Raises: GradientError."""
-    small = replace(
-        architecture,
-        in_features=min(architecture.in_features, 3),
-        hidden=tuple(min(size, 3) for size in architecture.hidden[:3]),
-        out_features=min(architecture.out_features, 2),
-        dtype="float64",
+    kit = network_kit()
+    small: Architecture = kit.architecture(
+        min(architecture.num_inputs, 3),
+        tuple(min(size, 3) for size in architecture.hidden[:3]),
+        min(architecture.num_outputs, 2),
+        "float64",
+        architecture.standardizes_inputs,
+        architecture.restores_outputs,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = Network(small)
-        for name, size in (("input", small.in_features), ("output", small.out_features)):
-            if getattr(network, f"{name}_mean") is not None:
+        network = kit.network(small)
+        for name, size, is_present in statistics(small):
+            if is_present:
                 network.set_statistics(name, np.linspace(-0.5, 0.5, size), np.linspace(0.5, 1.5, size))
-        check_gradients(network.to(device), torch.rand(2, small.in_features, dtype=torch.float64).to(device))
+        check_gradients(network.to(device), torch.rand(2, small.num_inputs, dtype=torch.float64).to(device))
 
 
 def select_device(name: str) -> torch.device:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exporter.torch_ops.network import Network
 from exporter.training.data.dataset import DataError, Dataset
-from exporter.training.network import Network
 
 _ROWS_AT_ONCE = 4096
 
@@ -42,8 +42,8 @@ def compute_loss(network: Network, standardized: Tensor, y: Tensor) -> Tensor:
     float16 and bfloat16 are widened to float32 first.
 
     Args:
-        standardized: what `Network.standardized` gave, ``[rows, out_features]``.
-        y: ``[rows]``, int64, or ``[rows, out_features]`` in the targets' own units.
+        standardized: what `Network.standardized` gave, ``[rows, outputs]``.
+        y: ``[rows]``, int64, or ``[rows, outputs]`` in the targets' own units.
     """
     if y.dtype == torch.int64:
         return F.cross_entropy(_widened(standardized), y)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ort_ops.errors import MylinearError
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
+from ort_ops.opdef.element_types import FLOATS
 
 OPTIMIZERS = ("sgd", "adamw")
-DTYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
+DTYPES = tuple(element_type.name for element_type in FLOATS)
 
 
 class OptionError(MylinearError, ValueError):
@@ -34,7 +34,7 @@ class TrainingOptions:
         optimizer: ``sgd`` or ``adamw``.
         momentum: of ``sgd``.
         weight_decay: of either; coupled for ``sgd``, decoupled for ``adamw``, as torch has them.
-        hidden: out_features of each hidden layer; none for a single linear layer.
+        hidden: numbers that each hidden layer gives; none for a single layer.
         dtype: of parameters, inputs and outputs.
         device: ``auto`` (CUDA if there is one), ``cpu``, or what ``torch.device`` takes.
         seed: of the initialization, the order of the rows and the split.

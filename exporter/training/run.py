@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.torch_ops.network import Architecture, Network
 from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint, Metrics, save_checkpoint
 from exporter.training.data.dataset import DataError, Dataset
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.distributed import Processes
 from exporter.training.history import EpochRecord, write_history
 from exporter.training.metrics import Rows, compute_loss, evaluate
-from exporter.training.network import Architecture, Network, column_statistics
+from exporter.training.networks import column_statistics, network_kit
 from exporter.training.options import OptionError, TrainingOptions
 from ort_ops.errors import MylinearError
 from ort_ops.files.atomic import OutputError
@@ -210,16 +211,17 @@ class Run:
 
 def _build(problem: Problem, train_set: Dataset | None, options: TrainingOptions) -> Network:
     is_standardized = options.standardize and train_set is not None
-    architecture = Architecture(
-        in_features=len(problem.feature_names),
-        hidden=options.hidden,
-        out_features=problem.out_features if isinstance(problem, Dataset) else 1,
-        dtype=options.dtype,
-        standardizes_inputs=is_standardized,
-        restores_outputs=is_standardized and problem.task == "regression",
+    kit = network_kit()
+    architecture: Architecture = kit.architecture(
+        len(problem.feature_names),
+        options.hidden,
+        problem.num_outputs if isinstance(problem, Dataset) else 1,
+        options.dtype,
+        is_standardized,
+        is_standardized and problem.task == "regression",
     )
     _require_memory(architecture)
-    network = Network(architecture)
+    network = kit.network(architecture)
     if is_standardized:
         assert train_set is not None
         network.set_statistics("input", *_statistics(train_set, train_set.features, options.dtype))

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from exporter.to_onnx.export import ExportResult, export
+from exporter.torch_ops.network import Network
 from exporter.training.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from exporter.training.network import Network
+from exporter.training.networks import network_kit
 from ort_ops.prediction.columns import to_json
 from ort_ops.prediction.metadata import CLASSES_KEY, COLUMNS_KEY, FEATURES_KEY
 
@@ -50,14 +51,14 @@ def export_checkpoint(
 
 def convert(checkpoint: Checkpoint, dtype: str) -> Network:
     """Build the checkpoint's network in another dtype, each number rounded once."""
-    network = Network(replace(checkpoint.architecture, dtype=dtype))
+    network = network_kit().network(replace(checkpoint.architecture, dtype=dtype))
     network.load_state_dict(dict(checkpoint.network_state))
     return network.eval()
 
 
 def example_rows(network: Network) -> torch.Tensor:
     """Return two rows between the smallest and largest that standardisation expects."""
-    rows = torch.linspace(-1, 1, 2 * network.architecture.in_features, dtype=torch.float64)
+    rows = torch.linspace(-1, 1, 2 * network.architecture.num_inputs, dtype=torch.float64)
     rows = rows.reshape(2, -1)
     if network.input_mean is not None and network.input_std is not None:
         rows = rows * network.input_std.double() + network.input_mean.double()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ort_ops.console.progress import progress
 from ort_ops.files.atomic import open_atomically
 from ort_ops.files.inputs import InputError, first_line
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.prediction.columns import feature_names
 from ort_ops.prediction.metadata import Labels, read_labels
 from ort_ops.prediction.results import ClassNamer, CsvWriter, NpyWriter
@@ -177,8 +177,11 @@ def _require_multiple(source: str, count: int, fixed: int) -> None:
 def _numpy_dtype(onnx_name: str) -> np.dtype[Any]:
     import ml_dtypes  # noqa: F401  # makes np.dtype know bfloat16
 
-    for element_type in MYLINEAR.element_types:
+    for element_type in ELEMENT_TYPES.values():
         if element_type.onnx_name == onnx_name:
             dtype: np.dtype[Any] = np.dtype(element_type.name)
             return dtype
-    raise InputError(f"the model's input must be {MYLINEAR.element_type_rule}, got {onnx_name}")
+    names = ", ".join(ELEMENT_TYPES)
+    raise InputError(
+        f"`mylinear run` takes inputs of {names}, got {onnx_name}; use ort_ops.InferenceSession from Python"
+    )

@@ -216,8 +216,11 @@ def _cast(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int
     """Return the rows in the model's dtype. Raises: InputError for a number that it cannot hold."""
     if rows.dtype == dtype:
         return rows
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         cast = rows.astype(dtype)
+    if dtype.kind in "iub":
+        _require_same(source, rows, cast, num_before)
+        return cast
     is_lost = ~np.isfinite(cast) & np.isfinite(rows)
     if is_lost.any():
         place = tuple(int(i) for i in np.argwhere(is_lost)[0])
@@ -225,6 +228,23 @@ def _cast(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int
             f"'{source}' row {num_before + place[0] + 1}: {rows[place]} is too large for the model's {dtype}"
         )
     return cast
+
+
+def _require_same(source: str, rows: NDArray[Any], cast: NDArray[Any], num_before: int) -> None:
+    """Raise InputError for a number that a model of integers or booleans cannot hold, or that was rounded on its way.
+
+    Whole numbers from 2**53 on may have been another number in the text of a file.
+    """
+    least, largest = (0, 1) if cast.dtype.kind == "b" else (np.iinfo(cast.dtype).min, np.iinfo(cast.dtype).max)
+    if rows.dtype.kind == "f":
+        least, largest = max(least, 1 - 2**53), min(largest, 2**53 - 1)
+    is_same = (cast.astype(rows.dtype) == rows) & (rows >= least) & (rows <= largest)
+    if not is_same.all():
+        place = tuple(int(i) for i in np.argwhere(~is_same)[0])
+        raise InputError(
+            f"'{source}' row {num_before + place[0] + 1}: the model's {cast.dtype} must be whole numbers from {least} "
+            f"to {largest}, got {rows[place]}"
+        )
 
 
 def _count(columns: Sequence[Column]) -> str:

@@ -75,6 +75,29 @@ def test_long_input_shows_progress(session: InferenceSession, tmp_path: Path, ca
     assert "10/10" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["int64", "int8", "uint64", "uint16", "bool"])
+def test_models_of_integers_take_whole_numbers_that_they_hold(name: str, tmp_path: Path) -> None:
+    tensor_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
+    x, y = (onnx.helper.make_tensor_value_info(value, tensor_type, ["batch", 1]) for value in ("x", "y"))
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    served = InferenceSession(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString(), kernels="body"
+    )
+    assert run_text(served, "1; 0")[1:] == (["True", "False"] if name == "bool" else ["1", "0"])
+    bad = {"int64": "9007199254740993", "int8": "128", "uint64": "-1", "uint16": "65536", "bool": "2"}[name]
+    for text in (bad, "0.5"):
+        with pytest.raises(
+            InputError, match=rf"row 2: the model's {name} must be whole numbers from .* got {text[:8]}"
+        ):
+            run_text(served, f"1; {text}")
+    if name == "int64":
+        np.save(tmp_path / "rows.npy", np.array([[2**63 - 1]]))
+        assert run_text(served, str(tmp_path / "rows.npy")) == ["y", str(2**63 - 1)]
+        with pytest.raises(InputError, match="the value is missing"):
+            run_text(served, "nan")
+
+
 def test_nd_arrays_and_other_dtypes(tmp_path: Path) -> None:
     model = make_linear_model(["batch", 3, 2], np.array([[2.0, 3.0]], np.float16), None)
     served = InferenceSession(model.SerializeToString(), kernels="body")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from exporter.operators.mylinear.network import Architecture, make_network
 from exporter.training.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -25,7 +26,7 @@ from exporter.training.checkpoints.checkpoint import (
 )
 from exporter.training.data.dataset import load_diabetes
 from exporter.training.loop import train
-from exporter.training.network import Architecture, Network, column_statistics
+from exporter.training.networks import column_statistics
 from exporter.training.options import TrainingOptions
 from ort_ops.files.atomic import OutputError, make_folder, write_atomically
 from ort_ops.opdef.operator import ContractError
@@ -54,7 +55,7 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_a_network_takes_raw_rows_and_gives_raw_targets(dtype: str) -> None:
-    network = Network(Architecture(2, (3,), 1, dtype, standardizes_inputs=True, restores_outputs=True))
+    network = make_network(Architecture(2, (3,), 1, dtype, standardizes_inputs=True, restores_outputs=True))
     network.set_statistics("input", np.array([10.0, 20.0]), np.array([2.0, 4.0]))
     network.set_statistics("output", np.array([100.0]), np.array([8.0]))
     first, last = network.layers
@@ -67,14 +68,14 @@ def test_a_network_takes_raw_rows_and_gives_raw_targets(dtype: str) -> None:
 
 
 def test_a_plain_network_is_its_one_layer_and_nothing_else() -> None:
-    network = Network(Architecture(2, (), 1, "float64"))
+    network = make_network(Architecture(2, (), 1, "float64"))
     x = torch.rand(5, 2, dtype=torch.float64)
     assert torch.equal(network(x), network.layers[0](x))
     assert list(network.state_dict()) == ["layers.0.weight", "layers.0.bias"]
 
 
 def test_rows_of_the_wrong_width_are_refused_before_they_broadcast() -> None:
-    network = Network(Architecture(3, (), 1, standardizes_inputs=True))
+    network = make_network(Architecture(3, (), 1, standardizes_inputs=True))
     with pytest.raises(ContractError, match=r"x must be \[\.\.\., 3\], got \[5, 1\]"):
         network(torch.zeros(5, 1))
 

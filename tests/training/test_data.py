@@ -88,10 +88,10 @@ def test_a_dataset_whose_parts_do_not_fit_is_refused() -> None:
 
 def test_digits_and_diabetes_have_their_known_shapes_and_raw_units() -> None:
     digits, diabetes = load_digits(), load_diabetes()
-    assert (digits.features.shape, digits.task, digits.out_features) == ((1797, 64), "classification", 10)
+    assert (digits.features.shape, digits.task, digits.num_outputs) == ((1797, 64), "classification", 10)
     assert digits.class_names == tuple("0123456789")
     assert digits.features.max() == 16
-    assert (diabetes.features.shape, diabetes.task, diabetes.out_features) == ((442, 10), "regression", 1)
+    assert (diabetes.features.shape, diabetes.task, diabetes.num_outputs) == ((442, 10), "regression", 1)
     assert 18 < diabetes.features[:, diabetes.feature_names.index("age")].mean() < 80
 
 
@@ -136,7 +136,7 @@ def test_integer_targets_are_classes_where_they_are_few_and_numbers_where_they_a
     assert load_csv(few, "y").class_names == ("1", "2", "10")
     assert load_csv(many, "y").task == "regression"
     assert load_csv(few, "y", "regression").targets.shape == (90, 1)
-    assert load_csv(many, "y", "classification").out_features == 90
+    assert load_csv(many, "y", "classification").num_outputs == 90
 
 
 def test_decimals_are_never_taken_as_classes(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_npz_reads_regressions_of_one_or_more_outputs_and_classes(tmp_path: Path
     labels = load_data(save_npz(tmp_path / "labels.npz", x=x, y=np.arange(10)[:, None] % 3))
     texts = load_npz(save_npz(tmp_path / "texts.npz", x=x, y=np.array(["no", "yes"] * 5)))
     assert (one.targets.shape, one.feature_names) == ((10, 1), ("x0", "x1"))
-    assert (two.task, two.out_features) == ("regression", 2)
+    assert (two.task, two.num_outputs) == ("regression", 2)
     assert (labels.task, labels.class_names) == ("classification", ("0", "1", "2"))
     assert (texts.task, texts.class_names) == ("classification", ("no", "yes"))
 
@@ -239,7 +239,7 @@ X = np.zeros((4, 2))
 BAD_NPZ = {
     "no y": ({"x": X, "z": X}, r"has no array y \(it has: x, z\)"),
     "neither": ({"a": X}, r"has no array x and no array y \(it has: a\)"),
-    "x of one dimension": ({"x": X[0], "y": X[0]}, r"array x must be numbers \[rows, in_features\]"),
+    "x of one dimension": ({"x": X[0], "y": X[0]}, r"array x must be numbers \[rows, columns\]"),
     "x of text": ({"x": np.array([["a"]]), "y": X[:1, 0]}, "array x must be numbers"),
     "another number of rows": ({"x": X, "y": X[:3, 0]}, r"array y must be \[4\]"),
     "x not finite": (

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporter.operators.mylinear import autograd
+from exporter.operators.mylinear.network import Architecture, make_network
 from exporter.torch_ops.gradients import GradientError
 from exporter.training import metrics as evaluation
 from exporter.training import run as training_run
@@ -25,7 +26,6 @@ from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint
 from exporter.training.data.dataset import DataError, Dataset, load_diabetes, load_digits
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import Problem, TrainingError, TrainingInterrupted, TrainingResult, train
-from exporter.training.network import Architecture, Network
 from exporter.training.options import DEFAULTS, OptionError, TrainingOptions, default_options
 
 SMALL = TrainingOptions(epochs=6, batch_size=7, lr=0.01, hidden=(5,), device="cpu")
@@ -169,19 +169,19 @@ def test_several_targets_are_learned_together() -> None:
     data = regression()
     both = replace(data, targets=np.hstack([data.targets, -1000 * data.targets]))
     result = train(both, replace(SMALL, epochs=40))
-    assert result.network.architecture.out_features == 2
+    assert result.network.architecture.num_outputs == 2
     assert result.metrics["validation"]["r2"] > 0.8
 
 
 def test_a_network_is_exported_as_these_operators_only() -> None:
-    network = Network(Architecture(3, (4, 4), 2, standardizes_inputs=True, restores_outputs=True)).eval()
+    network = make_network(Architecture(3, (4, 4), 2, standardizes_inputs=True, restores_outputs=True)).eval()
     graph = torch.export.export(network, (torch.rand(5, 3),)).graph
     called = [str(node.target) for node in graph.nodes if node.op == "call_function"]
     linear = "mylinear.linear.default"
     hidden = [linear, "aten.relu.default"] * 2
     expected = ["aten.sub.Tensor", "aten.div.Tensor", *hidden, linear, "aten.mul.Tensor", "aten.add.Tensor"]
     assert called == expected
-    plain = torch.export.export(Network(Architecture(2, (), 1)).eval(), (torch.rand(5, 2),)).graph
+    plain = torch.export.export(make_network(Architecture(2, (), 1)).eval(), (torch.rand(5, 2),)).graph
     assert [str(node.target) for node in plain.nodes if node.op == "call_function"] == [linear]
 
 
@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     steps = 0
     compute_loss = evaluation.compute_loss
 
-    def spoiled(network: Network, standardized: Tensor, y: Tensor) -> Tensor:
+    def spoiled(network: nn.Module, standardized: Tensor, y: Tensor) -> Tensor:
         nonlocal steps
         steps += 1
         return compute_loss(network, standardized, y) * (bad if steps == 13 else 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ort_ops.errors import MylinearError
-from ort_ops.operators.mylinear.contract import ELEMENT_TYPES
+from ort_ops.opdef.element_types import FLOATS
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024)
 SHAPES = ((2, 1), (64, 64), (256, 256), (768, 768), (768, 3072), (3072, 768), (1024, 4096), (4096, 4096))
@@ -134,7 +134,7 @@ def make_plan(
         device=device,
         rows=_numbers("--M", rows, _QUICK_ROWS if is_quick else ROWS),
         shapes=_shapes(shapes, _QUICK_SHAPES if is_quick else SHAPES),
-        dtypes=_names("--dtypes", dtypes, DTYPES, tuple(t.name for t in ELEMENT_TYPES)),
+        dtypes=_names("--dtypes", dtypes, DTYPES, tuple(t.name for t in FLOATS)),
         threads=_threads(threads) if device == "cpu" else (0,),
         peers=_names("--peers", peers, _QUICK_PEERS if is_quick else peers_here, peers_here, device),
         parts=_names("--parts", parts, parts_here, parts_here, device),

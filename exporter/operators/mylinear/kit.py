@@ -13,6 +13,7 @@ from exporter.operators.mylinear.functional import linear
 from exporter.operators.mylinear.library_op import OP
 from exporter.operators.mylinear.module import MyLinear
 from exporter.torch_ops.kit import ExampleModule, TorchKit
+from exporter.torch_ops.network import NetworkKit
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 
@@ -22,6 +23,12 @@ def _examples() -> Iterator[ExampleModule]:
     yield ExampleModule(nn.Sequential(MyLinear(3, 5), nn.ReLU(), MyLinear(5, 2)), (torch.rand(4, 6, 3),), "two layers")
 
 
+def _network() -> NetworkKit:
+    from exporter.operators.mylinear.network import NETWORK
+
+    return NETWORK
+
+
 KIT = TorchKit(
     MYLINEAR,
     OP,
@@ -29,4 +36,5 @@ KIT = TorchKit(
     plain=F.linear,
     autograd_nodes=AUTOGRAD_NODE_NAMES,
     examples=_examples,
+    network=_network,
 )

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from exporter.torch_ops.network import Architecture, Network
 from exporter.training.checkpoints.checks import (
     check_data,
     check_generator_state,
@@ -26,7 +27,7 @@ from exporter.training.checkpoints.checks import (
 from exporter.training.checkpoints.typed_fields import convert, from_fields
 from exporter.training.data.dataset import DataDescription
 from exporter.training.history import EpochRecord
-from exporter.training.network import Architecture, Network
+from exporter.training.networks import network_kit
 from exporter.training.options import TrainingOptions
 from ort_ops.errors import MylinearError
 from ort_ops.files.atomic import OutputError, write_atomically
@@ -72,7 +73,7 @@ class Checkpoint:
 
     def network(self) -> Network:
         """Build the network, on the CPU and in eval mode."""
-        network = Network(self.architecture)
+        network = network_kit().network(self.architecture)
         network.load_state_dict(dict(self.network_state))
         return network.eval()
 
@@ -132,7 +133,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _checked(content: dict[str, Any]) -> Checkpoint:
     """Return the checkpoint that the content of a file is. Raises: KeyError, TypeError, ValueError, RuntimeError."""
-    architecture = from_fields(Architecture, content["architecture"])
+    architecture: Architecture = from_fields(network_kit().architecture, content["architecture"])
     options = from_fields(TrainingOptions, content["options"])
     epoch = convert("epoch", content["epoch"], int)
     checkpoint = Checkpoint(

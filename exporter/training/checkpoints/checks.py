@@ -6,16 +6,15 @@ Sizes are compared with the tensors in the file, so that a claim without data be
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from exporter.torch_ops.network import Architecture, statistics
 from exporter.training.checkpoints.typed_fields import convert
 from exporter.training.data.dataset import DataDescription
 from exporter.training.history import EpochRecord
-from exporter.training.network import Architecture
 from exporter.training.options import TrainingOptions
 from ort_ops.prediction.columns import feature_names
 
@@ -27,8 +26,8 @@ def check_data(data: DataDescription, architecture: Architecture, options: Train
     outputs = None if data.class_names is None else len(data.class_names)
     for what, is_right in (
         ("the columns do not give the features", feature_names(data.columns) == data.feature_names),
-        ("the features are not the network's inputs", len(data.feature_names) == architecture.in_features),
-        ("the classes are not the network's outputs", outputs in (None, architecture.out_features)),
+        ("the features are not the network's inputs", len(data.feature_names) == architecture.num_inputs),
+        ("the classes are not the network's outputs", outputs in (None, architecture.num_outputs)),
         ("the task does not go with the classes", (data.task == "classification") == (outputs is not None)),
         ("the hidden layers are not those of the options", options.hidden == architecture.hidden),
         ("the dtype is not that of the options", options.dtype == architecture.dtype),
@@ -52,14 +51,9 @@ def check_network_state(state: object, architecture: Architecture) -> dict[str, 
 
 
 def state_shapes(architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of each tensor in the state of a `Network`, the parameters first, in their order."""
-    for index, (in_features, out_features) in enumerate(pairwise(architecture.sizes)):
-        yield f"layers.{index}.weight", (out_features, in_features)
-        yield f"layers.{index}.bias", (out_features,)
-    for name, size, is_present in (
-        ("input", architecture.in_features, architecture.standardizes_inputs),
-        ("output", architecture.out_features, architecture.restores_outputs),
-    ):
+    """Yield name and shape of each tensor in the state of a network, the parameters first, in their order."""
+    yield from architecture.parameter_shapes()
+    for name, size, is_present in statistics(architecture):
         if is_present:
             yield f"{name}_mean", (size,)
             yield f"{name}_std", (size,)
@@ -84,7 +78,7 @@ def check_optimizer_state(state: object, architecture: Architecture, options: Tr
     """
     if not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
         raise TypeError("optimizer_state must have the state of each parameter")
-    shapes = [shape for name, shape in state_shapes(architecture) if name.startswith("layers.")]
+    shapes = [shape for _, shape in architecture.parameter_shapes()]
     of_parameters: Mapping[Any, Any] = state["state"]
     needed = {"exp_avg", "exp_avg_sq"} if options.optimizer == "adamw" else {"momentum_buffer"} - _unused(options)
     if needed and set(of_parameters) != set(range(len(shapes))):

@@ -53,7 +53,7 @@ class Dataset:
     Attributes:
         name: for messages; the file's name.
         task: ``regression`` or ``classification``.
-        features: ``[rows, in_features]``, float64, finite; NaN for missing numbers where there is a fill.
+        features: ``[rows, columns]``, float64, finite; NaN for missing numbers where there is a fill.
         targets: float64 ``[rows, outputs]`` for a regression; int64 ``[rows]``, a class each, for a classification.
         feature_names: one for each column of ``features``.
         class_names: one for each class; None for a regression.
@@ -77,7 +77,7 @@ class Dataset:
         if self.task not in TASKS:
             raise DataError(f"{self.name}: the task must be {' or '.join(TASKS)}, got {self.task}")
         if self.features.ndim != 2 or self.features.shape[1] == 0:
-            raise DataError(f"{self.name}: features must be [rows, in_features], got {list(self.features.shape)}")
+            raise DataError(f"{self.name}: features must be [rows, columns], got {list(self.features.shape)}")
         if self.targets.ndim != rank or len(self.targets) != len(self.features):
             rule = f"[{self.rows}, outputs]" if rank == 2 else f"[{self.rows}]"
             raise DataError(f"{self.name}: targets must be {rule}, got {list(self.targets.shape)}")
@@ -109,7 +109,7 @@ class Dataset:
         return self.columns or plain_columns(self.feature_names)
 
     @property
-    def out_features(self) -> int:
+    def num_outputs(self) -> int:
         """How many numbers a network gives for a row: one for each class, or for each target."""
         return len(self.class_names) if self.class_names is not None else int(self.targets.shape[1])
 

@@ -61,7 +61,7 @@ def load_csv(
 def load_npz(path: str | Path, task: Task | None = None, fill: Fill | None = None) -> Dataset:
     """Read an NPZ file, as ``np.savez(path, x=x, y=y)`` writes it.
 
-    ``x`` is ``[rows, in_features]``, numbers; ``y`` is ``[rows]``, numbers, integers or text, or ``[rows, outputs]``,
+    ``x`` is ``[rows, columns]``, numbers; ``y`` is ``[rows]``, numbers, integers or text, or ``[rows, outputs]``,
     numbers to predict together. Columns are called x0, x1 and so on. With a fill, NaN in ``x`` is a missing number.
 
     Raises: DataError that names file, array and position.
@@ -71,7 +71,7 @@ def load_npz(path: str | Path, task: Task | None = None, fill: Fill | None = Non
         arrays = read_npz(path, ("x", "y"), what="data file", folder_advice="a CSV or NPZ file", remedy=_NPZ_ADVICE)
     x, y = arrays["x"], arrays["y"]
     if x.dtype.kind not in "fiub" or x.ndim != 2:
-        raise DataError(f"'{path}': array x must be numbers [rows, in_features], got {x.dtype} {list(x.shape)}")
+        raise DataError(f"'{path}': array x must be numbers [rows, columns], got {x.dtype} {list(x.shape)}")
     if y.dtype.kind not in "fiubUS" or y.ndim not in (1, 2) or len(y) != len(x):
         raise DataError(f"'{path}': array y must be [{len(x)}] or [{len(x)}, outputs], got {y.dtype} {list(y.shape)}")
     features = _widened(x)
