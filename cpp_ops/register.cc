@@ -23,7 +23,7 @@ namespace {
 using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp>;
 
 // The start of this library's own messages.
-constexpr const char* kLibrary = my_linear::Contract::kName;
+constexpr const char* kLibrary = ort::first_name(Operators{});
 
 constexpr char kIsaVariable[] = "MYLINEAR_ISA";
 constexpr char kCudaVariable[] = "MYLINEAR_CUDA";

@@ -1,5 +1,6 @@
 // Layer: ORT, any operator. Our own declaration of the part of ONNX Runtime's C ABI that this library uses.
-// Longer than other files because it is one table: each line has its place in the ABI.
+//
+// Long because it is one table: each line has its place in the ABI.
 //
 // The pip wheel of onnxruntime ships no headers, and the ABI is append-only: a function keeps its slot for
 // ever. So the slots, layouts and enums below are all that is needed to build one binary for every

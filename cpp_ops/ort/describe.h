@@ -15,6 +15,12 @@ namespace mylinear::ort {
 template <class... Specs>
 struct TypeList {};
 
+// The name that starts the messages of a library with these Specs.
+template <class First, class... Others>
+constexpr const char* first_name(TypeList<First, Others...>) {
+  return First::kName;
+}
+
 // `[item(a), item(b)]`.
 template <class Items, class Item>
 std::string json_list(const Items& items, const Item& item) {

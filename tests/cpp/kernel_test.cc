@@ -10,111 +10,13 @@
 #include <vector>
 
 #include "check.h"
+#include "kernel_support.h"
 #include "kernels/gemm.h"
-#include "kernels/half.h"
 #include "kernels/reference.h"
 
 namespace mylinear::kernels {
 
-#ifdef MYLINEAR_HAS_TILE_MODEL
-extern const GemmKernel tile_model_kernel;  // tile_model.cc
-#endif
-
 namespace {
-
-// Bytes at an odd address, to hold kernels to "no alignment needed", or at a multiple of 64; nothing behind
-// them.
-class Buffer {
- public:
-  explicit Buffer(size_t nbytes, size_t offset = 1) : nbytes_(nbytes), offset_(offset) {
-    if (posix_memalign(&memory_, 64, nbytes + offset)) std::abort();
-    std::memset(data(), 0xa5, nbytes);
-  }
-  Buffer(const Buffer&) = delete;
-  ~Buffer() { std::free(memory_); }
-  unsigned char* data() const { return static_cast<unsigned char*>(memory_) + offset_; }
-  size_t nbytes() const { return nbytes_; }
-  bool same_bytes(const Buffer& other) const {
-    return nbytes_ == other.nbytes_ && std::memcmp(data(), other.data(), nbytes_) == 0;
-  }
-
- private:
-  size_t nbytes_;
-  size_t offset_;
-  void* memory_ = nullptr;
-};
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed * 2862933555777941757u + 3037000493u) {}
-  uint32_t bits() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<uint32_t>(state_ >> 32);
-  }
-  double uniform() { return bits() * 0x1p-31 - 1; }  // [-1, 1)
-
- private:
-  uint64_t state_;
-};
-
-size_t size_of(ElementType type) { return kElementSizes[static_cast<int>(type)]; }
-
-void store_element(ElementType type, void* to, size_t index, double value) {
-  unsigned char* at = static_cast<unsigned char*>(to) + index * size_of(type);
-  const float single = static_cast<float>(value);
-  switch (type) {
-    case ElementType::kFloat64:
-      std::memcpy(at, &value, 8);
-      break;
-    case ElementType::kFloat32:
-      std::memcpy(at, &single, 4);
-      break;
-    case ElementType::kFloat16: {
-      const Float16 half = to_float16(single);
-      std::memcpy(at, &half, 2);
-      break;
-    }
-    case ElementType::kBfloat16: {
-      const Bfloat16 half = to_bfloat16(single);
-      std::memcpy(at, &half, 2);
-      break;
-    }
-  }
-}
-
-double load_element(ElementType type, const void* from, size_t index) {
-  const unsigned char* at = static_cast<const unsigned char*>(from) + index * size_of(type);
-  double value = 0;
-  float single = 0;
-  Float16 half{};
-  Bfloat16 brain{};
-  switch (type) {
-    case ElementType::kFloat64:
-      std::memcpy(&value, at, 8);
-      return value;
-    case ElementType::kFloat32:
-      std::memcpy(&single, at, 4);
-      return single;
-    case ElementType::kFloat16:
-      std::memcpy(&half, at, 2);
-      return to_float(half);
-    case ElementType::kBfloat16:
-      std::memcpy(&brain, at, 2);
-      return to_float(brain);
-  }
-  return value;
-}
-
-// With `is_wide`, one number in eight is of any size from 2^-150 to 4: denormals, and sums that end in
-// them.
-void fill(ElementType type, const Buffer& buffer, bool is_wide, Random* random) {
-  for (size_t i = 0; i < buffer.nbytes() / size_of(type); ++i) {
-    double value = random->uniform();
-    if (is_wide && random->bits() % 8 == 0)
-      value = std::ldexp(value, 2 - static_cast<int>(random->bits() % 150));
-    store_element(type, buffer.data(), i, value);
-  }
-}
 
 // Aligned copies for the reference, which reads plain arrays.
 std::unique_ptr<double[]> aligned_copy(const Buffer& buffer) {
@@ -274,20 +176,6 @@ void test_denormals_are_kept(const GemmKernel& kernel, size_t K) {
   }
 }
 
-// Those that this CPU can run.
-std::vector<const GemmKernel*> kernels_of(ElementType type) {
-  std::vector<const GemmKernel*> found;
-  size_t num_isas = 0;
-  const Isa* isas = compiled_isas(&num_isas);
-  for (size_t i = 0; i < num_isas; ++i) {
-    if (isas[i].is_usable()) found.push_back(&gemm_kernels(isas[i])[static_cast<int>(type)]);
-  }
-#ifdef MYLINEAR_HAS_TILE_MODEL
-  if (type == ElementType::kBfloat16 && find_isa("avx512")) found.push_back(&tile_model_kernel);
-#endif
-  return found;
-}
-
 void test_all_kernels() {
   size_t num_isas = 0;
   const Isa* isas = compiled_isas(&num_isas);
@@ -300,77 +188,6 @@ void test_all_kernels() {
     for (const GemmKernel* kernel : kernels_of(static_cast<ElementType>(t))) {
       test_kernel(*kernel);
       for (const size_t K : {size_t{61}, size_t{1100}}) test_denormals_are_kept(*kernel, K);
-    }
-  }
-}
-
-// A float rounded to a type of `bits` explicit significand bits by double arithmetic, which is exact here.
-double rounded(double value, int bits, int min_exponent, double largest) {
-  if (!std::isfinite(value) || value == 0) return value;
-  int exponent = 0;
-  std::frexp(value, &exponent);  // value = f 2^exponent, f in [0.5, 1)
-  const int unit = std::max(exponent - 1, min_exponent) - bits;
-  const double result = std::ldexp(std::nearbyint(std::ldexp(value, -unit)), unit);
-  return std::fabs(result) > largest ? std::copysign(std::numeric_limits<double>::infinity(), value) : result;
-}
-
-void test_conversions() {
-  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const Float16 half{static_cast<uint16_t>(bits)};
-    const Bfloat16 brain{static_cast<uint16_t>(bits)};
-    const float half_value = to_float(half), brain_value = to_float(brain);
-    if (std::isnan(half_value)) {
-      CHECK((to_float16(half_value).bits | 0x200) == (bits | 0x200));
-    } else {
-      CHECK(to_float16(half_value).bits == bits);
-    }
-    if (std::isnan(brain_value)) {
-      CHECK((to_bfloat16(brain_value).bits | 0x40) == (bits | 0x40));
-    } else {
-      CHECK(to_bfloat16(brain_value).bits == bits);
-    }
-  }
-  Random random(1);
-  for (int i = 0; i < 2000000; ++i) {
-    uint32_t bits = random.bits();
-    if (i % 2) bits = (bits & 0xfffff000u) | ((i % 8 < 4) ? 0 : 1u << 12);  // ties and their neighbours
-    const float value = float_from_bits(bits);
-    const double half = to_float(to_float16(value)), brain = to_float(to_bfloat16(value));
-    if (std::isnan(value)) {
-      CHECK(std::isnan(half) && std::isnan(brain));
-      continue;
-    }
-    const double half_expected = rounded(value, 10, -14, 65504);
-    const double brain_expected = rounded(value, 7, -126, 0x1.fep127);
-    CHECK(half == half_expected && std::signbit(half) == std::signbit(value));
-    CHECK(brain == brain_expected && std::signbit(brain) == std::signbit(value));
-  }
-}
-
-// With K = 1 every product of two small numbers is exact in float, so all ISAs must store the same bits:
-// every bit pattern of w, times factors that lead to ties, denormals and overflow.
-void test_isas_round_alike() {
-  size_t num_isas = 0;
-  const Isa& baseline = compiled_isas(&num_isas)[num_isas - 1];
-  const double factors[] = {1, -1, 1.5, 0x1p-7, -0x1.8p-10, 0x1.24p3, 0x1p9, 0x1.04p-3};
-  for (const ElementType type : {ElementType::kFloat16, ElementType::kBfloat16}) {
-    const size_t M = sizeof factors / sizeof factors[0], N = 0x10000;
-    Buffer x(M * 2), w(N * 2), expected(M * N * 2), y(M * N * 2);
-    for (size_t m = 0; m < M; ++m) store_element(type, x.data(), m, factors[m]);
-    for (size_t n = 0; n < N; ++n) {
-      const uint16_t bits = static_cast<uint16_t>(n);
-      std::memcpy(w.data() + n * 2, &bits, 2);
-    }
-    for (const size_t rows : {M, size_t{2}}) {  // several passes, one
-      GemmParams params{rows, N, 1, x.data(), w.data(), nullptr, expected.data()};
-      const GemmKernel& reference_kernel = gemm_kernels(baseline)[static_cast<int>(type)];
-      reference_kernel.run(params, 0, reference_kernel.num_tiles(params));
-      for (const GemmKernel* kernel : kernels_of(type)) {
-        params.y = y.data();
-        kernel->run(params, 0, kernel->num_tiles(params));
-        CHECK_MESSAGE(std::memcmp(y.data(), expected.data(), rows * N * 2) == 0,
-                      std::string(kernel->isa) + " and baseline round otherwise");
-      }
     }
   }
 }
@@ -408,8 +225,6 @@ void test_dispatch() {
 
 int main() {
   mylinear::kernels::test_dispatch();
-  mylinear::kernels::test_conversions();
-  mylinear::kernels::test_isas_round_alike();
   mylinear::kernels::test_all_kernels();
 #ifdef MYLINEAR_HAS_TILE_MODEL
   mylinear::kernels::test_tiles_are_those_of_the_model();

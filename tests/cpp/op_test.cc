@@ -9,12 +9,10 @@
 #include "count_allocations.h"
 #include "fake_ort.h"
 #include "kernels/gemm.h"
-#include "operators/mylinear/prefetch_trial.h"
 #include "ort/custom_op.h"
 
 extern "C" mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options,
                                                        const mylinear::abi::OrtApiBase* base);
-extern "C" size_t mylinear_describe(char* buffer, size_t size);
 
 namespace mylinear {
 namespace {
@@ -22,7 +20,6 @@ namespace {
 using namespace abi;
 using fake_ort::Release;
 using kernels::ElementType;
-using my_linear::PrefetchTrial;
 
 OrtValue make_value(std::vector<int64_t> dims, float element,
                     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
@@ -279,43 +276,6 @@ void test_threads() {
   fake_ort::num_pool_threads = 0;
 }
 
-// Plays calls that take the one or the other time; returns how many of a period had the near prefetch.
-uint32_t count_near(PrefetchTrial* trial, uint64_t far_ns, uint64_t near_ns) {
-  uint32_t count = 0;
-  for (uint32_t i = 0; i < PrefetchTrial::kPeriod; ++i) {
-    const PrefetchTrial::Choice choice = trial->choose();
-    CHECK(choice.is_timed == (i < PrefetchTrial::kTrials));
-    if (choice.is_timed) trial->record(choice.is_near, choice.is_near ? near_ns + i : far_ns + i);
-    count += choice.is_near;
-  }
-  return count;
-}
-
-void test_prefetch_trial() {
-  constexpr uint32_t kHalf = PrefetchTrial::kTrials / 2;
-  PrefetchTrial trial;
-  CHECK(count_near(&trial, 2000, 1000) == PrefetchTrial::kPeriod - kHalf);  // a cache holds the weight
-  CHECK(count_near(&trial, 1000, 2000) == kHalf);                           // it does not any more
-  CHECK(count_near(&trial, 2000, 1000) == PrefetchTrial::kPeriod - kHalf);
-}
-
-void test_isa_variable() {
-  const Release release("1.24.4", 24);
-  OrtSessionOptions options;
-  setenv("MYLINEAR_ISA", "no \"such\"", 1);
-  const std::string message = take_message(RegisterCustomOps(&options, release.base()));
-  CHECK_MESSAGE(message.find("MYLINEAR: MYLINEAR_ISA must be one of ") == 0, message);
-  char text[8192];
-  CHECK(mylinear_describe(text, sizeof text) == std::strlen(text));
-  CHECK(std::strstr(text, "got no \\\"such\\\"") && std::strstr(text, "\"isa\": null"));
-  setenv("MYLINEAR_ISA", "baseline", 1);
-  CHECK(mylinear_describe(text, sizeof text) == std::strlen(text));
-  CHECK(std::strstr(text, "\"isa\": \"baseline\", \"error\": null"));
-  CHECK(mylinear_describe(text, 5) > 5 && std::strlen(text) == 4);
-  CHECK(mylinear_describe(nullptr, 0) > 5);
-  unsetenv("MYLINEAR_ISA");
-}
-
 }  // namespace
 }  // namespace mylinear
 
@@ -328,7 +288,5 @@ int main() {
   mylinear::test_attributes();
   mylinear::test_an_exception_in_the_pool_becomes_a_status();
   mylinear::test_threads();
-  mylinear::test_prefetch_trial();
-  mylinear::test_isa_variable();
   return report();
 }

@@ -1,0 +1,231 @@
+// One product on the CUDA backend, on the CPU: with a CUDA runtime and a cuBLASLt that are fakes. Included by
+// one file, since it defines the functions of that runtime.
+#ifndef MYLINEAR_TESTS_CUDA_PRODUCT_H_
+#define MYLINEAR_TESTS_CUDA_PRODUCT_H_
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "cuda/backend.h"
+#include "cuda_on_cpu.h"
+#include "fake_cublas_lt.h"
+#include "kernels/half.h"
+#include "kernels/reference.h"
+
+extern "C" const mylinear::cuda::Backend* mylinear_cuda_backend(uint32_t version);
+
+namespace fake_cuda {
+inline int num_devices = 2;
+inline thread_local int device = 0;
+inline cudaError_t count_status = cudaSuccess;
+inline int driver = 13000;
+}  // namespace fake_cuda
+
+extern "C" {
+cudaError_t cudaGetDevice(int* device) {
+  *device = fake_cuda::device;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device >= fake_cuda::num_devices) return cudaErrorInvalidDevice;
+  fake_cuda::device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = fake_cuda::num_devices;
+  return fake_cuda::count_status;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? 2
+           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
+                                                            : 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = fake_cuda::driver;
+  return cudaSuccess;
+}
+const char* cudaGetErrorName(cudaError_t) { return "cudaErrorOfTheFake"; }
+const char* cudaGetErrorString(cudaError_t) { return "a text of the fake"; }
+}
+
+namespace mylinear {
+using cuda::Call;
+using cuda::Failure;
+using kernels::ElementType;
+
+inline const cuda::Backend& backend() { return *mylinear_cuda_backend(cuda::kBackendVersion); }
+
+inline FakeCublasLt& lt() {
+  static FakeCublasLt* state = [] {
+    void* library = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
+    return reinterpret_cast<decltype(&fake_cublas_lt)>(dlsym(library, "fake_cublas_lt"))();
+  }();
+  return *state;
+}
+
+// Memory that ends where a page ends that must not be touched; `offset` bytes lie between.
+class Guarded {
+ public:
+  Guarded(size_t nbytes, size_t offset) : nbytes_(nbytes) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    size_ = (nbytes + offset + page - 1) / page * page + page;
+    base_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base_ == MAP_FAILED || mprotect(static_cast<char*>(base_) + size_ - page, page, PROT_NONE))
+      std::abort();
+    data_ = static_cast<unsigned char*>(base_) + size_ - page - nbytes - offset;
+  }
+  Guarded(const Guarded&) = delete;
+  ~Guarded() { munmap(base_, size_); }
+  unsigned char* data() const { return data_; }
+  size_t nbytes() const { return nbytes_; }
+
+ private:
+  void* base_;
+  size_t size_;
+  size_t nbytes_;
+  unsigned char* data_;
+};
+
+inline size_t size_of(ElementType type) { return kernels::kElementSizes[static_cast<int>(type)]; }
+
+inline double read(ElementType type, const void* data, size_t index) {
+  const unsigned char* at = static_cast<const unsigned char*>(data) + index * size_of(type);
+  double d;
+  float f;
+  kernels::Float16 h;
+  kernels::Bfloat16 b;
+  switch (type) {
+    case ElementType::kFloat64:
+      std::memcpy(&d, at, 8);
+      return d;
+    case ElementType::kFloat32:
+      std::memcpy(&f, at, 4);
+      return f;
+    case ElementType::kFloat16:
+      std::memcpy(&h, at, 2);
+      return kernels::to_float(h);
+    case ElementType::kBfloat16:
+      std::memcpy(&b, at, 2);
+      return kernels::to_float(b);
+  }
+  return 0;
+}
+
+inline void write(ElementType type, void* data, size_t index, double value) {
+  unsigned char* at = static_cast<unsigned char*>(data) + index * size_of(type);
+  const float f = static_cast<float>(value);
+  const kernels::Float16 h = kernels::to_float16(f);
+  const kernels::Bfloat16 b = kernels::to_bfloat16(f);
+  switch (type) {
+    case ElementType::kFloat64:
+      std::memcpy(at, &value, 8);
+      break;
+    case ElementType::kFloat32:
+      std::memcpy(at, &f, 4);
+      break;
+    case ElementType::kFloat16:
+      std::memcpy(at, &h, 2);
+      break;
+    case ElementType::kBfloat16:
+      std::memcpy(at, &b, 2);
+      break;
+  }
+}
+
+// One product, its memory, and whether what the backend made of it is right.
+struct Product {
+  Product(ElementType product_type, uint64_t m, uint64_t n, uint64_t k, bool bias, size_t offset = 0)
+      : type(product_type),
+        M(m),
+        N(n),
+        K(k),
+        has_bias(bias),
+        x(M * K * size_of(type), offset),
+        w(N * K * size_of(type), offset),
+        b(N * size_of(type), offset),
+        y(M * N * size_of(type), offset) {
+    uint64_t state = M * 1000003 + N * 1009 + K;
+    const auto next = [&] {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      return static_cast<double>(state >> 40) * 0x1p-23 - 1;
+    };
+    for (size_t i = 0; i < M * K; ++i) write(type, x.data(), i, next());
+    for (size_t i = 0; i < N * K; ++i) write(type, w.data(), i, next());
+    for (size_t i = 0; i < N; ++i) write(type, b.data(), i, next());
+    std::memset(y.data(), 0xff, y.nbytes());  // NaN: every element must be written
+  }
+
+  Call call() const {
+    Call made{};
+    made.element_type = static_cast<int32_t>(type);
+    made.M = M;
+    made.N = N;
+    made.K = K;
+    made.x = x.data();
+    made.w = w.data();
+    made.bias = has_bias ? b.data() : nullptr;
+    made.y = y.data();
+    return made;
+  }
+
+  std::string run(Call with) const {
+    Failure failure{};
+    return backend().compute(&with, &failure) == cuda::kOk ? "" : failure.text;
+  }
+  std::string run() const { return run(call()); }
+
+  bool is_right() const {
+    // Aligned copies for the reference.
+    const std::vector<uint64_t> xs = copy(x), ws = copy(w), bs = copy(b);
+    std::vector<double> expected(M * N), magnitude(M * N);
+    kernels::GemmParams params{};
+    params.M = M;
+    params.N = N;
+    params.K = K;
+    params.x = xs.data();
+    params.w = ws.data();
+    params.bias = has_bias ? bs.data() : nullptr;
+    kernels::reference(type, params, expected.data(), magnitude.data());
+    const double roundoff[] = {0x1p-53, 0x1p-24, 0x1p-11, 0x1p-8};
+    const double summing = type == ElementType::kFloat64 ? 0x1p-53 : 0x1p-24;
+    for (size_t i = 0; i < M * N; ++i) {
+      const double bound = (static_cast<double>(K) + 2) * 2 * summing * magnitude[i] +
+                           roundoff[static_cast<int>(type)] * (std::fabs(expected[i]) + magnitude[i] * 1e-3) +
+                           1e-7;
+      if (!(std::fabs(read(type, y.data(), i) - expected[i]) <= bound)) return false;
+    }
+    return true;
+  }
+
+  static std::vector<uint64_t> copy(const Guarded& from) {
+    std::vector<uint64_t> to(from.nbytes() / 8 + 1);
+    if (from.nbytes()) std::memcpy(to.data(), from.data(), from.nbytes());
+    return to;
+  }
+
+  std::string name() const {
+    return std::string(kernels::kElementTypeNames[static_cast<int>(type)]) + " " + std::to_string(M) + "x" +
+           std::to_string(N) + "x" + std::to_string(K) + (has_bias ? " bias" : "");
+  }
+
+  ElementType type;
+  uint64_t M, N, K;
+  bool has_bias;
+  Guarded x, w, b, y;
+};
+
+inline constexpr ElementType kTypes[] = {ElementType::kFloat64, ElementType::kFloat32, ElementType::kFloat16,
+                                         ElementType::kBfloat16};
+
+}  // namespace mylinear
+
+#endif  // MYLINEAR_TESTS_CUDA_PRODUCT_H_
