@@ -54,6 +54,19 @@ def run(args: argparse.Namespace) -> int:
     ]
     print_table(["kernel", "dtypes", "available", "detail"], rows)
     print()
+    operators = [
+        [
+            entry["operator"],
+            str(entry["version"]),
+            entry["package"] or Toned("not stated", Tone.QUIET),
+            ", ".join(kernel["name"] for kernel in entry["kernels"] if kernel["is_available"]) or "none",
+            ", ".join(kernel["name"] for kernel in entry["kernels"] if not kernel["is_available"]) or "none",
+        ]
+        for entry in found.operators
+    ]
+    if operators:
+        print_table(["operator", "version", "package", "kernels", "not available"], operators)
+        print()
     for fault in found.faults:
         print(f"fault    {fault.what}")
         print(f"remedy   {fault.remedy}")

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--require-kernel",
         metavar="NAME",
         type=kernel,
-        help="exit with status 1 if MYLINEAR would not run by this kernel here",
+        help="exit with status 1 if a registered operator would not run by this kernel here",
     )
     parser.add_argument(
         "--run", dest="is_run", action="store_true", help="run the model once too, and say what comes out"
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def _show(found: Inspection) -> None:
     """Print all but the faults."""
     from ort_ops.console.table import print_table
+    from ort_ops.inspection.nodes import table
 
     rows = [["input", name, what] for name, what in found.inputs.items()]
     rows += [["output", name, what] for name, what in found.outputs.items()]
@@ -84,12 +85,14 @@ def _show(found: Inspection) -> None:
     if running.error:
         print(f"here       does not run: {running.error}")
     else:
-        kernel = f"the {running.kernel} kernel" if running.kernel else "onnxruntime's own kernels (no MYLINEAR node)"
-        print(f"here       by {kernel}, on {', '.join(running.providers)}")
+        each = [f"{op_type} by the {name} kernel" for op_type, name in running.kernels.items()]
+        kernels = ", ".join(each) if len(set(running.kernels.values())) > 1 else f"by the {running.kernel} kernel"
+        if not each:
+            kernels = "by onnxruntime's own kernels (no node of a registered operator)"
+        print(f"here       {kernels}, on {', '.join(running.providers)}")
         for provider, nodes in running.assignment.items():
             print(f"           {provider}: {', '.join(f'{count} {name}' for name, count in nodes.items())}")
         print(f"inserted   {running.copies} copies between devices, {running.casts} casts")
     print()
-    if found.linear:
-        header = ["MYLINEAR", "where", "x", "weight", "y", "dtype", "bytes"]
-        print_table(header, [[i.name, i.where, i.x, i.weight, i.y, i.dtype, str(i.nbytes)] for i in found.linear])
+    for header, body in table(found.nodes, running.kernels):
+        print_table(header, body)

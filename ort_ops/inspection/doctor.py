@@ -21,6 +21,7 @@ from ort_ops.installation.requirements import (
 from ort_ops.native import library as native
 
 if TYPE_CHECKING:
+    from ort_ops.kernels.choose import Kernel
     from ort_ops.native import cuda
 
 EXTENSIONS = "onnxruntime-extensions"
@@ -38,6 +39,8 @@ class Diagnosis:
         cuda: their CUDA backend, which is a fault only where it was built and fails; None where onnxruntime cannot be
             asked.
         kernels: as `ort_ops.available_kernels` has them; empty where onnxruntime cannot be asked.
+        operators: those that are registered: ``operator`` (domain and name), ``version``, ``package`` and its
+            ``kernels``; empty where onnxruntime cannot be asked.
         faults: empty on a healthy machine.
     """
 
@@ -46,6 +49,7 @@ class Diagnosis:
     library: native.NativeStatus
     cuda: cuda.CudaStatus | None
     kernels: list[dict[str, Any]]
+    operators: list[dict[str, Any]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,9 +69,11 @@ def diagnose() -> Diagnosis:
     if first is not None and first.package not in {fault.package for fault in faults}:
         faults.append(first)
     kernels, backend, kernel_faults = _kernels() if broken is None else ([], None, [])
+    operators, operator_faults = _operators(library) if kernels else ([], [])
+    kernel_faults += operator_faults
     said = {fault.what for fault in faults} | {fault.package for fault in faults if fault.package}
     faults += [fault for fault in kernel_faults if fault.what not in said and fault.package not in said]
-    return Diagnosis(describe_python(), packages, library, backend, kernels, faults)
+    return Diagnosis(describe_python(), packages, library, backend, kernels, operators, faults)
 
 
 def _package_faults(
@@ -98,8 +104,8 @@ def _library_faults(library: native.NativeStatus) -> Iterator[Fault]:
 def _kernels() -> tuple[list[dict[str, Any]], cuda.CudaStatus | None, list[Fault]]:
     """Return the kernels, the CUDA backend, and what is wrong with them."""
     try:
+        from ort_ops.kernels.choose import available_kernels
         from ort_ops.native import cuda
-        from ort_ops.session import available_kernels
 
         kernels, backend = available_kernels(), cuda.status()
     except Exception as error:  # whatever a broken installation raises
@@ -111,4 +117,49 @@ def _kernels() -> tuple[list[dict[str, Any]], cuda.CudaStatus | None, list[Fault
         for kernel in kernels
         if kernel.reason is not None and (kernel.name != "cuda" or backend.path is not None)
     ]
-    return [{**asdict(kernel), "is_available": kernel.is_available} for kernel in kernels], backend, faults
+    return [_plain(kernel) for kernel in kernels], backend, faults
+
+
+def _plain(kernel: Kernel) -> dict[str, Any]:
+    return {**asdict(kernel), "is_available": kernel.is_available}
+
+
+def _operators(library: native.NativeStatus) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """Return the registered operators with their kernels, and what is wrong with those of other packages."""
+    from ort_ops.kernels.choose import available_kernels
+    from ort_ops.opdef import registry
+
+    found = []
+    faults = [
+        Fault(
+            f"the operators of entry point '{name}' of group {registry.GROUP} do not load: {reason}",
+            "mend or uninstall the package that has this entry point",
+        )
+        for name, reason in registry.failures().items()
+    ]
+    for kit in registry.kits():
+        operator = kit.operator
+        try:
+            kernels = available_kernels(operator.op_type)
+        except Exception as error:  # whatever another package raises
+            remedy = (
+                f"mend or uninstall {operator.package or 'the package that has it'}: {type(error).__name__}: {error}"
+            )
+            faults.append(Fault(f"the kernels of {operator.op_type} cannot be looked at", remedy))
+            kernels = []
+        faults += [
+            Fault(f"the {kernel.name} kernel of {operator.op_type} is not available", kernel.reason)
+            for kernel in kernels
+            # Without our library no Python kernel runs; that was said. A CUDA library is an extra.
+            if kernel.reason is not None and kernel.name != "cuda" and kernel.reason != library.reason
+            if kernel.name != "python" or library.is_usable
+        ]
+        found.append(
+            {
+                "operator": operator.op_type,
+                "version": operator.since_version,
+                "package": operator.package,
+                "kernels": [_plain(kernel) for kernel in kernels],
+            }
+        )
+    return found, faults

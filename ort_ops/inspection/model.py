@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,37 +13,16 @@ import onnxruntime
 from onnx import helper
 
 from ort_ops.errors import MylinearError
+from ort_ops.inspection.nodes import NodeInfo, describe_nodes
 from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.files import look_at_model
 from ort_ops.models.graphs import declared_shape, scopes, tensors
-from ort_ops.models.nodes import (
-    OperatorNode,
-    check_operator_nodes,
-    domain_version,
-    has_function,
-    operator_nodes,
-    stated_types,
-    with_shapes,
-)
+from ort_ops.models.nodes import OperatorNode, check_operator_nodes, domain_version, has_function, operator_nodes
 from ort_ops.models.runtimes import oldest_runtime
 from ort_ops.models.validation.tensors import tensor_nbytes
+from ort_ops.opdef import registry
 from ort_ops.opdef.shapes import Shape, format_shape
-from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.session import InferenceSession
-
-
-@dataclass(frozen=True)
-class LinearInfo:
-    """One MYLINEAR node: shapes in words, dtype, size of weight and bias, and where its weight comes from."""
-
-    name: str
-    where: str
-    x: str
-    weight: str
-    y: str
-    dtype: str
-    nbytes: int
-    weight_from: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +30,9 @@ class Running:
     """What a session on this machine makes of the model.
 
     Attributes:
-        kernel: that serves MYLINEAR; ``body`` for the definition inside the model.
+        kernel: that runs the registered operators; ``body`` for the definition inside the model. Where they have
+            different ones, the names joined by commas; empty for a model without such operators.
+        kernels: the kernel that runs each operator, by its domain and name.
         providers: of the session.
         assignment: operators by execution provider, from onnxruntime itself; empty where its version cannot tell.
         copies: Memcpy nodes that were inserted between devices; casts: Cast nodes more than the model has.
@@ -59,6 +40,7 @@ class Running:
     """
 
     kernel: str = ""
+    kernels: dict[str, str] = field(default_factory=dict)
     providers: list[str] = field(default_factory=list)
     assignment: dict[str, dict[str, int]] = field(default_factory=dict)
     copies: int = 0
@@ -71,6 +53,9 @@ class Inspection:
     """What `inspect_model` found; `as_dict` is plain data, for JSON.
 
     Attributes:
+        operators: how many nodes there are of each operator, of ONNX and others.
+        nodes: those of registered operators.
+        listed: what kits list under a key of their own, such as ``linear``; the entries are dataclasses.
         body: ``right``, ``missing``, or in what the definition inside the model differs from the contract's.
         faults: what breaks the contract; empty for a right model.
         oldest_runtime: the oldest onnxruntime, from 1.17 on, that loads opset and IR version.
@@ -85,15 +70,17 @@ class Inspection:
     metadata: dict[str, str]
     operators: dict[str, int]
     weights_nbytes: int
-    linear: list[LinearInfo]
+    nodes: list[NodeInfo]
+    listed: dict[str, list[Any]]
     body: str
     oldest_runtime: str | None
     running: Running
     faults: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as dictionaries, lists and strings."""
-        return asdict(self)
+        """Return everything as dictionaries, lists and strings; the keys of ``listed`` stand beside the others."""
+        plain = asdict(self)
+        return {**plain.pop("listed"), **plain}
 
 
 class GateError(MylinearError, RuntimeError):
@@ -117,8 +104,10 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
     if difference:
         faults.append(difference)
     nodes = operator_nodes(model)
-    has_all = bool(nodes) and all(has_function(model, found.operator) for found in nodes)
+    defined = [found.operator for found in nodes if found.operator.make_body is not None]
+    has_all = bool(defined) and all(has_function(model, operator) for operator in defined)
     body = difference or "right" if has_all else "missing"
+    described = [] if faults else describe_nodes(model)
     stored = {tensor.name for tensor in model.graph.initializer}
     counts: Counter[str] = Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in _nodes(model))
     return Inspection(
@@ -131,7 +120,8 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
         metadata={entry.key: entry.value for entry in model.metadata_props},
         operators=dict(sorted(counts.items())),
         weights_nbytes=sum(map(tensor_nbytes, tensors(model))),
-        linear=[] if faults else _linear_infos(model),
+        nodes=[info for _, info in described],
+        listed=_listed(described),
         body=body,
         oldest_runtime=oldest_runtime(domain_version(model, ""), model.ir_version),
         running=Running(error="; ".join(faults)) if faults else _running(path, model, providers),
@@ -140,36 +130,29 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
 
 
 def require_kernel(found: Inspection, kernel: str) -> None:
-    """Check that every MYLINEAR node would run by the kernel. Raises: GateError with what would run instead."""
+    """Check that every node of a registered operator would run by the kernel.
+
+    Raises: GateError with what would run instead.
+    """
     if found.faults:
         raise GateError(f"'{found.path}': {found.faults[0]}")
-    if not found.linear:
-        raise GateError(f"'{found.path}' has no {MYLINEAR.name} node")
+    if not found.nodes:
+        raise GateError(f"'{found.path}' has no node of a registered operator")
     if found.running.error:
         raise GateError(f"'{found.path}' does not load here: {found.running.error}")
-    if found.running.kernel != kernel:
-        raise GateError(f"'{found.path}' would run by the {found.running.kernel} kernel here, not by {kernel}")
+    for op_type, name in found.running.kernels.items():
+        if name != kernel:
+            raise GateError(f"'{found.path}': {op_type} would run by the {name} kernel here, not by {kernel}")
 
 
-def _linear_infos(model: onnx.ModelProto) -> list[LinearInfo]:
-    return [_linear_info(linear) for linear in operator_nodes(with_shapes(model))]
-
-
-def _linear_info(linear: OperatorNode) -> LinearInfo:
-    scope, names = linear.scope, linear.node.input
-    shapes = [scope.shape_of(name) if name else None for name in names]
-    kept = [tensor for name in names[1:] if name and (tensor := scope.tensor_of(name)) is not None]
-    element_type = stated_types(linear).get(linear.operator.outputs[0].type.name)
-    return LinearInfo(
-        name=linear.label,
-        where=linear.where.removeprefix("in ") or "main graph",
-        x=_format(shapes[0]),
-        weight=_format(shapes[1]),
-        y=_format(MYLINEAR.infer_shape(shapes, {})[0]),
-        dtype="?" if element_type is None else MYLINEAR.element_type(element_type).name,
-        nbytes=sum(map(tensor_nbytes, kept)),
-        weight_from=f"{'computed' if scope.tensor_of(names[1]) is None else 'initializer'} '{names[1]}'",
-    )
+def _listed(described: Sequence[tuple[OperatorNode, NodeInfo]]) -> dict[str, list[Any]]:
+    """Return what kits list under keys of their own; an empty list where a model has no such node."""
+    listed: dict[str, list[Any]] = {kit.inspection[0]: [] for kit in registry.kits() if kit.inspection is not None}
+    for node, info in described:
+        if node.kit.inspection is not None:
+            key, describe = node.kit.inspection
+            listed[key].append(describe(info))
+    return listed
 
 
 def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | None) -> Running:
@@ -194,7 +177,8 @@ def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | No
         totals.update({operator.split("::")[1]: count for operator, count in nodes.items()})
     casts = sum(node.op_type == "Cast" for node in _nodes(model))
     return Running(
-        kernel=session.kernel if operator_nodes(model) else "",
+        kernel=session.kernel if session.kernels else "",
+        kernels=session.kernels,
         providers=session.get_providers(),
         assignment=assignment,
         copies=totals["MemcpyToHost"] + totals["MemcpyFromHost"],
@@ -203,10 +187,11 @@ def _running(path: str | Path, model: onnx.ModelProto, providers: list[str] | No
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node but those that define MYLINEAR."""
+    """Yield every node but those that define registered operators."""
+    defined = registry.names()
     for scope in scopes(model):
         root = scope.root
-        if isinstance(root, onnx.GraphProto) or (root.domain, root.name) != (MYLINEAR.domain, MYLINEAR.name):
+        if isinstance(root, onnx.GraphProto) or (root.domain, root.name) not in defined:
             yield from scope.container.node
 
 

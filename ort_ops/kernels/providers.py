@@ -142,8 +142,8 @@ class _Library(Provider):
             path = str(find())
             if not native.is_own(path):  # which was looked at just now
                 path = _checked(path, kit.operator.op_type)
-        except MylinearError as error:
-            return Offer(self, kit, str(error))
+        except Exception as error:  # of another package: it must not end sessions that have another kernel
+            return Offer(self, kit, _reason(error))
         return Offer(self, kit, None, path)
 
     def add(self, offer: Offer, registration: Registration) -> None:
@@ -192,8 +192,7 @@ class Python(Provider):
         """Ask the kit whether it has a Python kernel, and whether the library can call it."""
         if kit.python_kernel is None:
             return None
-        reason = native.status().reason
-        return Offer(self, kit, reason, PYTHON_HOST)
+        return Offer(self, kit, native.status().reason or _python_reason(kit), PYTHON_HOST)
 
     def detail(self, offer: Offer) -> str:
         """Say what calls the kernel."""
@@ -215,7 +214,7 @@ class PythonByExtensions(Provider):
         """Ask whether onnxruntime-extensions is here, and can call an operator of this kind."""
         if kit.python_kernel is None:
             return None
-        return Offer(self, kit, extensions.unavailable_reason(kit), EXTENSIONS_HOST)
+        return Offer(self, kit, extensions.unavailable_reason(kit) or _python_reason(kit), EXTENSIONS_HOST)
 
     def dtypes(self, variable: TypeVariable) -> tuple[str, ...]:
         """Return what onnxruntime-extensions can pass to Python."""
@@ -274,6 +273,22 @@ class Offers:
                 if offer.is_available:
                     break
         return found
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, MylinearError) else f"{type(error).__name__}: {error}"
+
+
+def _python_reason(kit: OperatorKit) -> str | None:
+    """Return why a kit's Python kernel cannot be had; None if it can."""
+    assert kit.python_kernel is not None
+    try:
+        kernel = kit.python_kernel()
+    except Exception as error:  # of another package
+        return _reason(error)
+    if getattr(kernel, "operator", None) != kit.operator:
+        return f"its kit must have a kernel made by implements({kit.operator.name}), got {kernel!r}"
+    return None
 
 
 def _checked(path: str, op_type: str) -> str:

@@ -45,6 +45,9 @@ class OperatorKit:
             where other ones are better than the operator's body. None for the body.
         gradient: (call, gradients of the outputs) -> exact gradients of the inputs in float64, None for an input
             that has none. None where verification must use finite differences.
+        inspection: (key, function of an `ort_ops.inspection.nodes.NodeInfo`): under this key, `mylinear inspect --json`
+            also lists what the function returns for each node, a dataclass. For what scripts read already; None for
+            none.
         torch: ``module:attribute`` of the `TorchKit`, imported by `exporter` alone; empty for none.
     """
 
@@ -58,4 +61,5 @@ class OperatorKit:
     patterns: Callable[[], Sequence[Any]] | None = None
     lowering: Callable[[], Callable[..., Any]] | None = None
     gradient: Callable[[Call, Sequence[Array | None]], Sequence[Array | None]] | None = None
+    inspection: tuple[str, Callable[[Any], Any]] | None = None
     torch: str = ""

@@ -32,7 +32,7 @@ def test_shapes_types_sizes_and_versions_are_told(path: Path) -> None:
     assert found.outputs == {"y": "float32 [batch, n, 4]"}
     assert found.opsets == {"ai.onnx": 20, "mylinear": 1}
     assert (found.ir_version, found.oldest_runtime, found.body) == (9, "1.17", "right")
-    (linear,) = found.linear
+    (linear,) = found.listed["linear"]
     assert (linear.x, linear.weight, linear.y) == ("[batch, n, 3]", "[4, 3]", "[batch, n, 4]")
     assert (linear.dtype, linear.nbytes, linear.weight_from) == ("float32", 64, "initializer 'weight'")
     assert found.faults == []
@@ -47,9 +47,9 @@ def test_nodes_of_inner_graphs_are_found(name: str, tmp_path: Path) -> None:
     onnx.save(make(), tmp_path / "in.onnx")
     adopt(tmp_path / "in.onnx", tmp_path / "out.onnx")
     found = inspect_model(tmp_path / "out.onnx")
-    assert len(found.linear) == count
-    assert all(info.dtype == "float32" for info in found.linear)
-    assert all(info.where != "main graph" for info in found.linear)
+    assert len(found.listed["linear"]) == count
+    assert all(info.dtype == "float32" for info in found.listed["linear"])
+    assert all(info.where != "main graph" for info in found.listed["linear"])
     assert found.running.error == ""
 
 
@@ -110,7 +110,9 @@ def test_a_model_without_the_operator_fails_the_gate_only(tmp_path: Path, capsys
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
     onnx.save(model, tmp_path / "m.onnx")
     assert cli.main(["inspect", str(tmp_path / "m.onnx")]) == 0
-    assert "here       by onnxruntime's own kernels (no MYLINEAR node), on CPU" in capsys.readouterr().out
+    assert (
+        "here       by onnxruntime's own kernels (no node of a registered operator), on CPU" in capsys.readouterr().out
+    )
     assert cli.main(["inspect", str(tmp_path / "m.onnx"), "--require-kernel", "cpp"]) == 1
 
 

@@ -70,6 +70,12 @@ def _cuda_library() -> str:
     return library_path()
 
 
+def _describe(node: Any) -> Any:
+    from ort_ops.operators.mylinear.inspection import describe
+
+    return describe(node)
+
+
 KIT = OperatorKit(
     MYLINEAR,
     _reference,
@@ -80,5 +86,6 @@ KIT = OperatorKit(
     cuda_library=_cuda_library,
     patterns=_patterns,
     lowering=_lowering,
+    inspection=("linear", _describe),
     torch="exporter.operators.mylinear.kit:KIT",
 )
