@@ -1,1 +1,1 @@
-"""Measure: what is timed, against whom, and on what machine."""
+"""Measure: what is timed, beside which peers, and on which machine."""

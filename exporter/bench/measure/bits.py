@@ -1,4 +1,4 @@
-"""Whether our results have the same bits for every number of threads, and for every batch that a row stands in."""
+"""Check that our results have the same bits for every number of threads, and in every batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from exporter.bench.measure.cells import Plan, usable_cores
 from exporter.bench.measure.sides import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
 from exporter.operators.mylinear.models import make_linear_model
 
-_MOST_ROWS = 17  # that are run alone, of a batch
-_QUICK_NUMBERS = 1 << 22  # of weights; larger ones are left out of a quick run
+_MOST_ROWS = 17  # of a batch that also run alone
+_QUICK_NUMBERS = 1 << 22  # elements of a weight; a quick run leaves out larger ones
 
 
 def check_bits(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -> list[dict[str, Any]]:
-    """Compare every batch's result with one thread's, and its rows with those rows alone; a row for each weight."""
+    """Compare every batch with one thread's result, and its rows with the same rows alone; a row for each weight."""
     found = []
     for in_features, out_features in plan.shapes:
         if plan.is_quick and in_features * out_features > _QUICK_NUMBERS:
@@ -33,7 +33,7 @@ def check_bits(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -
 
 
 def thread_counts(cores: int) -> list[int]:
-    """Return the numbers of threads to compare: some more than there are cores too, which changes how work is cut.
+    """Return the numbers of threads to compare: also more than there are cores, which changes how work is split.
 
     >>> thread_counts(2), thread_counts(64)
     ([1, 2, 3, 4], [1, 2, 3, 4, 32, 64])
@@ -57,7 +57,7 @@ def _compare(arrays: Arrays, batches: list[int]) -> dict[str, Any]:
 
 
 def same(a: Array, b: Array) -> bool:
-    """Whether two results of one shape and dtype are the same to the bit."""
+    """Whether two results of one shape and dtype have the same bits."""
     return a.tobytes() == b.tobytes()
 
 
@@ -78,7 +78,7 @@ def _results(arrays: Arrays, batches: list[int], threads: int) -> dict[int, Arra
 
 
 def _batches_that_differ(arrays: Arrays, serial: dict[int, Array]) -> list[int]:
-    """Return the batches in which a row is not what it is alone; of large ones some rows are run, spread evenly."""
+    """Return the batches with a row that differs from the same row alone; try a few rows of a large one, evenly."""
     session = _session(arrays, 1)
     alone: dict[int, Array] = {}
     differing = []

@@ -1,4 +1,4 @@
-"""What this machine can do at best: multiply-adds a second, and bytes read a second from each level of memory."""
+"""Measure what this machine can do at best: multiply-adds and bytes read a second, from each level of memory."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ort_ops.operators.mylinear.contract import MYLINEAR
 
 LEVELS = ("L2", "L3", "memory")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_ASSUMED = {2: 1 << 20, 3: 32 << 20}  # where the system does not say
+_ASSUMED = {2: 1 << 20, 3: 32 << 20}  # bytes, where the system does not say
 _GRANULE = 4096
 _ALIGNMENT = 64
 _MEMORY_NBYTES = 128 << 20
-_SHARED = 0.8  # of the time that threads are at work, all of them must be
+_SHARED = 0.8  # all threads must be at work together for this share of the time
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What was measured.
+    """The ceilings of this machine, as measured.
 
     Attributes:
-        flops: floating-point operations a second by dtype summed in and threads, two for each multiply-add.
+        flops: floating-point operations a second, by accumulator dtype and threads; two for each multiply-add.
         bandwidth: bytes read a second by level and threads.
-        capacity: bytes by level; L2 is of one core, L3 of all, memory 0.
-        isa: the ISA that was fastest, by what was measured.
+        capacity: bytes by level; L2 of one core, L3 of all cores, 0 for memory.
+        isa: the fastest ISA for each measurement.
         is_capacity_known: whether the system said how large the caches are.
     """
 
@@ -49,7 +49,7 @@ class Ceilings:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Ceilings:
-        """Read `as_dict`, whose numbers of threads JSON has made strings of."""
+        """Read `as_dict`; JSON has made strings of the numbers of threads."""
 
         def by_threads(table: dict[str, dict[Any, float]]) -> dict[str, dict[int, float]]:
             return {name: {int(threads): rate for threads, rate in row.items()} for name, row in table.items()}
@@ -64,7 +64,7 @@ def work(cell: Cell) -> tuple[int, int]:
 
 
 def least_time(cell: Cell, ceilings: Ceilings) -> tuple[float, str]:
-    """Return the least seconds that a cell could take, and what they come from: ``flops`` or a level of memory.
+    """Return the fewest seconds that a cell could take, and what limits it: ``flops`` or a level of memory.
 
     That is the larger of operations / rate and bytes / bandwidth; all arrays move once, at the speed of the level that
     the weight fits in.
@@ -93,8 +93,8 @@ def measure_ceilings(
 ) -> Ceilings:
     """Measure with each number of threads; each figure is the best of several runs of ``seconds`` altogether.
 
-    The best and not the median, for nothing but other work on the machine makes these loops slower. ISAs that are
-    narrower are tried too: they are as fast on some CPUs.
+    The best and not the median, because only other work on the machine makes these loops slower. Narrower ISAs are
+    tried too: they are as fast on some CPUs.
 
     Raises: NativeLibraryError if the C++ library, which has the loops, is not there.
     """
@@ -124,7 +124,7 @@ def measure_ceilings(
 
 
 def cache_sizes(folder: Path = _CACHES) -> dict[int, int]:
-    """Return the bytes of the first CPU's data caches by level, as far as Linux tells."""
+    """Return the sizes of the first CPU's data caches in bytes, by level, as far as Linux tells."""
     found = {}
     for index in sorted(folder.glob("index*")):
         try:
@@ -137,7 +137,7 @@ def cache_sizes(folder: Path = _CACHES) -> dict[int, int]:
 
 
 def _nbytes_to_read(level: str, threads: int, capacity: dict[str, int]) -> int:
-    """How much a thread reads over and over: half of its L2; a part of L3 that L2 does not hold; more than L3."""
+    """Return how many bytes a thread reads again and again: half of its L2; a part of L3 beyond L2; more than L3."""
     if level == "L2":
         nbytes = capacity["L2"] // 2
     elif level == "L3":
@@ -156,7 +156,7 @@ def _buffer(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 class _Loops:
     """The loops of ``cpp_ops/ceilings`` in the C++ library."""
 
-    _RUNS = 20  # many and short, for other work on the machine spoils a long one
+    _RUNS = 20  # many short ones, because other work on the machine spoils a long one
 
     def __init__(self) -> None:
         library = ctypes.CDLL(native.library_path())
@@ -198,9 +198,9 @@ class _Loops:
 
 
 def together(threads: int, rate: Callable[[int], float]) -> tuple[bool, float]:
-    """Call ``rate`` in so many threads at once; ctypes lets go of Python's lock meanwhile.
+    """Call ``rate`` in several threads at once; ctypes releases Python's lock meanwhile.
 
-    Returns: whether they worked at the same time (else each had the machine to itself), and the sum of their rates.
+    Returns: whether they worked at the same time (otherwise each had the machine to itself), and their summed rate.
     """
     rates, starts, ends = [0.0] * threads, [0.0] * threads, [0.0] * threads
     barrier = threading.Barrier(threads)
@@ -220,7 +220,7 @@ def together(threads: int, rate: Callable[[int], float]) -> tuple[bool, float]:
 
 
 def at_once(starts: Sequence[float], ends: Sequence[float]) -> bool:
-    """Whether all were at work for nearly all of the time.
+    """Whether all threads were at work for nearly all of the time.
 
     >>> at_once([0.0, 0.1], [1.0, 1.1]), at_once([0.0, 0.5], [1.0, 1.5])
     (True, False)

@@ -1,4 +1,4 @@
-"""What a node costs beyond its arithmetic: a chain of 100 tiny nodes beside a model of one."""
+"""Time what a node costs beyond its arithmetic: a chain of 100 tiny nodes beside a model of one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BUDGET_S, _QUICK_BUDGET_S = 2.0, 0.4
 
 
 def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -> list[dict[str, Any]]:
-    """Time chains of (1, 2, 2) nodes; a node's time is what 99 more of them take, divided by 99."""
+    """Time chains of (1, 2, 2) nodes; the time of a node is that of 99 further ones, divided by 99."""
     found = []
     for dtype in plan.dtypes:
         layer = tiny_layer(numpy_dtype(dtype))
@@ -37,7 +37,7 @@ def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None
                     ready = {length: _make(side, [layer] * length, x, threads) for length in (1, LENGTH)}
                     runs |= {f"{side} {length}": run for length, run in ready.items()}
                     sides[side] = {}
-                except Exception as error:  # such as an element type for which onnxruntime has no kernel
+                except Exception as error:  # such as an element type without a kernel in onnxruntime
                     sides[side] = {"reason": first_words(error)}
             budget = _QUICK_BUDGET_S if plan.is_quick else _BUDGET_S
             timings = measure(runs, budget, rng=random.Random(0), finish=cuda.finish(threads))
@@ -50,12 +50,12 @@ def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None
 
 
 def tiny_layer(dtype: np.dtype[Any]) -> Layer:
-    """Return a layer that makes what goes through it smaller, so that neither numbers nor their bounds grow."""
+    """Return a layer that shrinks its input, so that neither numbers nor their bounds grow."""
     return np.array([[0.5, 0.25], [0.125, 0.5]]).astype(dtype), np.array([1.0, -1.0]).astype(dtype)
 
 
 def _make(side: str, layers: list[Layer], x: Array, threads: int) -> Callable[[], Any]:
-    """Return a call of the chain, whose result has been checked. Raises: ValueError where it is wrong."""
+    """Return a call of the chain, after checking its result. Raises: ValueError for a wrong one."""
     ready = session_side(chain_model(side, layers), x, layers[-1][0].shape[0], threads, with_ours=side == OURS)
     y = ready.result()
     element_type = MYLINEAR.element_type(x.dtype.name)

@@ -1,6 +1,6 @@
-"""Sessions on onnxruntime's CUDA provider, fed from tensors that are on the device; and whether all that needs is here.
+"""Open sessions on onnxruntime's CUDA provider, and bind them to tensors on the device.
 
-`benchmarks/cuda.py` opens and binds its sessions here too. Nothing but `require` may be called before `require`.
+`benchmarks/cuda.py` opens and binds its sessions here too. Call `require` first, which says what is missing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, Arithmetic
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 DEVICE = "cuda"
-"""What torch calls it; tests without a GPU put another in its place."""
+"""The device's name in torch; tests without a GPU put another in its place."""
 
 _LOG_FATAL = 4
 
 
 def require() -> None:
-    """Do nothing where MYLINEAR and its peers can run on the GPU. Raises: BenchError with what is missing."""
+    """Check that MYLINEAR and its peers can run on the GPU. Raises: BenchError that says what is missing."""
     reason = cuda.status().reason
     if reason is not None:
         raise BenchError(f"--device cuda needs the CUDA kernel: {reason}")
@@ -45,19 +45,19 @@ def require() -> None:
 
 
 def open_session(model: bytes, *, with_ours: bool, stream: int = 0, allows_tf32: bool = False) -> Any:
-    """Open a model whose every node is on the GPU, with our kernel or without.
+    """Open a model with every node on the GPU, with or without our kernel.
 
     Args:
         model: the model's bytes.
         with_ours: whether to register the CUDA kernel of MYLINEAR.
-        stream: address of the CUDA stream to work on; 0 for one of onnxruntime's own.
+        stream: address of the CUDA stream to use; 0 for one of onnxruntime's own.
         allows_tf32: for float32.
 
-    Raises: whatever onnxruntime does where a node has no CUDA kernel, or the provider cannot be started.
+    Raises: what onnxruntime raises where a node has no CUDA kernel, or the provider does not start.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL
-    # Else onnxruntime gives nodes without a CUDA kernel to the CPU, or all of them, and says nothing.
+    # Otherwise onnxruntime silently gives nodes without a CUDA kernel, or all nodes, to the CPU.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if with_ours:
         ort_ops.register(options, "cuda")
@@ -68,10 +68,10 @@ def open_session(model: bytes, *, with_ours: bool, stream: int = 0, allows_tf32:
 
 
 def bind(session: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], Any]:
-    """Bind contiguous tensors where they lie.
+    """Bind contiguous tensors in their place, without copies.
 
-    Returns: a call that queues the work and waits for nothing; it keeps the tensors.
-    Raises: whatever onnxruntime does for tensors that the model does not take.
+    Returns: a call that queues the work and waits for nothing; it keeps the tensors alive.
+    Raises: what onnxruntime raises for tensors that the model does not take.
     """
     binding = session.io_binding()
     for bind_one, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
@@ -80,7 +80,7 @@ def bind(session: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) ->
             bind_one(name, *place, _element_type(tensor), list(tensor.shape), tensor.data_ptr())
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    kept = dict(inputs), dict(outputs)  # of which the binding has but the addresses
+    kept = dict(inputs), dict(outputs)  # the binding has only their addresses
 
     def run(kept: object = kept) -> Any:
         return session.run_with_iobinding(binding, options)
@@ -89,23 +89,23 @@ def bind(session: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) ->
 
 
 def finish(threads: int) -> Callable[[], None]:
-    """Return what ends a batch of calls in a cell: nothing on the CPU's threads, a wait on the GPU, which has 0."""
+    """Return the function that ends a batch of calls: a wait on the GPU (0 threads), nothing on the CPU."""
     return (lambda: None) if threads else synchronize
 
 
 def arithmetic(threads: int) -> Arithmetic:
-    """Return how the sums of a cell are made, as `mylinear verify` takes it."""
+    """Return the arithmetic of a cell's sums, as in `mylinear verify`."""
     return ROUNDED if threads else TENSOR_CORES
 
 
 def synchronize() -> None:
-    """Wait until the GPU has done all that was queued, on every stream."""
+    """Wait until the GPU has finished all queued work, on every stream."""
     import torch
 
     torch.cuda.synchronize()
 
 
 def _element_type(tensor: Any) -> Any:
-    """What `io_binding` takes: NumPy's type, and ONNX's number for what NumPy has not."""
+    """Return the type for `io_binding`: NumPy's, or ONNX's number for a type that NumPy does not have."""
     name = str(tensor.dtype).removeprefix("torch.")
     return MYLINEAR.element_type(name).onnx_type if name == "bfloat16" else np.dtype(name).type

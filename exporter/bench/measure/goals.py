@@ -1,4 +1,4 @@
-"""The goals that the kernels are held to, and whether a result meets them."""
+"""The goals of the kernels, and whether a result meets them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.runner import Bench
 
 NOISE = 0.95
-"""A single time may be off by so much: a goal is met within noise from this part of it on."""
+"""A single time may be off by this factor: from this share of a goal on, it counts as met within noise."""
 
 Values = Iterable[tuple[float | None, str]]
 Choice = Callable[[Cell], bool]
@@ -22,8 +22,8 @@ class Judged:
     """One goal beside what was measured.
 
     Attributes:
-        group: what it is about; goal: what is asked for, in words; threshold: the number.
-        measured: the worst value or the geometric mean; None where nothing that it is about was measured.
+        group: its subject; goal: the requirement in words; threshold: the number.
+        measured: the worst value or the geometric mean; None where nothing of it was measured.
         where: the cell of the worst value.
         count: how many values were judged.
         verdict: ``met``, ``met within noise``, ``missed`` or ``not measured``.
@@ -39,12 +39,12 @@ class Judged:
 
 
 def judge(bench: Bench) -> list[Judged]:
-    """Hold a result against every goal. What was not measured is not judged."""
+    """Compare a result with every goal; a goal without measurements is not judged."""
     return [*_speed_goals(bench), *_roofline_goals(bench), *_cost_goals(bench), *_bit_goals(bench)]
 
 
 def at_least(group: str, goal: str, threshold: float, values: Values) -> Judged:
-    """Judge the smallest value; noise is allowed for."""
+    """Judge the smallest value, allowing for noise."""
     found = [(value, where) for value, where in values if value is not None]
     if not found:
         return Judged(group, goal, threshold, None, "", 0, "not measured")
@@ -54,7 +54,7 @@ def at_least(group: str, goal: str, threshold: float, values: Values) -> Judged:
 
 
 def at_most(group: str, goal: str, threshold: float, values: Values, *, is_timed: bool) -> Judged:
-    """Judge the largest value; noise is allowed for in times, and in nothing else."""
+    """Judge the largest value, allowing for noise in times only."""
     found = [(value, where) for value, where in values if value is not None]
     if not found:
         return Judged(group, goal, threshold, None, "", 0, "not measured")
@@ -81,7 +81,7 @@ def _speed_goals(bench: Bench) -> list[Judged]:
         return c.M <= 2 and (c.K, c.N) == (4096, 4096)
 
     def of(dtype: str, peer: str | None = None, choice: Choice = lambda cell: True) -> Values:
-        """Our ratio to the best peer, or to the one that is named."""
+        """Return our ratio to the best peer, or to the named one."""
         for r in bench.cells.values():
             if r.cell.dtype == dtype and choice(r.cell):
                 yield r.ratio(r.best_peer if peer is None else peer), str(r.cell)
@@ -177,7 +177,7 @@ def _cost_goals(bench: Bench) -> list[Judged]:
 def growth(side: dict[str, dict[str, int]]) -> int | None:
     """Return by how many bytes a process grew, after loading or after a first call; None where it did not run.
 
-    The larger of the two, because weights that are mapped from a file take nothing before the first call.
+    It is the larger of the two, because weights that are mapped from a file take no memory before the first call.
     """
     if "reason" in side or not side:
         return None

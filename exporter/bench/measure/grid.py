@@ -1,4 +1,4 @@
-"""One cell of the grid: check every side's result, time those that are right, compare with the ceiling."""
+"""Measure one cell of the grid: check every side's result, time the right ones, compare with the ceiling."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from ort_ops.operators.mylinear.reference import linear_float64
 
 @dataclass(frozen=True)
 class SideResult:
-    """What was found of one side in a cell.
+    """The result of one side in a cell.
 
     Attributes:
         median, q1, q3: seconds a call; None where it was not timed.
-        slots, calls: how often it was timed, and how many calls each.
+        slots, calls: how often it was timed, with how many calls each time.
         error_in_bounds: its largest error in units of the derived bound; at most 1 for a right result. None where it
-            did not run, and where NaN or infinity stand in the wrong place.
+            did not run, or has NaN or infinity in the wrong place.
         reason: why it was not timed; empty if it was.
     """
 
@@ -65,12 +65,12 @@ class SideResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What was found in one cell, as the result file has it.
+    """The result of one cell, as in the result file.
 
     Attributes:
         sides: by name, ours first.
-        ceiling_s: the least time that this machine could take; None where ceilings were not measured.
-        bound_by: what that time comes from: ``flops`` or a level of memory.
+        ceiling_s: the shortest time that this machine could take; None where ceilings were not measured.
+        bound_by: what limits that time: ``flops`` or a level of memory.
     """
 
     cell: Cell
@@ -98,11 +98,11 @@ class CellResult:
 
     @property
     def fraction(self) -> float | None:
-        """The least time in units of ours: 1 is what the machine can do."""
+        """The shortest possible time in units of ours; 1 is the most that the machine can do."""
         return self.ceiling_s / self.ours if self.ceiling_s is not None and self.ours is not None else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, with what follows from it, for JSON."""
+        """Return plain data, with derived figures, for JSON."""
         peers = [name for name in self.sides if name != OURS]
         return {
             **asdict(self.cell),
@@ -130,18 +130,18 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """One weight with the most rows that it is run with, the float64 result and the derived bound of each row's."""
+    """One weight, the rows that it is run with, and their results in float64 with derived bounds."""
 
     arrays: Arrays
     expected: NDArray[np.float64]
     bound: NDArray[np.float64]
 
 
-@lru_cache(maxsize=1)  # the cells of one weight follow each other, and their rows are the first of these
+@lru_cache(maxsize=1)  # cells of one weight follow each other; their rows are the first of these
 def make_problem(
     rows: int, in_features: int, out_features: int, dtype: str, arithmetic: Arithmetic = ROUNDED
 ) -> Problem:
-    """Draw the arrays and compute what the results are held against."""
+    """Draw the arrays, and compute the exact results and their bounds."""
     a = draw(rows, in_features, out_features, dtype)
     bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype), arithmetic=arithmetic)
     return Problem(a, linear_float64(a.x, a.weight, a.bias), bound)
@@ -179,7 +179,7 @@ def run_cell(
 
 
 def check(side: Side, problem: Problem) -> SideResult:
-    """Run the side once and compare with the float64 definition; ``reason`` says what is wrong, if anything is."""
+    """Run the side once and compare with the float64 definition; ``reason`` says what is wrong, if anything."""
     try:
         y = side.result()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""On what a result was measured: machine, versions, the library, the options. Results of two of them do not mix."""
+"""Identify what a result depends on: machine, versions, library, options. Results of two identities do not mix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def identify(plan: Plan) -> dict[str, Any]:
-    """Return what results depend on, as plain data.
+    """Return all that results depend on, as plain data.
 
     Raises: NativeLibraryError if the C++ library is not there.
     """
@@ -43,7 +43,7 @@ def identify(plan: Plan) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say where two identities differ, one line each.
+    """Say how two identities differ, one line for each difference.
 
     >>> differences({"machine": {"cpu": "A", "cores": 2}}, {"machine": {"cpu": "B", "cores": 2}})
     ["machine: cpu was 'A', is 'B'"]

@@ -1,4 +1,4 @@
-"""Load time and resident memory of a model of our nodes beside one of Gemm's, weights inside and in a file beside."""
+"""Measure load time and memory of a model of our nodes beside one of Gemm's, weights inside or in a file beside."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from exporter.bench.measure.timing import settle, summarize
 from ort_ops.files.atomic import temporary_folder
 
 STORAGES = ("inline", "external")
-_SIZES = ((64, 1), (4096, 2))  # of square layers, and how many
+_SIZES = ((64, 1), (4096, 2))  # (size of square layers, how many)
 _QUICK_SIZES = ((64, 1), (2048, 2))
 _ROUNDS, _QUICK_ROUNDS = 9, 5
-_SHORT_S = 0.02  # a session that is made faster than this is made more often
+_SHORT_S = 0.02  # a session that opens faster than this is opened more often
 OnNote = Callable[[str], None]
 
 
 def measure_load(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[str, Any]]:
-    """Time the making of sessions, ours and Gemm's in turn; files are in the page cache, options are made before."""
+    """Time opening sessions, ours and Gemm's in turn; files are in the page cache, options are made before."""
     found = []
     threads = max(plan.threads)
     for size, number in _QUICK_SIZES if plan.is_quick else _SIZES:
@@ -44,8 +44,8 @@ def measure_load(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[s
 def measure_memory(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[str, Any]]:
     """Measure the resident memory of a process before it loads a model, after, and after a first call.
 
-    Each model is loaded in a process of its own. What file-backed pages there are can be shared by processes and given
-    up under pressure, so they are told apart from anonymous ones.
+    Each model is loaded in a process of its own. File-backed pages are counted apart from anonymous ones, because
+    processes share them, and the system can drop them.
     """
     found = []
     size, number = (_QUICK_SIZES if plan.is_quick else _SIZES)[-1]
@@ -62,7 +62,7 @@ def measure_memory(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict
 
 @contextmanager
 def _models(size: int, number: int, dtype: str, storage: str) -> Iterator[dict[str, Path]]:
-    """Write the same layers as a model of each side, for as long as the block takes."""
+    """Write the same layers as a model for each side, for the time of the block."""
     with temporary_folder() as folder:
         layers = random_layers(size, number, numpy_dtype(dtype))
         paths = {side: folder / f"{side}.onnx" for side in SIDES}
@@ -82,7 +82,7 @@ def _time_sessions(paths: dict[str, Path], threads: int, is_quick: bool) -> dict
             onnxruntime.InferenceSession(str(path), options[side], providers=["CPUExecutionProvider"])
             slowest = max(slowest, time.perf_counter() - started)
             times[side] = []
-        except Exception as error:  # such as an element type for which onnxruntime has no kernel
+        except Exception as error:  # such as an element type without a kernel in onnxruntime
             found[side] = {"reason": first_words(error)}
     rounds = _QUICK_ROUNDS if is_quick else _ROUNDS
     for _ in range(rounds if slowest > _SHORT_S else 3 * rounds):
@@ -99,7 +99,7 @@ def _time_sessions(paths: dict[str, Path], threads: int, is_quick: bool) -> dict
 
 
 def _probe(path: Path, side: str, threads: int) -> dict[str, Any]:
-    """Load the model in a fresh process and return what that printed, or why there is nothing."""
+    """Load the model in a fresh process and return the figures that it printed, or why there are none."""
     command = [sys.executable, "-m", "exporter.bench.measure.memory_probe", str(path), side, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

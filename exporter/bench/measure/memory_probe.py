@@ -1,4 +1,4 @@
-"""What a process that loads one model takes: run by `loading.py` in a process of its own, prints JSON.
+"""Print the memory of a process that loads one model, as JSON; `loading.py` runs this in a process of its own.
 
 python -m exporter.bench.measure.memory_probe model.onnx ours|gemm threads
 """
@@ -21,7 +21,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def resident(rollup: str) -> dict[str, int]:
-    """Return the bytes that are resident, those of no file, and those of files, from the text of ``smaps_rollup``.
+    """Return the resident, the anonymous and the file-backed bytes, from the text of ``smaps_rollup``.
 
     >>> resident("00400000-7fff ---p 00000000 00:00 0 [rollup]\\nRss: 12 kB\\nAnonymous: 8 kB\\n")
     {'rss': 12288, 'anonymous': 8192, 'file': 4096}
@@ -42,7 +42,7 @@ def call(session: onnxruntime.InferenceSession) -> None:
 def main(path: str, side: str, threads: int) -> None:
     """Load, call once, print."""
     options = session_options(threads, with_ours=side == OURS)
-    # One of a few bytes first, so that the runtime's own pages are not taken for the model's.
+    # A tiny model first, so that the runtime's own pages are not counted as the model's.
     tiny = chain_model(side, random_layers(2, 1, numpy_dtype("float32"))).SerializeToString()
     call(onnxruntime.InferenceSession(tiny, options, providers=["CPUExecutionProvider"]))
     before = resident(_ROLLUP.read_text())
@@ -59,5 +59,5 @@ if __name__ == "__main__":
         sys.exit(f"{_ROLLUP} is not there: memory is measured on Linux only")
     try:
         main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
-    except Exception as error:  # the last line is what the report shows
+    except Exception as error:  # the report shows the last line
         sys.exit(" ".join(str(error).split()))

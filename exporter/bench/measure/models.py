@@ -1,4 +1,4 @@
-"""The models that are measured: chains of layers, of MYLINEAR's nodes or of Gemm's, and what is like them."""
+"""Make the models that are measured: chains of layers, of MYLINEAR nodes, Gemm nodes or others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDES = (OURS, "gemm")
 
 
 def chain_model(side: str, layers: Sequence[Layer]) -> ModelProto:
-    """Make ``x [batch, K]`` to ``y`` by one node for each (weight, bias), by our operator or by Gemm."""
+    """Make a model from ``x [batch, K]`` to ``y`` with one node for each (weight, bias): our operator, or Gemm."""
     names = ["x", *(f"h{i}" for i in range(1, len(layers))), "y"]
     nodes, tensors = [], []
     for i, (weight, bias) in enumerate(layers):
@@ -32,7 +32,7 @@ def chain_model(side: str, layers: Sequence[Layer]) -> ModelProto:
 def make_model(
     name: str, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], in_features: int, out_features: int
 ) -> ModelProto:
-    """Make a model of ``x [batch, in_features]`` to ``y [batch, out_features]``, of the element type of its tensors."""
+    """Make a model from ``x [batch, in_features]`` to ``y [batch, out_features]``, in the tensors' element type."""
     element_type = tensors[0].data_type
     x = helper.make_tensor_value_info("x", element_type, ["batch", in_features])
     y = helper.make_tensor_value_info("y", element_type, ["batch", out_features])
@@ -50,7 +50,7 @@ def save_model(model: ModelProto, path: Path, *, is_external: bool) -> None:
 
 
 def random_layers(size: int, number: int, dtype: np.dtype[Any]) -> list[Layer]:
-    """Draw square layers that keep the size of what goes through them."""
+    """Draw square layers that keep the magnitude of their input."""
     rng = np.random.default_rng(7)
     scale = np.float32(1 / np.sqrt(size))
     return [

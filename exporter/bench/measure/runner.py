@@ -1,4 +1,4 @@
-"""The whole benchmark: one part after the other, one cell after the other, each kept as soon as it is done."""
+"""Run the whole benchmark, part after part and cell after cell, and save each as soon as it is done."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ PARTS: dict[str, Callable[[Plan, Callable[[str], None]], list[dict[str, Any]]]] 
     "chain": measure_chain,
     "bits": check_bits,
 }
-"""What is measured beside ceilings and grid; each takes the plan, and a function to say what it is at."""
+"""The parts beside ceilings and grid; each takes the plan, and a function that reports progress."""
 
 
 @dataclass
 class Bench:
-    """What has been measured so far; also the state that an interrupted run goes on from.
+    """The measurements so far; also the state from which an interrupted run goes on.
 
     Attributes:
-        identity: of machine, versions, library and plan, as `identify` has it.
+        identity: of machine, versions, library and plan, by `identify`.
         started, finished: times in UTC; ``finished`` is None until all is done.
-        ceilings: or None where they were not measured.
+        ceilings: None where they were not measured.
         cells: by `Cell.key`.
         parts: results of the further parts, plain data by name.
     """
@@ -80,7 +80,7 @@ class Bench:
         )
 
     def save(self, folder: Path, more: Mapping[str, Any] | None = None) -> None:
-        """Write the result file, with ``more`` that follows from it, whole or not at all. Raises: OutputError."""
+        """Write the result file and derived figures (``more``), completely or not at all. Raises: OutputError."""
         text = json.dumps(self.as_dict() | dict(more or {}), indent=1, allow_nan=False)
         write_atomically(folder / RESULT_NAME, text.encode() + b"\n")
 
@@ -93,17 +93,17 @@ def run_bench(
     again_below: float | None = None,
     on_progress: OnProgress = lambda done, note: None,
 ) -> Bench:
-    """Measure what is not in the folder's result file yet, and write it there after every step.
+    """Measure everything that is not in the folder's result file yet, and write it there after every step.
 
     Args:
         plan: what to measure.
         folder: made if it is missing.
-        is_fresh: whether to leave out of account what the folder has, and replace it.
+        is_fresh: whether to ignore and replace the folder's result.
         again_below: a ratio to the best peer below which cells are measured again.
         on_progress: called with how many of the plan's steps are done, and what is next.
 
-    Raises: BenchError if the folder's result is of another machine, version, library or plan, or no result at all, or
-        if the plan is for a GPU and anything that this needs is missing; NativeLibraryError without the C++ library;
+    Raises: BenchError if the folder's result is of another machine, version, library or plan, or is not a result, or if
+        the plan is for a GPU and something for that is missing; NativeLibraryError without the C++ library;
         OutputError.
     """
     if again_below is not None and not again_below > 0:
@@ -134,7 +134,7 @@ def run_bench(
             bench.cells[cell.key] = run_cell(cell, problem, plan.peers, plan.budget_s, bench.ceilings)
             bench.save(folder)
         done += 1
-    bench.cells = {cell.key: bench.cells[cell.key] for cell in cells}  # in the plan's order, whatever was done again
+    bench.cells = {cell.key: bench.cells[cell.key] for cell in cells}  # in the plan's order
     for name in plan.parts:
         if name not in PARTS:
             continue
@@ -150,9 +150,9 @@ def run_bench(
 
 
 def read_state(path: Path, identity: dict[str, Any]) -> Bench | None:
-    """Return what an earlier run left, or None if there is none.
+    """Return the result of an earlier run, or None.
 
-    Raises: BenchError if it is no result, or one of another machine, version, library or plan.
+    Raises: BenchError if it is not a result, or one of another machine, version, library or plan.
     """
     advice = "--fresh measures all of it anew, --output names another folder"
     try:

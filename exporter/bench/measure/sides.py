@@ -1,7 +1,7 @@
-"""Who takes part in a cell: MYLINEAR's node in a session, and its peers, all on the same arrays, or copies on the GPU.
+"""The contenders in a cell: a MYLINEAR node in a session, and its peers, all on the same arrays or GPU copies of them.
 
-Every side is given its weight beforehand and its input and output where it can take them, so that a call computes
-and does nothing else. Each keeps its own defaults but the number of threads.
+Every side gets its weight beforehand, and its input and output if it can take them, so that a call only computes. Each
+keeps its own defaults, except for the number of threads.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _LOG_FATAL = 4
 
 
 class UnavailableError(Exception):
-    """A side that cannot take part; the message says why."""
+    """The side cannot take part; the message says why."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One contestant of a cell.
+    """One contender in a cell.
 
     Attributes:
         run: one call; on the GPU it queues the work, and `cuda.synchronize` waits for it.
-        result: makes the call's result an array ``[M, N]`` of the cell's dtype.
+        result: converts the call's result to an array ``[M, N]`` of the cell's dtype.
     """
 
     run: Callable[[], Any]
@@ -62,7 +62,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
-    """Draw from the normal distribution, by a fixed seed."""
+    """Draw from the normal distribution, with a fixed seed."""
     rng = np.random.default_rng(6)
     weight = rng.standard_normal((out_features, in_features), np.float32)
     bias = rng.standard_normal(out_features, np.float32)
@@ -71,7 +71,7 @@ def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
 
 
 def aligned(array: Array) -> Array:
-    """Return a copy whose data begins at a multiple of 64 bytes, so that no side is lucky."""
+    """Return a copy whose data begins at a multiple of 64 bytes, for the same conditions on every side."""
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -90,7 +90,7 @@ def make_side(name: str, cell: Cell, arrays: Arrays) -> Side:
         raise
     except ModuleNotFoundError as error:
         raise UnavailableError(f"{error.name} is not installed") from error
-    except Exception as error:  # whatever a peer raises where it lacks a kernel or a compiler
+    except Exception as error:  # peers raise many types of errors where a kernel or a compiler is missing
         raise UnavailableError(first_words(error)) from error
 
 
@@ -100,7 +100,7 @@ def first_words(error: Exception) -> str:
 
 
 def matmul_model(weight: Array, bias: Array) -> ModelProto:
-    """Make ``x [batch, K]`` to ``y`` by MatMul with W transposed beforehand, and Add."""
+    """Make a model from ``x [batch, K]`` to ``y`` by MatMul, with W transposed beforehand, and Add."""
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
         helper.make_node("Add", ["product", "bias"], ["y"], name="bias"),
@@ -110,7 +110,7 @@ def matmul_model(weight: Array, bias: Array) -> ModelProto:
 
 
 def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
-    """Make options with so many threads, and the C++ kernels registered for our own side."""
+    """Make options with this number of threads, and for our own side with the C++ kernels."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -127,7 +127,7 @@ def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxru
 
 
 def bind(session: onnxruntime.InferenceSession, x: Array, out_features: int) -> tuple[Callable[[], Any], Array]:
-    """Bind input and output; returns a call and the array ``[M, N]`` that it fills."""
+    """Bind input and output; return a call, and the array ``[M, N]`` that it fills."""
     y = aligned(np.zeros((*x.shape[:-1], out_features), x.dtype))
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", _ort_value(x))
@@ -146,7 +146,7 @@ def _ort_value(array: Array) -> onnxruntime.OrtValue:
 
 
 def session_side(model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False) -> Side:
-    """Open a model of ``x`` to ``y`` and bind both; 0 threads are the GPU."""
+    """Open a model from ``x`` to ``y`` and bind both; 0 threads stand for the GPU."""
     if not threads:
         return _cuda_side(model, x, out_features, with_ours=with_ours)
     session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
@@ -164,7 +164,7 @@ def _cuda_side(model: ModelProto, x: Array, out_features: int, *, with_ours: boo
 
     from exporter.torch_ops.tensors import to_numpy
 
-    stream = torch.cuda.Stream()  # of torch's pool, whose streams are never destroyed
+    stream = torch.cuda.Stream()  # from torch's pool, whose streams are never destroyed
     session = cuda.open_session(model.SerializeToString(), with_ours=with_ours, stream=stream.cuda_stream)
     on_gpu = _tensor(x).to(cuda.DEVICE)
     y = torch.full((*x.shape[:-1], out_features), torch.nan, dtype=on_gpu.dtype, device=on_gpu.device)
@@ -202,7 +202,7 @@ def _make_torch(cell: Cell, arrays: Arrays) -> Side:
 def _make_compile(cell: Cell, arrays: Arrays) -> Side:
     import torch
 
-    torch._dynamo.reset()  # else the ninth shape falls back to eager
+    torch._dynamo.reset()  # otherwise the ninth shape would run eagerly
     compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
     run = partial(compiled, *_tensors(cell, arrays))
     run()
@@ -216,7 +216,7 @@ def _torch_side(run: Callable[[], Any]) -> Side:
 
 
 def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
-    """Return input and parameters as torch tensors where the cell wants them, and set the threads that it wants."""
+    """Return input and parameters as torch tensors on the cell's device, and set its number of threads."""
     import torch
 
     tensors = [_tensor(array) for array in (arrays.x, arrays.weight, arrays.bias)]
@@ -265,7 +265,7 @@ def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
 
 
 def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
-    """Return the context in which torch records nothing, where torch takes part; else one that does nothing."""
+    """Return torch's inference mode if torch takes part; otherwise a context that does nothing."""
     if not {"torch", "compile"} & set(peers):
         return nullcontext()
     try:

@@ -1,4 +1,4 @@
-"""How sides are timed against each other: in turn, in slots, until a budget is used up."""
+"""Time sides against each other: in turn, in slots, until a budget is used up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 Run = Callable[[], Any]
 
-_ROUNDS = 12  # that a budget should reach at least, where calls are short
+_ROUNDS = 12  # a budget should be enough for so many, if calls are short
 _MOST_ROUNDS, _FEWEST_ROUNDS = 101, 3
-_SHORT_CALL_S = 0.02  # below it caches and threads are warmed by a call that is not timed
-_SLOWER = 3.0  # so much slower than the fastest, a side is timed `_FEWEST_ROUNDS` times and no more
+_SHORT_CALL_S = 0.02  # shorter calls come after one that is not timed, which warms caches and threads
+_SLOWER = 3.0  # a side that is so much slower than the fastest is timed `_FEWEST_ROUNDS` times and no more
 _QUIET_STEP_S, _QUIET_STEPS, _SPIN_S = 0.001, 200, 0.06
 _TASKS = Path("/proc/self/task")
 
@@ -28,8 +28,8 @@ class Timing:
 
     Attributes:
         median, q1, q3: over slots; each slot's time is the mean of its calls.
-        slots: how many.
-        calls: how many in a slot.
+        slots: number of slots.
+        calls: number of calls in a slot.
     """
 
     median: float
@@ -55,11 +55,11 @@ def settle() -> None:
     """Wait until no other thread of this process runs, 0.2 s at most.
 
     Thread pools spin for a while after a call, onnxruntime's for some 50 ms, and would take a core from the side that
-    is timed next. So every side keeps its own default, spinning included, as it would be served, and none is timed
-    while another still spins. The state of each thread is asked for: its processor time is brought up to date only
-    every few milliseconds.
+    is timed next. So every side keeps its own defaults, spinning included, as in production, and none is timed while
+    another still spins. This looks at the state of each thread, since its processor time is updated only every few
+    milliseconds.
     """
-    if not _TASKS.exists():  # another system: as long as they are known to spin
+    if not _TASKS.exists():  # on another system, wait as long as they are known to spin
         time.sleep(_SPIN_S)
         return
     for _ in range(_QUIET_STEPS):
@@ -92,9 +92,9 @@ def measure(
 ) -> dict[str, Timing]:
     """Time the sides in turn, in a new random order each round, for about ``budget_s`` seconds.
 
-    A slot is one side's turn: wait for quiet, warm up if a call is short, then time so many calls in one loop that a
-    slot takes its share of the budget. Every side gets at least three slots, whatever that takes. Where calls only
-    queue work for a GPU, ``finish`` waits for it: before the clock is read, once for all calls of a loop.
+    A slot is one side's turn: wait for quiet, warm up if a call is short, then time a loop of calls that takes the
+    slot's share of the budget. Every side gets at least three slots, however long they take. Where calls only queue
+    work for a GPU, ``finish`` waits for it, once for all calls of a loop and before the clock is read.
     """
     slot_s = budget_s / (_ROUNDS * max(1, len(sides)))
     calls, estimates = {}, {}
@@ -118,7 +118,7 @@ def measure(
 
 
 def _estimate(run: Run, clock: Callable[[], float], finish: Run) -> float:
-    """Return the time of a call, from ever more of them until a millisecond has passed."""
+    """Return the time of a call, measured over more and more calls until a millisecond has passed."""
     number = 1
     while True:
         start = clock()

@@ -1,4 +1,4 @@
-"""One model as a whole: MYLINEAR by each of its kernels, beside what `lower` makes of the model."""
+"""Time one whole model: MYLINEAR by each of its kernels, beside the model that `lower` makes of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOWERED = "lowered"
 
 @dataclass(frozen=True)
 class SideResult:
-    """What one side took, or why it was not timed: a wrong result, or a kernel that is not there."""
+    """The times of one side, or why it was not timed: a wrong result, or a missing kernel."""
 
     timing: Timing | None
     reason: str = ""
@@ -37,7 +37,7 @@ class SideResult:
 def bench_model(
     path: str | Path, inputs: str | Path | None = None, *, budget_s: float = 5.0, threads: int | None = None
 ) -> dict[str, SideResult]:
-    """Time a whole model by each kernel of MYLINEAR and lowered, each result checked against float64 before.
+    """Time a whole model by each kernel of MYLINEAR and lowered, after comparing each result with float64.
 
     Args:
         inputs: an .npz file with an array for each input; None for numbers that the graph can take.
@@ -65,7 +65,7 @@ def bench_model(
             try:
                 session = open_side()
                 wrong = _complaint(session.run(None, feed), exact)
-            except Exception as error:  # such as an element type for which onnxruntime has no kernel
+            except Exception as error:  # such as an element type without a kernel in onnxruntime
                 wrong = first_words(error)
             found[name] = SideResult(None, wrong)
             if not wrong:
@@ -75,7 +75,7 @@ def bench_model(
 
 
 def table(found: Mapping[str, SideResult]) -> tuple[list[str], list[list[str]]]:
-    """Return a row for each side: its median, its quartiles, and how many times as long as lowered it takes."""
+    """Return a row for each side: its median, its quartiles, and its time in units of the lowered model's."""
     base = found[LOWERED].timing
     rows = []
     for name, side in found.items():

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: files beside the result, and a summary for the terminal."""
+"""Write a benchmark's report: files beside the result, and a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _TABLES = {
 
 
 def write_files(bench: Bench, folder: str | Path, *, with_goals: bool = False) -> list[Path]:
-    """Write what follows from the result, and return the paths of all files. Raises: OutputError.
+    """Write the files of the report, and return the paths of all. Raises: OutputError.
 
-    The pictures as PNG need matplotlib; without it there are none, and the page has its drawings all the same.
+    The PNG pictures need matplotlib; without it there are none, and the page has its drawings all the same.
     """
     folder = Path(folder)
     results = list(bench.cells.values())

@@ -1,4 +1,4 @@
-"""Drawings for the report, as SVG of our own making: heat maps of a number by cell, and the roofline."""
+"""Draw heat maps of a number by cell, and the roofline, as SVG for the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ratio_color(ratio: float) -> str:
 
 
 def fraction_color(fraction: float) -> str:
-    """Return a color from grey (nothing of the ceiling) to blue (all of it)."""
+    """Return a color from grey (none of the ceiling is reached) to blue (all of it)."""
     return _blend((240, 240, 240), (110, 168, 214), max(0.0, min(1.0, fraction)))
 
 

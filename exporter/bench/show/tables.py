@@ -1,4 +1,4 @@
-"""Results as text: tables for the terminal, and CSV."""
+"""Write results as text: tables for the terminal, and CSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CSV_HEADER = (
 
 
 def to_csv(results: Iterable[CellResult]) -> str:
-    """Return one line for each side of each cell; ``ratio_to_ours`` is the side's time in units of ours."""
+    """Return one row for each side of each cell; ``ratio_to_ours`` is the side's time in units of ours."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_HEADER)
@@ -41,7 +41,7 @@ def to_csv(results: Iterable[CellResult]) -> str:
 
 
 def ceiling_table(ceilings: Ceilings) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: what is done a second, by number of threads."""
+    """Return header and rows: the rates per second, by number of threads."""
     threads = sorted(next(iter(ceilings.flops.values())))
     header = ["ceiling", *map(runs_on, threads), "ISA"]
     rows = [
@@ -110,7 +110,7 @@ def load_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str
 
 
 def memory_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return by how much a process grew, in MiB: all of it, and what of it is anonymous and what file-backed."""
+    """Return by how many MiB a process grew: in all, in anonymous and in file-backed pages."""
     header = ["model", "weights", "MiB", "side", "loaded: all", "anonymous", "file"]
     header += ["called once: all", "anonymous", "file", "ours / gemm"]
     found = []
@@ -137,7 +137,7 @@ def chain_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[st
 
 
 def bits_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return where results have other bits with other threads, or in another batch."""
+    """Return where results have other bits with another number of threads, or in another batch."""
     header = ["(K, N)", "dtype", "batches", "same on threads", "rows same as alone"]
     found = []
     for row in rows:
@@ -196,7 +196,7 @@ def _model_name(row: dict[str, Any]) -> str:
 
 
 def _pair(sides: dict[str, dict[str, Any]], key: str, write: Callable[[float], str]) -> list[str]:
-    """Our number, Gemm's, and the quotient."""
+    """Return our number, Gemm's, and the quotient."""
     ours, gemm = (sides.get(side, {}).get(key) for side in (OURS, "gemm"))
     both = f"{ours / gemm:.2f}" if ours and gemm else "-"
     return [*("-" if value is None else write(value) for value in (ours, gemm)), both]
