@@ -68,7 +68,7 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
         verifications[name] = _verify(training, model, name)
     on_progress(2 + len(names), total, "plotting")
     plot_parity(
-        [(f"{name}  {row.road}", row.comparison) for name, v in verifications.items() for row in v.worst_rows()],
+        [(f"{name}  {row.backend}", row.comparison) for name, v in verifications.items() for row in v.worst_rows()],
         folder / PARITY_PLOT_NAME,
     )
     rows = [

@@ -1,4 +1,4 @@
-"""`mylinear verify`: the parity table of one model. Exit status 1 unless every MYLINEAR node is within its bound."""
+"""`mylinear verify`: the parity table of one model. Exit status 1 unless every node of ours is proved."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="print every row, not one for each backend and dtype")
     parser.add_argument(
-        "--allow-untested", action="store_true", help="exit with status 0 though MYLINEAR nodes went untested"
+        "--allow-untested",
+        action="store_true",
+        help="exit with status 0 though nodes went untested; they are named all the same",
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output, and no table")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             dtypes=args.dtype or (),
             compile_backend=None if args.compile == "none" else args.compile,
             device=args.device,
+            allow_untested=args.allow_untested,
             on_progress=lambda done, total, what: line.update(done, what, total=total),
         )
     if args.json != "-":
@@ -87,23 +90,23 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.junit, to_junit(result).encode())
     if args.html is not None:
         write_html(result, args.html)
-    return 0 if result.passes(allow_untested=args.allow_untested) else 1
+    return 0 if result.passes() else 1
 
 
 def show(result: Verification, stream: TextIO, *, with_all: bool) -> None:
     """Print the table, what it says of edge values, what did not run or was not tested, and the conclusion."""
-    from exporter.verification.result import EDGES_IN_WORDS
+    from exporter.verification.row import EDGES_IN_WORDS
     from ort_ops.console.table import print_table
 
     print_table(*(result.table() if with_all else result.summary()), stream)
     lines = [""]
     edges = [] if with_all else result.edge_rows()
-    wrong = [row for row in edges if row.verdict != "ok"]
+    wrong = [row for row in edges if not row.is_ok]
     if edges:
         of_right = f"{len(edges) - len(wrong)} of {len(edges)} ok" if wrong else f"all {len(edges)} ok"
         lines.append(f"edge values ({EDGES_IN_WORDS}): {of_right}")
-    lines += [f"edge values, {row.road}, {row.dtype}: {row.verdict}" for row in wrong]
-    lines += [] if with_all else [f"not run: {row.road}, {row.inputs}: {row.reason}" for row in result.not_run()]
+    lines += [f"edge values, {row.backend}, {row.dtype}: {row.verdict}" for row in wrong]
+    lines += [] if with_all else [f"not run: {row.backend}, {row.inputs}: {row.reason}" for row in result.not_run()]
     lines += [f"note: {note}" for note in result.notes]
     lines += result.untested_lines()
     lines.append("error / bound: the largest error in units of what a right backend may be off; above 1 it is wrong")

@@ -19,8 +19,8 @@ from exporter.to_onnx.example_call import PREFIX, DynamicShapes, flatten_outputs
 from exporter.to_onnx.trials import TIE_BREAKERS, trials
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.evaluation import Value
-from ort_ops.analysis.float64_evaluator import Stored
 from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.analysis.stored import Stored
 from ort_ops.models.graphs import all_nodes
 from ort_ops.models.nodes import element_types, operator_nodes
 from ort_ops.numerics.compare import Comparison

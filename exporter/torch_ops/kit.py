@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from exporter.torch_ops import registration
 from exporter.torch_ops.network import NetworkKit
+from ort_ops.numerics.compare import Comparison
 from ort_ops.opdef import registry
+from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.operator import ContractError, DefinitionError, Operator
 
@@ -35,6 +38,21 @@ class ExampleModule:
 
 
 @dataclass(frozen=True)
+class GradientCheck:
+    """One way to check the backward of an operator, for `verify`.
+
+    Attributes:
+        label: in the table of results, such as ``gradients, nn.Linear``.
+        compare: (what a node received, random generator) -> how far the gradients are off, in units of their bound.
+        dtype: name of the element type that it computes in; empty for that of the call.
+    """
+
+    label: str
+    compare: Callable[[Call, np.random.Generator], Comparison]
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
 class TorchKit:
     """What an operator is in torch. The `OperatorKit` names it by ``torch="module:attribute"``.
 
@@ -53,6 +71,8 @@ class TorchKit:
             counts by them which calls an output depends on.
         examples: () -> modules that call the operator, for tests; None for none.
         network: () -> a network of layers that call it, for `mylinear train`; None for none.
+        gradient_checks: () -> how `verify` checks the backward; None for torch's gradcheck, and for the exact gradient
+            where the `OperatorKit` has one with a bound.
     """
 
     operator: Operator
@@ -63,6 +83,7 @@ class TorchKit:
     autograd_nodes: frozenset[str] = frozenset()
     examples: Callable[[], Iterable[ExampleModule]] | None = None
     network: Callable[[], NetworkKit] | None = None
+    gradient_checks: Callable[[], Sequence[GradientCheck]] | None = None
 
     @property
     def argument_names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
@@ -18,6 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpFunction, OpRun
+
+from ort_ops.analysis.operator_op import OperatorOp, element_type_of, make_operator_op
+from ort_ops.opdef.call import Call
+from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
 
@@ -82,12 +87,19 @@ class IgnoredAttributeError(NotImplementedError):
     """A model that the evaluator would compute wrongly: its implementation of an operator ignores an attribute."""
 
 
-def make_evaluator(model: onnx.ModelProto, operators: Sequence[type[OpRun]] = ()) -> ReferenceEvaluator:
-    """Return an evaluator with these operators, everywhere in the model: in bodies and in model-local functions too.
+Compute = Callable[[OperatorKit, Call], Sequence[Array]]
+"""Computes a call of a registered operator, in the element types of its arrays; one result for each output."""
+
+
+def make_evaluator(model: onnx.ModelProto, compute: Compute | None = None) -> ReferenceEvaluator:
+    """Return an evaluator with the operators of this module, in bodies and in model-local functions too.
+
+    Args:
+        compute: runs the nodes of registered operators; None for the definitions that the model carries.
 
     Raises: IgnoredAttributeError; and what onnx raises for an operator that it does not know.
     """
-    own: list[type[OpRun]] = [*operators, Erf, Gelu, GatherElements]
+    own: list[type[OpRun]] = [Erf, Gelu, GatherElements]
 
     class Evaluator(ReferenceEvaluator):
         """Makes others of its own class for bodies and functions; for functions it forgets the operators."""
@@ -97,12 +109,32 @@ def make_evaluator(model: onnx.ModelProto, operators: Sequence[type[OpRun]] = ()
             for node in self.rt_nodes_ or ():
                 _check_attributes(node)
 
+        def _load_impl(self, node: onnx.NodeProto, input_types: Any = None) -> Any:
+            registered = None if compute is None else make_operator_op(node, self.opsets)
+            if registered is None or compute is None:
+                return super()._load_impl(node, input_types)
+            return _computed_by(registered, compute)
+
     return Evaluator(model)
+
+
+def _computed_by(base: type[OperatorOp], compute: Compute) -> type[OperatorOp]:
+    class Computed(base):  # type: ignore[misc, valid-type]
+        """Runs in the element types of the arrays that it gets."""
+
+        def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
+            call = self.make_call(inputs, [element_type_of(value) for value in inputs])
+            if attributes:
+                call = replace(call, attributes={**call.attributes, **self.converted(attributes)})
+            return tuple(compute(self.own_kit, call)[: len(self.onnx_node.output)])
+
+    Computed.__name__ = base.__name__
+    return Computed
 
 
 def _check_attributes(node: OpRun) -> None:
     """Check that the implementation of a node reads all its attributes. Raises: IgnoredAttributeError."""
-    if isinstance(node, OpFunction) or node.op_type == "Constant":  # they read whatever there is
+    if isinstance(node, OpFunction | OperatorOp) or node.op_type == "Constant":  # they read whatever there is
         return
     known = _names_read(type(node))
     for attribute in node.onnx_node.attribute:

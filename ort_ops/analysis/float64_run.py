@@ -33,7 +33,7 @@ exactly. A bound that is larger than the values themselves is infinite here: not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ort_ops.analysis.evaluation import Evaluation, LinearCall, Value
-from ort_ops.analysis.float64_evaluator import FLOAT64_SCALE, Perturbation, Stored, Tracker, make_float64_evaluator
-from ort_ops.analysis.local_error import FACTOR
+from ort_ops.analysis.evaluation import Evaluation, Value
+from ort_ops.analysis.float64.evaluator import make_float64_evaluator
+from ort_ops.analysis.float64.perturbation import FLOAT64_SCALE, Perturbation
+from ort_ops.analysis.float64.tracker import Tracker
+from ort_ops.analysis.rows import thinned
 from ort_ops.analysis.single_node import with_fallback
 from ort_ops.errors import ModelError, MylinearError
 from ort_ops.models.nodes import operator_nodes
+from ort_ops.numerics.sums import FACTOR
+from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ElementType
+from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
 RUNS = ("independent",) * 4 + ("tied",) * 2 + ("drift",)
 """The perturbed runs, for each of: float64 nodes, and nodes of the other types."""
 MAX_CALLS = 3
 """Of a node that runs more than once, as in the body of a Loop: these many, the last of them in place of the others."""
-MAX_ROWS = 256
-"""Of x that are kept of a call: each is a sum of its own."""
 BOUND_IN_WORDS = "the rounding errors of every node, as they arrive at the outputs (float64, to first order)"
 
 
@@ -70,10 +73,10 @@ class Float64Run:
 
         Raises: ModelError for a model that onnx's evaluator cannot read.
         """
-        self._linear = operator_nodes(model)
-        self._paths = {id(linear.node): linear.path for linear in self._linear}
+        self._nodes = operator_nodes(model)
+        self._paths = {id(found.node): found.path for found in self._nodes}
         self._outputs = [output.name for output in model.graph.output]
-        self._calls: dict[str, list[LinearCall]] = {}
+        self._calls: dict[str, list[Call]] = {}
         self._shown: dict[str, tuple[Any, ElementType | None]] = {}
         self._tracker = Tracker(self._record)
 
@@ -89,13 +92,14 @@ class Float64Run:
             raise ModelError(f"the model cannot be run in float64: {_first_line(error)}") from error
 
     def __call__(self, feed: Mapping[str, Array], *, keep_values: bool = False) -> Evaluation:
-        """Evaluate one input: the exact outputs, the bound of each, and what each MYLINEAR node received.
+        """Evaluate one input: the exact outputs, the bound of each, and what each operator node received.
 
         Args:
             feed: by name, in the model's own dtypes.
             keep_values: whether to give all values of the main graph too, which takes memory for six times all of them.
 
-        Raises: ModelError for a node that nothing here can run; ContractError for shapes that MYLINEAR does not have.
+        Raises: ModelError for a node that nothing here can run; ContractError for shapes that break an operator's
+            contract.
         """
         self._calls = {}
         self._tracker.reset(self._show if keep_values else None)
@@ -142,31 +146,15 @@ class Float64Run:
     def _show(self, name: str, value: Any) -> None:
         self._shown[name] = value
 
-    def _record(
-        self,
-        node: onnx.NodeProto,
-        x: Array,
-        weight: Array | Stored,
-        bias: Array | Stored | None,
-        element_type: ElementType,
-    ) -> None:
-        path = self._paths.get(id(node)) or node.name or node.output[0]
+    def _record(self, kit: OperatorKit, node: onnx.NodeProto, call: Call) -> None:
+        path = self._paths.get(id(node), call.label)
         calls = self._calls.setdefault(path, [])
         del calls[MAX_CALLS - 1 :]
-        calls.append(LinearCall(path, thinned_rows(x), weight, bias, element_type))
+        calls.append(replace(thinned(kit, call), label=path))
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def thinned_rows(x: Array, most: int = MAX_ROWS) -> Array:
-    """Return at most so many rows of x, evenly spaced; x itself where it has no more."""
-    if not x.size or x.size // x.shape[-1] <= most:
-        return x
-    rows: Array = x.reshape(-1, x.shape[-1])
-    kept: Array = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
-    return kept
 
 
 @dataclass

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from ort_ops.models.nodes import domain_version
+from ort_ops.models.nodes import domain_version, types_by_operator
+from ort_ops.opdef import registry
 from ort_ops.opdef.onnx_objects import make_function
-from ort_ops.operators.mylinear.contract import MYLINEAR
 
 _NARROW = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 FLOATS = _NARROW | {TensorProto.DOUBLE}
@@ -36,15 +36,14 @@ def widen_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which every floating-point tensor is float64: stored ones, attributes, and declared types.
 
     In bodies and model-local functions too, also where a function passes an element type or a number on from its
-    call. The definition of MYLINEAR becomes that for float64. Some operators, such as Resize, take float32 only:
-    evaluators that check types refuse the copy of a model that has them. As onnx's own evaluator wants it, functions
-    come after those that they call, and calls say what a function has defaults for.
+    call. The definition of a registered operator becomes that for float64, where it has one. Some operators, such as
+    Resize, take float32 only: evaluators that check types refuse the copy of a model that has them. As onnx's own
+    evaluator wants it, functions come after those that they call, and calls say what a function has defaults for.
     """
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    for index, function in enumerate(wide.functions):
-        if (function.domain, function.name) == (MYLINEAR.domain, MYLINEAR.name):
-            wide.functions[index].CopyFrom(make_function(MYLINEAR, domain_version(function, ""), ["float64"]))
+    for function in wide.functions:
+        _widen_definition(model, function)
     _write_defaults(wide)
     _order_functions(wide)
     widener = _Widener(_passed_dtypes(wide))
@@ -52,6 +51,21 @@ def widen_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     for function in wide.functions:
         widener.widen_function(function)
     return wide
+
+
+def _widen_definition(model: onnx.ModelProto, function: onnx.FunctionProto) -> None:
+    """Replace the definition of a registered operator by that for float64, where the operator takes float64."""
+    kit = registry.find(function.domain, function.name, domain_version(model, function.domain) or None)
+    if kit is None or kit.operator.make_body is None:
+        return
+    operator = kit.operator
+    floating = [v for v in operator.variables if any(t.is_floating for t in v.element_types)]
+    if not all("float64" in variable.dtypes for variable in floating):
+        return
+    types = {variable.name: {"float64"} for variable in floating}
+    if len(floating) < len(operator.variables):
+        types = types_by_operator(model).get(operator.key, {}) | types
+    function.CopyFrom(make_function(operator, domain_version(function, ""), types))
 
 
 def _key(function: onnx.FunctionProto) -> FunctionKey:

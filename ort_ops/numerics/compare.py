@@ -1,8 +1,14 @@
-"""The one comparator: a result beside the exact one. NaN and infinities first, then |got - exact| <= bound."""
+"""The one comparator: a result beside the exact one. NaN and infinities first, then |got - exact| <= bound.
+
+There are two kinds of bound: derived element by element (`ort_ops.opdef.kit.OperatorKit.bound`), and derived for a
+whole graph (`ort_ops.analysis.float64_run`). What has no rounding error is compared bit by bit.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -10,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.numerics.bound import Bound
+from ort_ops.numerics.faults import Failure, Fault, WrongCount, WrongShape, WrongType, WrongValues
 from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 
 
 class Verdict(Enum):
-    """What a comparison found; only `OK` says that the result is right."""
+    """What a comparison found, from right to wrong; only `OK` says that the result is right."""
 
     OK = "ok"
     UNDECIDED = "undecided"
@@ -24,6 +31,11 @@ class Verdict(Enum):
     UNBOUNDED = "unbounded"
     """Some values have no bound, or one as large as the values themselves, and so any value would do."""
     VIOLATED = "violated"
+
+    @property
+    def rank(self) -> int:
+        """How bad it is; 0 for `OK`."""
+        return list(Verdict).index(self)
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Comparison:
         max_error: largest absolute error where both are finite and bounded; 0 for no elements.
         max_in_bounds: largest error in units of its bound; at most 1 for a right kernel. Infinite where NaN or
             infinity stand in the wrong place. Values that are undecided or unbounded do not count.
-        complaint: what is wrong and where; None if nothing is.
+        fault: what is wrong and where; None if nothing is.
         num_values: all of them.
         num_undecided: that were not compared, because rounding errors may turn a decision before them.
         num_unbounded: for which nothing but NaN would have been wrong, or not even that where the contract allows it.
@@ -42,20 +54,30 @@ class Comparison:
 
     max_error: float
     max_in_bounds: float
-    complaint: str | None
+    fault: Fault | None
     num_values: int = 0
     num_undecided: int = 0
     num_unbounded: int = 0
 
     @property
+    def complaint(self) -> str | None:
+        """The fault in words; None if nothing is wrong."""
+        return None if self.fault is None else str(self.fault)
+
+    @property
     def is_within_bound(self) -> bool:
         """Whether nothing is wrong; `verdict` says whether anything was proved."""
-        return self.complaint is None
+        return self.fault is None
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether any value was compared, or there are none."""
+        return not self.num_values or self.num_unbounded + self.num_undecided < self.num_values
 
     @property
     def verdict(self) -> Verdict:
         """The worst that is true of any value."""
-        if self.complaint is not None:
+        if self.fault is not None:
             return Verdict.VIOLATED
         if self.num_unbounded:
             return Verdict.UNBOUNDED
@@ -63,12 +85,24 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """The verdict in words: the complaint, or how many values are not proved."""
-        if self.complaint is not None or self.verdict is Verdict.OK:
-            return self.complaint or Verdict.OK.value
+        """The verdict in words: the fault, or how many values are not proved."""
+        if self.fault is not None:
+            return str(self.fault)
         counts = ((self.num_unbounded, Verdict.UNBOUNDED), (self.num_undecided, Verdict.UNDECIDED))
         parts = [f"{count} {verdict.value}" for count, verdict in counts if count]
+        if not parts:
+            return Verdict.OK.value
         return f"{' and '.join(parts)} of {self.num_values} values, no other is off"
+
+    @property
+    def distance(self) -> tuple[int, float]:
+        """How far off it is: the larger, the worse."""
+        return self.verdict.rank, self.max_in_bounds
+
+
+def failed(fault: Fault, num_values: int = 0) -> Comparison:
+    """Return the comparison of a result that is not there, or is none of the kind that it must be."""
+    return Comparison(math.inf, math.inf, fault, num_values)
 
 
 def compare(
@@ -89,8 +123,7 @@ def compare(
         undecided: where no value is wrong; None for nowhere.
     """
     if actual.shape != expected.shape:
-        shapes = f"the shape is {list(actual.shape)} instead of {list(expected.shape)}"
-        return Comparison(float("inf"), float("inf"), shapes, expected.size)
+        return failed(WrongShape(actual.shape, expected.shape), expected.size)
     with np.errstate(invalid="ignore"):  # of signalling NaN
         got = actual.astype(np.float64)
     skipped = np.zeros(got.shape, bool) if undecided is None else undecided
@@ -111,15 +144,82 @@ def compare(
         in_bounds = np.where(np.isnan(in_bounds), np.inf, in_bounds)
         is_wrong = ~(is_same | (finite & (error <= error_bound)))
         max_error = float(np.max(np.abs(got - expected), initial=0.0, where=finite & ~is_free & ~skipped))
-    complaint = None
+    fault = None
     if is_wrong.any():
-        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(is_wrong)), is_wrong.shape))
-        complaint = (
-            f"{int(is_wrong.sum())} of {is_wrong.size} values are off, the first at {list(index)}: "
-            f"got {got[index]:.9g} instead of {expected[index]:.9g}, allowed error {error_bound[index]:.3g}"
-        )
+        index = _first(is_wrong)
+        numbers = (float(np.broadcast_to(a, got.shape)[index]) for a in (got, expected, error_bound))
+        fault = WrongValues(int(is_wrong.sum()), is_wrong.size, index, *numbers)
     counts = (got.size, int(skipped.sum()), int(is_free.sum()))
-    return Comparison(max_error, float(np.max(in_bounds, initial=0.0)), complaint, *counts)
+    return Comparison(max_error, float(np.max(in_bounds, initial=0.0)), fault, *counts)
+
+
+def compare_exactly(actual: Array, expected: Array, undecided: NDArray[np.bool_] | None = None) -> Comparison:
+    """Compare what has no rounding errors: integers, booleans, text, and numbers that must be equal bit by bit.
+
+    NaN is equal to NaN, whatever its bits; 0 is not equal to -0.
+    """
+    return _compare_equal(actual, expected, undecided, None)
+
+
+def compare_output(
+    actual: Array, expected: Array, bound: Bound | None, element_type: ElementType, dtype: np.dtype[Any]
+) -> Comparison:
+    """Compare one output of an operator with its reference.
+
+    Args:
+        expected: of `OperatorKit.reference`: float64, or integers and booleans.
+        bound: of `OperatorKit.bound`; None where the output must be equal bit by bit.
+        element_type: of the output.
+        dtype: that the output must have.
+    """
+    if actual.dtype != dtype:
+        return failed(WrongType(actual.dtype.name, dtype.name), expected.size)
+    if bound is None:
+        with np.errstate(all="ignore"):
+            return compare_exactly(actual, expected.astype(dtype))
+    if element_type.is_floating:
+        return compare(actual, expected, bound, element_type)
+    return _compare_equal(actual, expected, None, bound.error)
+
+
+def worst_of(comparisons: Iterable[Comparison]) -> Comparison:
+    """Return the comparison that is furthest off, with the counts of all."""
+    found = list(comparisons)
+    worst = max(found, key=lambda c: (not c.is_within_bound, c.max_in_bounds))
+    counts = {name: sum(getattr(c, name) for c in found) for name in ("num_values", "num_undecided", "num_unbounded")}
+    largest = max(c.max_error for c in found)
+    return replace(worst, max_error=max(worst.max_error, largest), **counts)
+
+
+def _compare_equal(
+    actual: Array, expected: Array, undecided: NDArray[np.bool_] | None, allowed: Array | None
+) -> Comparison:
+    """Compare bit by bit; integers may be off by ``allowed`` where that is more than 0."""
+    if actual.shape != expected.shape:
+        return failed(WrongShape(actual.shape, expected.shape), expected.size)
+    skipped = np.zeros(expected.shape, bool) if undecided is None else undecided
+    is_wrong = (actual != expected) & ~skipped
+    if actual.dtype.kind not in "iubOSUT" and expected.dtype.kind not in "iubOSUT":
+        with np.errstate(invalid="ignore"):
+            is_nan = np.isnan(actual) & np.isnan(expected)
+            is_other_zero = np.signbit(actual) != np.signbit(expected)
+        is_wrong = (is_wrong | is_other_zero) & ~is_nan & ~skipped
+    unbounded = 0
+    if allowed is not None:
+        unbounded = int((np.isinf(allowed) & ~skipped).sum())
+        with np.errstate(all="ignore"):
+            distance = np.abs(actual.astype(np.longdouble) - expected.astype(np.longdouble))
+        is_wrong &= ~((allowed > 0) & (distance <= allowed))
+    fault, size = None, 0.0
+    if is_wrong.any():
+        index = _first(is_wrong)
+        fault = WrongValues(int(is_wrong.sum()), is_wrong.size, index, str(actual[index]), str(expected[index]))
+        size = math.inf
+    return Comparison(size, size, fault, expected.size, int(skipped.sum()), unbounded)
+
+
+def _first(is_wrong: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(is_wrong)), is_wrong.shape))
 
 
 def _is_overflow(got: Array, expected: Array, bound: Bound) -> NDArray[np.bool_]:
@@ -131,19 +231,15 @@ def _is_overflow(got: Array, expected: Array, bound: Bound) -> NDArray[np.bool_]
     return overflowed & ~np.isnan(expected)
 
 
-def compare_exactly(actual: Array, expected: Array, undecided: NDArray[np.bool_] | None = None) -> Comparison:
-    """Compare integers, booleans or text, which have no rounding errors."""
-    if actual.shape != expected.shape:
-        shapes = f"the shape is {list(actual.shape)} instead of {list(expected.shape)}"
-        return Comparison(float("inf"), float("inf"), shapes, expected.size)
-    skipped = np.zeros(expected.shape, bool) if undecided is None else undecided
-    is_wrong = (actual != expected) & ~skipped
-    complaint, distance = None, 0.0
-    if is_wrong.any():
-        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(is_wrong)), is_wrong.shape))
-        complaint = (
-            f"{int(is_wrong.sum())} of {is_wrong.size} values differ, the first at {list(index)}: "
-            f"got {actual[index]} instead of {expected[index]}"
-        )
-        distance = float("inf")
-    return Comparison(distance, distance, complaint, expected.size, int(skipped.sum()))
+__all__ = [
+    "Comparison",
+    "Failure",
+    "Fault",
+    "Verdict",
+    "WrongCount",
+    "compare",
+    "compare_exactly",
+    "compare_output",
+    "failed",
+    "worst_of",
+]

@@ -31,6 +31,7 @@ class OperatorKit:
         operator: the description.
         reference: call -> the exact results, one per output: float64 arrays, not rounded to the element type, and
             arrays of integers or booleans for outputs of such a type. All outputs, also those that the call lacks.
+            Floating-point inputs may come as float64 whatever ``call.types`` says: through a graph they are exact.
         bound: (call, arithmetic) -> how far a right kernel may be from each result; None for an output that must be
             equal bit by bit.
         samples: (random generator, element types) -> calls worth trying: usual ones, edges, zero sizes, absent optional
@@ -43,11 +44,21 @@ class OperatorKit:
             nothing.
         lowering: () -> an `ort_ops.rewrite.pattern.Lowering`, which puts standard operators in the place of a node,
             where other ones are better than the operator's body. None for the body.
+        rows: name of an input whose rows (along its last axis) are computed each by itself: every output has the same
+            leading dimensions, and no other input has them. A few rows of a large call then stand for all, and those of
+            several calls are bounded together. Empty for none.
+        error_sizes: call of float64 arrays -> each result as `reference` gives it, with the size of its rounding error,
+            or None for a result that has none; `ort_ops.analysis.float64.local_error` says what a size is. Sums of many
+            terms err far less than their bound, and the bound of a graph is as much sharper. None: the bound is taken.
+        may_overflow: call -> whether a partial sum may overflow, quickly and without fail; where it may not, `bound` is
+            not asked for where `error_sizes` is enough. None if that is not known.
         gradient: (call, gradients of the outputs) -> exact gradients of the inputs in float64, None for an input
             that has none. None where verification must use finite differences.
         inspection: (key, function of an `ort_ops.inspection.nodes.NodeInfo`): under this key, `mylinear inspect --json`
             also lists what the function returns for each node, a dataclass. For what scripts read already; None for
             none.
+        gradient_bound: the same arguments -> how far a right backward in the call's element types may be from each
+            exact gradient. With it verification compares the backward of the nodes' own type too.
         torch: ``module:attribute`` of the `TorchKit`, imported by `exporter` alone; empty for none.
     """
 
@@ -60,6 +71,10 @@ class OperatorKit:
     cuda_library: Callable[[], str] | None = None
     patterns: Callable[[], Sequence[Any]] | None = None
     lowering: Callable[[], Callable[..., Any]] | None = None
+    rows: str = ""
+    error_sizes: Callable[[Call], Sequence[tuple[Array, Array | None]]] | None = None
+    may_overflow: Callable[[Call], bool] | None = None
     gradient: Callable[[Call, Sequence[Array | None]], Sequence[Array | None]] | None = None
     inspection: tuple[str, Callable[[Any], Any]] | None = None
+    gradient_bound: Callable[[Call, Sequence[Array | None]], Sequence[Bound | None]] | None = None
     torch: str = ""

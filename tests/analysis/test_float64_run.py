@@ -18,18 +18,22 @@ from torch import Tensor, nn
 from exporter.operators.mylinear.module import MyLinear
 from exporter.to_onnx.agreement import ExportError, compare_with_torch
 from exporter.to_onnx.export import export
-from exporter.verification import backends as roads_of
+from exporter.verification.backends import base as backends
 from exporter.verification.verify import verify
-from ort_ops.analysis import float64_evaluator
 from ort_ops.analysis.evaluation import Value
-from ort_ops.analysis.float64_evaluator import Tracker
+from ort_ops.analysis.float64 import tracker
+from ort_ops.analysis.float64.local_error import _FROM_ONE, _FUNCTIONS, _GATED, local_error
+from ort_ops.analysis.float64.tracker import Tracker
 from ort_ops.analysis.float64_run import RUNS, Float64Run
-from ort_ops.analysis.local_error import _FROM_ONE, _FUNCTIONS, _GATED, local_error, sum_size
+from ort_ops.analysis.rows import with_input
 from ort_ops.errors import ModelError
 from ort_ops.models.nodes import attach_functions
+from ort_ops.numerics import sums
 from ort_ops.numerics.compare import Verdict
+from ort_ops.numerics.sums import sum_size
+from ort_ops.opdef.call import Call
+from ort_ops.opdef.kit import OperatorKit
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
-from ort_ops.operators.mylinear.reference import linear
 from ort_ops.session import InferenceSession
 
 Array = NDArray[Any]
@@ -204,14 +208,18 @@ def wrong_in_verify(path: Path, batch_size: int) -> None:
     (tensor,) = (t for t in model.graph.initializer if t.name == taken[len(taken) // 2])
     weight = numpy_helper.to_array(tensor)
 
-    def wrong(x: Array, given: Array, bias: Array | None) -> Array:
-        is_it = given.shape == weight.shape and np.array_equal(given, weight)
-        return linear(x, given * given.dtype.type(1.0001) if is_it else given, bias)
+    def wrong(kit: OperatorKit, call: Call) -> list[Array]:
+        given = call.array(1)
+        assert given is not None
+        if given.shape == weight.shape and np.array_equal(given, weight):
+            call = with_input(call, 1, given * given.dtype.type(1.0001))
+        return right(kit, call)
 
+    right = backends.reference_outputs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roads_of, "linear", wrong)
+        patch.setattr(backends, "reference_outputs", wrong)
         result = verify(path, batch_sizes=[batch_size], compile_backend=None, device="cpu")
-    (row,) = (r for r in result.rows if r.road == "reference" and r.inputs == f"batch {batch_size}")
+    (row,) = (r for r in result.rows if r.backend == "reference" and r.inputs == f"batch {batch_size}")
     assert row.comparison is not None
     assert row.comparison.verdict is Verdict.VIOLATED
 
@@ -263,7 +271,7 @@ def test_a_cast_to_float16_before_a_layer(tmp_path: Path) -> None:
     assert result.is_ok, result.table()
     rows_of = [row for row in result.rows if row.comparison is not None]
     assert {row.verdict for row in rows_of} == {"ok"}
-    assert {("reference", "edge values"), ("body", "edge values")} <= {(row.road, row.inputs) for row in rows_of}
+    assert {("reference", "edge values"), ("body", "edge values")} <= {(row.backend, row.inputs) for row in rows_of}
 
 
 @pytest.mark.parametrize(
@@ -457,11 +465,11 @@ def test_the_number_of_runs_is_small_and_constant(monkeypatch: pytest.MonkeyPatc
 
 def test_error_sizes_are_computed_once_and_no_more_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[Any] = []
-    monkeypatch.setattr(float64_evaluator, "sum_size", lambda *a: computed.append(a[0].shape) or sum_size(*a))
+    monkeypatch.setattr(sums, "sum_size", lambda *a: computed.append(a[0].shape) or sum_size(*a))
     model, x = chain(5, 8), rows(2, 8)
     kept = Float64Run(model)({"x": x}).outputs["y"].error
     assert len(computed) == 5
-    monkeypatch.setattr(float64_evaluator, "_SIZES_NBYTES", 2 * 8 * 8 * 2)
+    monkeypatch.setattr(tracker, "_SIZES_NBYTES", 2 * 8 * 8 * 2)
     computed.clear()
     anew = Float64Run(model)({"x": x}).outputs["y"].error
     assert len(computed) == 2 + 3 * len(RUNS)

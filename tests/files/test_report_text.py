@@ -8,8 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from exporter.verification.reasons import Unavailable
 from exporter.verification.report import to_junit, write_html
-from exporter.verification.verify import Row, Verification
+from exporter.verification.result import GraphNode, Verification
+from exporter.verification.row import Row
 from ort_ops.console.report_text import json_text
 
 NAME = "a\x00\x1b[31m<&\"'>\n\uffff\udcff"
@@ -18,8 +20,10 @@ SHOWN = "a\\x00\\x1b[31m<&\"'>\\n\\uffff\\udcff"
 
 @pytest.fixture
 def result() -> Verification:
-    row = Row(road=f"road {NAME}", inputs=f"batch {NAME}", comparison=None, reason=f"no kernel {NAME}")
-    return Verification(path=f"{NAME}.onnx", rows=[row], bound="a bound", nodes=[(NAME, "MYLINEAR", (), (NAME,))])
+    row = Row(f"backend {NAME}", f"batch {NAME}", None, Unavailable(f"no kernel {NAME}"))
+    return Verification(
+        path=f"{NAME}.onnx", rows=[row], bound="a bound", nodes=[GraphNode(NAME, "MYLINEAR", (), (NAME,))]
+    )
 
 
 def test_junit(result: Verification, monkeypatch: pytest.MonkeyPatch) -> None:

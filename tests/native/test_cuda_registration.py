@@ -24,7 +24,7 @@ import onnxruntime
 import pytest
 
 import ort_ops
-from exporter.verification.backends import find_roads
+from exporter.verification.backends.find import find_backends
 from exporter.verification.verify import VerificationError, verify
 from ort_ops.cli import main as cli
 from ort_ops.inspection import doctor
@@ -279,27 +279,27 @@ def _benchmark() -> Any:
 
 
 def test_verify_does_not_take_the_cpu_for_the_gpu(backend: Path, tmp_path: Path) -> None:
-    """Where onnxruntime says that it has CUDA and then cannot start it, its roads are not run, and say so."""
+    """Where onnxruntime says that it has CUDA and then cannot start it, its backends do not run, and say so."""
     path = tmp_path / "model.onnx"
     path.write_bytes(MODEL)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Specified provider", UserWarning)
-        roads = {road.name: road.reason for road in find_roads(onnx.load(path), path, None, None)}
+        reasons = {backend.name: backend.reason for backend in find_backends(onnx.load(path), path, None, None)}
     for name in ("cuda", "body[cuda]"):
-        assert "could not start its CUDA provider" in str(roads[name])
-    assert roads["body"] is None
+        assert "could not start its CUDA provider" in str(reasons[name])
+    assert reasons["body"] is None
 
 
 def test_verify_can_insist_on_the_gpu_or_leave_it_out(backend: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(MODEL)
-    names = {road.name for road in find_roads(onnx.load(path), path, None, None, "cpu")}
+    names = {backend.name for backend in find_backends(onnx.load(path), path, None, None, "cpu")}
     assert {"cpp", "body"} <= {name.partition("[")[0] for name in names}
     assert not {"cuda", "body[cuda]"} & names
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Specified provider", UserWarning)
         with pytest.raises(ort_ops.KernelError, match="the cuda kernel cannot run: onnxruntime could not start"):
-            find_roads(onnx.load(path), path, None, None, "cuda")
+            find_backends(onnx.load(path), path, None, None, "cuda")
 
 
 def test_verify_says_what_the_gpu_lacks(

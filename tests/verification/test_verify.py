@@ -18,12 +18,15 @@ from onnx.reference.op_run import OpRun
 from torch import nn
 
 from exporter.operators.mylinear import autograd, functional
+from exporter.operators.mylinear.gradient_checks import NN_LINEAR
 from exporter.operators.mylinear.module import MyLinear
 from exporter.to_onnx.export import export
-from exporter.verification import backends as roads_of
-from exporter.verification import nodes as verification_nodes
+from exporter.verification.backends import base as backends
+from exporter.verification.backends import session as session_backends
+from exporter.verification.nodes import alone as node_alone
+from exporter.verification.nodes import run as verification_nodes
 from exporter.verification.report import to_junit, write_html
-from exporter.verification.verify import FINITE_DIFFERENCES, NN_LINEAR, ParityError, Verification, verify
+from exporter.verification.verify import FINITE_DIFFERENCES, ParityError, Verification, verify
 from ort_ops import session
 from ort_ops.analysis import evaluator, float64_run
 from ort_ops.cli import main as cli
@@ -32,8 +35,10 @@ from ort_ops.kernels import extensions as pyop
 from ort_ops.models.nodes import attach_functions
 from ort_ops.native import library as native
 from ort_ops.numerics.statistics import histogram, max_ulp
+from ort_ops.opdef.call import Call
+from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.operator import ContractError
-from ort_ops.operators.mylinear import reference
+from ort_ops.operators.mylinear import error_bound
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 from ort_ops.operators.mylinear.error_bound import linear_bound
 from tests.cases import numpy_dtype
@@ -48,14 +53,14 @@ def mlp(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-def roads(result: Verification) -> dict[str, str]:
-    return {row.road: row.verdict for row in result.worst_rows()}
+def verdicts_of(result: Verification) -> dict[str, str]:
+    return {row.backend: row.verdict for row in result.worst_rows()}
 
 
-def test_every_road_of_a_deep_model_stays_within_its_bound(mlp: Path) -> None:
+def test_every_backend_of_a_deep_model_stays_within_its_bound(mlp: Path) -> None:
     result = verify(mlp)
     assert result.is_ok, result.table()
-    assert {"torch eager", "reference", "python", "body"} <= set(roads(result))
+    assert {"torch eager", "reference", "python", "body"} <= set(verdicts_of(result))
     assert {row.inputs for row in result.rows} >= {
         "batch 1",
         "batch 2",
@@ -64,7 +69,7 @@ def test_every_road_of_a_deep_model_stays_within_its_bound(mlp: Path) -> None:
         "edge values",
         "each node alone",
     }
-    assert set(roads(result).values()) == {"ok"}
+    assert set(verdicts_of(result).values()) == {"ok"}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -74,8 +79,8 @@ def test_every_dtype(dtype: str, tmp_path: Path) -> None:
     onnx.save(make_linear_model(["batch", 9], weight, weight[:, 0]), tmp_path / "model.onnx")
     result = verify(tmp_path / "model.onnx")
     assert result.is_ok, result.table()
-    assert roads(result)["python"] == "ok"
-    assert roads(result)["body"] == "ok"
+    assert verdicts_of(result)["python"] == "ok"
+    assert verdicts_of(result)["body"] == "ok"
 
 
 def test_a_wrong_python_kernel_is_found(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +91,7 @@ def test_a_wrong_python_kernel_is_found(mlp: Path, monkeypatch: pytest.MonkeyPat
         return result * np.float32(1.00001) if a.dtype == np.float32 and a.shape[-1] == 16 else result
 
     monkeypatch.setattr(np, "matmul", wrong_in_the_kernel)
-    verdicts = roads(verify(mlp))
+    verdicts = verdicts_of(verify(mlp))
     assert "values are off" in verdicts["python"]
     assert verdicts["body"] == "ok"
 
@@ -94,7 +99,7 @@ def test_a_wrong_python_kernel_is_found(mlp: Path, monkeypatch: pytest.MonkeyPat
 def test_a_wrong_torch_operator_is_found(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = functional._fast_apply
     monkeypatch.setattr(functional, "_fast_apply", lambda *a: apply(*a) + 1e-4)
-    verdicts = roads(verify(mlp))
+    verdicts = verdicts_of(verify(mlp))
     assert "values are off" in verdicts["torch eager"]
     assert verdicts["python"] == "ok"
 
@@ -104,7 +109,7 @@ def test_a_wrong_function_body_is_found(mlp: Path) -> None:
     (function,) = model.functions
     function.node[-1].op_type = "Sub"
     onnx.save(model, mlp)
-    verdicts = roads(verify(mlp))
+    verdicts = verdicts_of(verify(mlp))
     assert "values are off" in verdicts["body"]
     assert verdicts["python"] == "ok"
 
@@ -114,7 +119,7 @@ def test_a_kernel_that_swallows_nan_is_found(mlp: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         np, "matmul", lambda a, b: matmul(np.nan_to_num(a), b) if a.dtype == np.float32 else matmul(a, b)
     )
-    assert "values are off" in roads(verify(mlp))["python"]
+    assert "values are off" in verdicts_of(verify(mlp))["python"]
 
 
 def test_a_kernel_that_is_missing_is_reported_with_its_reason(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +127,7 @@ def test_a_kernel_that_is_missing_is_reported_with_its_reason(mlp: Path, monkeyp
     monkeypatch.setattr(pyop, "_PACKAGE", "no_such_package")
     result = verify(mlp)
     assert result.is_ok
-    assert roads(result)["python"].startswith("not run: onnxruntime-extensions is not installed")
+    assert verdicts_of(result)["python"].startswith("not run: onnxruntime-extensions is not installed")
 
 
 def test_progress_is_reported(mlp: Path) -> None:
@@ -169,14 +174,28 @@ def test_a_graph_with_other_operators_is_compared_with_float64(tmp_path: Path) -
     export(model, torch.rand(2, 3), tmp_path / "model.onnx", engine="torchscript")
     result = verify(tmp_path / "model.onnx", batch_sizes=[1, 7])
     assert result.is_ok, result.table()
-    body = [row.inputs for row in result.rows if row.road == "body"]
+    body = [row.inputs for row in result.rows if row.backend == "body"]
     assert body == ["batch 1", "batch 7", "each node alone", "each node alone, edge values"]
     spoiled = onnx.load(tmp_path / "model.onnx")
     spoiled.functions[0].node[-1].op_type = "Sub"
     onnx.save(spoiled, tmp_path / "model.onnx")
     wrong = verify(tmp_path / "model.onnx", batch_sizes=[2])
-    assert "first at node '/0/MYLINEAR' (MYLINEAR)" in roads(wrong)["body"] or "at node" in roads(wrong)["body"]
-    assert roads(wrong)["reference"] == "ok"
+    assert (
+        "first at node '/0/MYLINEAR' (MYLINEAR)" in verdicts_of(wrong)["body"]
+        or "at node" in verdicts_of(wrong)["body"]
+    )
+    assert verdicts_of(wrong)["reference"] == "ok"
+
+
+def wrong_for(weight: np.ndarray, factor: np.float32) -> Any:
+    """The reference's outputs, but for the node with this weight."""
+    right = backends.reference_outputs
+
+    def wrong(kit: OperatorKit, call: Call) -> list[np.ndarray]:
+        is_it = np.array_equal(call.array(1), weight)  # type: ignore[arg-type]
+        return [output * factor if is_it else output for output in right(kit, call)]
+
+    return wrong
 
 
 def in_bodies(path: Path) -> Path:
@@ -234,14 +253,8 @@ def test_nodes_of_bodies_and_functions_are_run_alone_too(tmp_path: Path, monkeyp
         "inner in function 'Layer'",
     ]
     else_weight = numpy_helper.to_array(onnx.load(path).graph.initializer[2])
-    right = reference.linear
-
-    def wrong_in_the_else_branch(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        factor = np.float32(1.001) if np.array_equal(weight, else_weight) else np.float32(1)
-        return right(x, weight, bias) * factor
-
-    monkeypatch.setattr(roads_of, "linear", wrong_in_the_else_branch)
-    rows = {row.inputs: row for row in verify(path, compile_backend=None).rows if row.road == "reference"}
+    monkeypatch.setattr(backends, "reference_outputs", wrong_for(else_weight, np.float32(1.001)))
+    rows = {row.inputs: row for row in verify(path, compile_backend=None).rows if row.backend == "reference"}
     assert rows["each node alone"].diverges_at == "at node 'linear in else_branch of If 'choice''"
     (wrong,) = {row.diverges_at for label, row in rows.items() if label.startswith("batch")} - {""}
     assert wrong == "first at node 'choice' (If), in it at node 'linear in else_branch of If 'choice''"
@@ -272,9 +285,7 @@ def test_parity_never_holds_while_a_node_went_untested(
     command = ["verify", str(path), "--compile", "none", "--batch-size", "2"]
     assert cli.main(command) == 1
     told = capsys.readouterr().out.splitlines()
-    assert told[-1] == (
-        "parity is NOT PROVED: 1 of 4 MYLINEAR nodes went untested (the other 3 are within their bounds)"
-    )
+    assert told[-1] == ("parity is NOT PROVED: 1 of 4 nodes went untested (the other 3 are within their bounds)")
     assert any(line.startswith("untested: node 'inner in function 'Layer''") for line in told)
     assert cli.main([*command, "--allow-untested"]) == 0
     assert "parity holds" not in capsys.readouterr().out
@@ -293,13 +304,7 @@ def test_a_node_that_no_input_reaches_runs_on_drawn_numbers(tmp_path: Path, monk
         "reached it"
     )
     then_weight = numpy_helper.to_array(model.graph.initializer[1])
-    right = reference.linear
-
-    def wrong_in_the_then_branch(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        factor = np.float32(1.001) if np.array_equal(weight, then_weight) else np.float32(1)
-        return right(x, weight, bias) * factor
-
-    monkeypatch.setattr(roads_of, "linear", wrong_in_the_then_branch)
+    monkeypatch.setattr(backends, "reference_outputs", wrong_for(then_weight, np.float32(1.001)))
     with pytest.raises(ParityError, match="at node 'linear in then_branch of If 'choice''"):
         verify(path, compile_backend=None, batch_sizes=[2]).check()
 
@@ -314,8 +319,8 @@ def test_an_operator_that_the_evaluator_cannot_run_is_a_reason(mlp: Path, monkey
     monkeypatch.setattr(evaluator, "Gelu", Tanh)
     result = verify(mlp, batch_sizes=[2])
     reason = "not run: onnx's reference evaluator cannot take the model: Tanh of these sizes is beyond me"
-    assert [row.verdict for row in result.rows if row.road == "reference"] == [reason, "ok", "ok"]
-    assert roads(result)["body"] == "ok"
+    assert [row.verdict for row in result.rows if row.backend == "reference"] == [reason, "ok", "ok"]
+    assert verdicts_of(result)["body"] == "ok"
     with monkeypatch.context() as patch:
         patch.setattr(evaluator, "Gelu", evaluator.Erf)
         patch.setattr(functional, "_fast_apply", lambda *a: 1 / 0)
@@ -330,12 +335,12 @@ def test_a_model_that_onnxruntime_has_no_kernels_for_runs_node_by_node(tmp_path:
     onnx.save(model, tmp_path / "m.onnx")
     result = verify(tmp_path / "m.onnx", batch_sizes=[2], compile_backend=None)
     assert result.is_ok, result.table()
-    body = {row.inputs: row.verdict for row in result.rows if row.road == "body"}
+    body = {row.inputs: row.verdict for row in result.rows if row.backend == "body"}
     assert body["each node alone"] == "ok"
     assert set(body) == {"the whole model", "each node alone", "each node alone, edge values"}
     assert body["the whole model"].startswith("not run: onnxruntime cannot run the model: [ONNXRuntimeError] : 9")
     assert "Relu" in body["the whole model"]
-    assert {row.verdict for row in result.rows if row.road in ("reference", "torch eager")} == {"ok"}
+    assert {row.verdict for row in result.rows if row.backend in ("reference", "torch eager")} == {"ok"}
 
 
 def test_one_session_serves_a_node_on_every_input(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,16 +348,16 @@ def test_one_session_serves_a_node_on_every_input(mlp: Path, monkeypatch: pytest
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     most: list[int] = []
 
-    class Counted(roads_of.InferenceSession):
+    class Counted(session_backends.InferenceSession):
         def __init__(self, source: Any, *arguments: Any, **options: Any) -> None:
             super().__init__(source, *arguments, **options)
             alive.add(self)
             opened.append(source)
             most.append(len(alive))
 
-    monkeypatch.setattr(roads_of, "InferenceSession", Counted)
+    monkeypatch.setattr(session_backends, "InferenceSession", Counted)
     result = verify(mlp, batch_sizes=[1, 2, 3], compile_backend=None)
-    by_sessions = {row.road for row in result.rows} - {"torch eager", "reference"}
+    by_sessions = {row.backend for row in result.rows} - {"torch eager", "reference"}
     assert sum(isinstance(source, bytes) for source in opened) == 3 * len(by_sessions)
     assert sum(source == mlp for source in opened) == 1 + len(by_sessions), "one to see what inputs suit the model"
     assert max(most[: 1 + len(by_sessions)]) == 1, "a session of the whole model ends before the next opens"
@@ -364,10 +369,8 @@ def test_a_node_is_bounded_for_all_inputs_at_once_where_they_fit(
     together: int, mlp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounded: list[int] = []
-    monkeypatch.setattr(verification_nodes, "_TOGETHER", together)
-    monkeypatch.setattr(
-        verification_nodes, "linear_bound", lambda *a, **k: bounded.append(len(a[0])) or linear_bound(*a, **k)
-    )
+    monkeypatch.setattr(node_alone, "TOGETHER", together)
+    monkeypatch.setattr(error_bound, "linear_bound", lambda *a, **k: bounded.append(len(a[0])) or linear_bound(*a, **k))
     result = verify(mlp, batch_sizes=[2, 5], compile_backend=None)
     assert result.is_ok
     assert len(bounded) == result.num_nodes * (1 if together > 1 else 3)
@@ -376,8 +379,8 @@ def test_a_node_is_bounded_for_all_inputs_at_once_where_they_fit(
 
 def test_large_inputs_are_thinned_for_the_nodes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    compare = verification_nodes.compare
-    monkeypatch.setattr(verification_nodes, "compare", lambda got, *a: seen.append(len(got)) or compare(got, *a))
+    compare = verification_nodes.compare_output
+    monkeypatch.setattr(verification_nodes, "compare_output", lambda got, *a: seen.append(len(got)) or compare(got, *a))
     model = make_linear_model(["batch", "sequence", 3], np.ones((2, 3), np.float32), None)
     onnx.save(model, tmp_path / "m.onnx")
     assert verify(tmp_path / "m.onnx", batch_sizes=[32], compile_backend=None).is_ok
@@ -389,7 +392,7 @@ def test_sizes_are_smaller_where_they_multiply(tmp_path: Path) -> None:
     for num_dynamic, path in paths.items():
         model = make_linear_model([f"d{i}" for i in range(num_dynamic)] + [3], np.ones((2, 3), np.float32), None)
         onnx.save(model, path)
-        last = [row.inputs for row in verify(path, compile_backend=None).rows if row.road == "body"][3]
+        last = [row.inputs for row in verify(path, compile_backend=None).rows if row.backend == "body"][3]
         assert last == {1: "batch 64", 2: "batch 32"}[num_dynamic]
     assert (
         cli.main(["verify", str(paths[2]), "--compile", "none", "--batch-size", "3", "--json", str(tmp_path / "j")])
@@ -404,24 +407,24 @@ def test_sizes_below_nothing_are_refused(mlp: Path) -> None:
         verify(mlp, batch_sizes=[2, -1])
 
 
-def test_every_instruction_set_is_a_road_of_its_own(mlp: Path) -> None:
-    names = set(roads(verify(mlp, batch_sizes=[3])))
+def test_every_instruction_set_is_a_backend_of_its_own(mlp: Path) -> None:
+    names = set(verdicts_of(verify(mlp, batch_sizes=[3])))
     usable = native.status().usable_isas
     assert {f"cpp[{isa}]" for isa in usable} <= names
     assert ("cpp" in names) is not bool(usable)
 
 
-def test_other_dtypes_run_node_by_node_where_the_road_serves_them(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_dtypes_run_node_by_node_where_they_are_served(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = verify(mlp, batch_sizes=[2], dtypes=["float64", "bfloat16"], compile_backend=None)
     assert result.is_ok, result.table()
-    labels = {(row.road, row.inputs) for row in result.rows}
+    labels = {(row.backend, row.inputs) for row in result.rows}
     assert ("body", "each node alone, in bfloat16") in labels
     assert ("python", "each node alone, in float64") in labels
     assert ("python", "each node alone, in bfloat16") in labels
-    assert not any(road.startswith("torch.compile") for road, _ in labels)
+    assert not any(backend.startswith("torch.compile") for backend, _ in labels)
     monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/library.so")  # then Python kernels have two dtypes
     result = verify(mlp, batch_sizes=[2], dtypes=["float64", "bfloat16"], compile_backend=None)
-    labels = {(row.road, row.inputs) for row in result.rows}
+    labels = {(row.backend, row.inputs) for row in result.rows}
     assert ("python", "each node alone, in float64") in labels
     assert ("python", "each node alone, in bfloat16") not in labels
 
@@ -436,7 +439,7 @@ def test_the_first_node_that_diverges_is_named(mlp: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(np, "matmul", wrong_in_the_second)
     result = verify(mlp, batch_sizes=[7])
-    (row,) = [row for row in result.rows if row.road == "python" and row.inputs == "batch 7"]
+    (row,) = [row for row in result.rows if row.backend == "python" and row.inputs == "batch 7"]
     assert row.diverges_at == "first at node '/2/MYLINEAR' (MYLINEAR)"
     assert row.diverges_at in row.verdict
     with pytest.raises(ParityError, match=r"python, batch 7: .* first at node '/2/MYLINEAR'"):
@@ -463,7 +466,7 @@ def test_the_result_as_json_junit_and_html(mlp: Path, tmp_path: Path) -> None:
     result = verify(mlp, batch_sizes=[2])
     data = json.loads(result.to_json())
     assert data["is_ok"] is False
-    assert {"road", "inputs", "comparison", "ulp", "histogram", "verdict"} <= set(data["rows"][0])
+    assert {"backend", "road", "inputs", "comparison", "ulp", "histogram", "verdict"} <= set(data["rows"][0])
     suite = ElementTree.fromstring(to_junit(result))
     assert int(suite.attrib["tests"]) == len(result.rows)
     failures = [case for case in suite.iter("testcase") if case.find("failure") is not None]

@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.verification import backends as roads_of
+from exporter.verification.backends import session as session_backends
 from exporter.verification.plan import Plan
-from exporter.verification.result import Part, Row
+from exporter.verification.row import Part, Row
 from exporter.verification.verify import Verification, verify
 from ort_ops.cli import main as cli
 from ort_ops.models.nodes import attach_functions
 from ort_ops.numerics.compare import Comparison
+from ort_ops.numerics.faults import WrongValues
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
 RNG = np.random.default_rng(0)
@@ -133,14 +134,14 @@ def test_real_inputs_run_the_whole_model(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_backend_that_fails_on_an_input_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = embedding(tmp_path / "m.onnx")
-    run = roads_of.InferenceSession.run
+    run = session_backends.InferenceSession.run
 
     def fails_on_seven(session: Any, names: Any, feed: Any) -> Any:
         if session.kernel == "python" and len(feed.get("ids", ())) == 7:
             raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : no sevens")
         return run(session, names, feed)
 
-    monkeypatch.setattr(roads_of.InferenceSession, "run", fails_on_seven)
+    monkeypatch.setattr(session_backends.InferenceSession, "run", fails_on_seven)
     result = verify(path, batch_sizes=[2, 7], compile_backend=None)
     wrong = {(row.inputs, row.verdict) for row in result.rows if row.is_violated}
     assert wrong == {("batch 7", "onnxruntime fails: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : no sevens")}
@@ -168,7 +169,8 @@ def test_the_summary_has_a_row_for_each_backend_and_dtype(tmp_path: Path, capsys
 
 
 def test_infinities_are_told_in_words() -> None:
-    wrong = Comparison(float("inf"), float("inf"), "1 of 2 values are off, the first at [0]: got nan instead of 1", 2)
+    fault = WrongValues(1, 2, (0,), float("nan"), 1.0, 1e-3)
+    wrong = Comparison(float("inf"), float("inf"), fault, 2)
     rows = [
         Row("cpp", "batch 1", wrong, dtype="float32"),
         Row("cpp", "edge values", Comparison(1e30, 0.5, None, 2), dtype="float32", is_edge=True),
@@ -177,9 +179,10 @@ def test_infinities_are_told_in_words() -> None:
     result = Verification(rows, num_nodes=1)
     _, cells = result.summary()
     assert cells == [
-        ["cpp", "float32", "-", "-", "1 of 2 values are off, the first at [0]: got nan instead of 1"],
+        ["cpp", "float32", "-", "-", str(fault)],
         ["body", "float32", "0", "0.000", "3 unbounded of 4 values, no other is off"],
     ]
+    assert str(fault).startswith("1 of 2 values are off, the first at [0]: got nan instead of 1")
     assert result.edge_rows() == rows[1:2]
     unbounded = Verification(rows[2:], num_nodes=1)
     assert unbounded.conclusion().startswith("parity holds for each node alone; the whole model was compared in 0 of 1")
@@ -202,16 +205,16 @@ def test_the_time_left_is_told_from_the_costs() -> None:
 def test_a_kernel_that_fails_on_every_input_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no input's fault, for other kernels run."""
     path = embedding(tmp_path / "m.onnx")
-    run = roads_of.InferenceSession.run
+    run = session_backends.InferenceSession.run
 
     def fails_in_the_body(session: Any, names: Any, feed: Any) -> Any:
         if session.kernel == "body" and "ids" in feed:
             raise RuntimeError("Non-zero status code returned while running Add node")
         return run(session, names, feed)
 
-    monkeypatch.setattr(roads_of.InferenceSession, "run", fails_in_the_body)
+    monkeypatch.setattr(session_backends.InferenceSession, "run", fails_in_the_body)
     result = verify(path, batch_sizes=[2], compile_backend=None)
-    assert {row.road for row in result.rows if row.is_violated} == {"body"}
+    assert {row.backend for row in result.rows if row.is_violated} == {"body"}
     assert not result.notes
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from exporter.operators.mylinear import gradient_checks
 from exporter.operators.mylinear.autograd import AUTOGRAD_NODE_NAMES
 from exporter.operators.mylinear.functional import linear
 from exporter.operators.mylinear.library_op import OP
@@ -37,4 +38,5 @@ KIT = TorchKit(
     autograd_nodes=AUTOGRAD_NODE_NAMES,
     examples=_examples,
     network=_network,
+    gradient_checks=gradient_checks.gradient_checks,
 )

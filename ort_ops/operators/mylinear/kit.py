@@ -34,6 +34,28 @@ def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
     return [linear_bound(x, weight, bias, call.element_type, arithmetic=arithmetic)]
 
 
+def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:
+    from ort_ops.numerics.sums import sum_size
+
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    return [sum_size(x, weight.T, call.element_type, bias)]
+
+
+def _may_overflow(call: Call) -> bool:
+    """Return whether the largest numbers would let a partial sum overflow, if they came together."""
+    from ort_ops.numerics.sums import largest_finite
+    from ort_ops.opdef.element_types import ELEMENT_TYPES
+
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    largest = ELEMENT_TYPES[call.element_type.accumulator].largest
+    bias_size = 0.0 if bias is None else largest_finite(bias)
+    return bool((x.shape[-1] + 1) * 2 * largest_finite(x) * largest_finite(weight) + bias_size >= largest / 2)
+
+
 def _samples(generator: np.random.Generator, types: Mapping[str, ElementType]) -> Iterable[Call]:
     from ort_ops.operators.mylinear.samples import draw_calls
 
@@ -87,5 +109,8 @@ KIT = OperatorKit(
     patterns=_patterns,
     lowering=_lowering,
     inspection=("linear", _describe),
+    rows="X",
+    error_sizes=_error_sizes,
+    may_overflow=_may_overflow,
     torch="exporter.operators.mylinear.kit:KIT",
 )

@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-def largest_finite(values: NDArray[Any]) -> float:
-    """Return the size of the largest finite number; 0 for none."""
-    if not values.size:
-        return 0.0
-    largest = max(float(values.max()), -float(values.min()))  # no copy of a large array; NaN propagates
-    if np.isfinite(largest):
-        return largest
-    return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+from ort_ops.numerics.sums import largest_finite
 
 
 def linear_scaled(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> tuple[NDArray[np.float64], int]:

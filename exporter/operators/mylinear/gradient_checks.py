@@ -1,4 +1,4 @@
-"""Is torch's backward right at the nodes of a model: against finite differences, and against ``torch.nn.Linear``?"""
+"""Check MYLINEAR's backward: by finite differences, and against ``torch.nn.Linear``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,49 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx import helper
 from torch import Tensor
 
 from exporter.operators.mylinear import functional
+from exporter.torch_ops.kit import GradientCheck
 from exporter.torch_ops.tensors import from_numpy, to_numpy
-from ort_ops.analysis.evaluation import LinearCall
 from ort_ops.numerics.bound import gamma
 from ort_ops.numerics.compare import Comparison, compare
+from ort_ops.opdef.call import Call
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 
 Array = NDArray[Any]
+FINITE_DIFFERENCES = "gradients, finite differences in float64"
+NN_LINEAR = "gradients, nn.Linear"
 _DIRECTIONS = 3
+_MOST_WEIGHTS = 2**20  # of a node: its first features
 
 
-def against_finite_differences(call: LinearCall, rng: np.random.Generator) -> Comparison:
+def gradient_checks() -> tuple[GradientCheck, ...]:
+    """Return the checks, for the `TorchKit`."""
+    return (
+        GradientCheck(FINITE_DIFFERENCES, against_finite_differences, "float64"),
+        GradientCheck(NN_LINEAR, against_linear),
+    )
+
+
+def _first_features(call: Call) -> tuple[Array, Array, Array | None]:
+    """Return x, and weight and bias of the first features, as many as are worth the time."""
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    rows = max(1, _MOST_WEIGHTS // max(1, weight.shape[1]))
+    return x, weight[:rows], None if bias is None else bias[:rows]
+
+
+def against_finite_differences(call: Call, rng: np.random.Generator) -> Comparison:
     """Compare directional derivatives in float64; the function is linear in each argument, so a step of 1 is exact."""
-    x, weight = np.nan_to_num(call.x, posinf=1, neginf=-1), call.weight.astype(np.float64)
+    x, weight, bias = _first_features(call)
+    x, weight = np.nan_to_num(x.astype(np.float64), posinf=1, neginf=-1), weight.astype(np.float64)
     arguments = [from_numpy(np.clip(x, -1e3, 1e3)), from_numpy(weight)]
-    arguments += [] if call.bias is None else [from_numpy(call.bias.astype(np.float64))]
+    arguments += [] if bias is None else [from_numpy(bias.astype(np.float64))]
     leaves = [argument.requires_grad_() for argument in arguments]
     y = _linear(leaves)
     seed = torch.from_numpy(rng.standard_normal(tuple(y.shape)))
@@ -48,8 +71,13 @@ def against_finite_differences(call: LinearCall, rng: np.random.Generator) -> Co
     return compare(np.array(got), np.array(expected), np.array(allowed), element_type)
 
 
-def against_linear(call: LinearCall, x: Array, weight: Array, bias: Array | None, rng: Any) -> Comparison:
+def against_linear(call: Call, rng: np.random.Generator) -> Comparison:
     """Compare the gradients with those of ``torch.nn.functional.linear``, each allowed its own derived bound."""
+    x, weight, bias = _first_features(call)
+    with np.errstate(all="ignore"):
+        dtype = helper.tensor_dtype_to_np_dtype(call.element_type.onnx_type)
+        x, weight = x.astype(dtype), weight.astype(dtype)
+        bias = None if bias is None else bias.astype(dtype)
     x = np.where(np.isfinite(x.astype(np.float64)), x, 1).astype(x.dtype)
     x = np.clip(x.astype(np.float64), -1e2, 1e2).astype(x.dtype)
     rows = x.reshape(-1, x.shape[-1])
@@ -57,7 +85,7 @@ def against_linear(call: LinearCall, x: Array, weight: Array, bias: Array | None
     ours, theirs = (_gradients(f, rows, weight, bias, seed) for f in (functional.linear, torch.nn.functional.linear))
     ones = np.ones((1, len(rows)), x.dtype)
     exact_and_bound = [
-        (linear_float64(a, b), linear_error_bound(a, b, None, call.element_type))
+        (linear_float64(a, b), linear_bound(a, b, None, call.element_type).error)
         for a, b in ((seed, weight.T), (seed.T, rows.T), (ones, seed.T))
     ]
     comparisons = []

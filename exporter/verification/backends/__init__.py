@@ -1,0 +1,1 @@
+"""Every way to run a model, and to run one of its operators' nodes alone."""

@@ -1,0 +1,128 @@
+"""The whole model: on which inputs it runs, and what each backend makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from exporter.verification.backends.base import Backend, RunError, WholeModelError
+from exporter.verification.backends.session import Probe
+from exporter.verification.divergence import first_divergence
+from exporter.verification.inputs import Case, Feed
+from exporter.verification.reasons import CannotEvaluate, NotDrawn, Reason
+from exporter.verification.row import WHOLE, Part, Row
+from ort_ops.analysis.evaluation import Evaluation, Value
+from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.errors import ModelError
+from ort_ops.models.inputs.draw import NoExampleError
+from ort_ops.numerics.compare import Comparison, failed, worst_of
+from ort_ops.numerics.faults import Failure, WrongCount
+from ort_ops.numerics.statistics import histogram, max_ulp
+from ort_ops.opdef.operator import ContractError
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Ran:
+    """A case on which the model ran in float64: its feed, and what must come out."""
+
+    case: Case
+    feed: Feed
+    evaluation: Evaluation
+
+
+class WholeModel:
+    """One model, run as a whole in float64 and on backends."""
+
+    def __init__(self, model: onnx.ModelProto, path: str | Path) -> None:
+        self._model, self._path = model, path
+        self._evaluate = Float64Run(model)
+
+    def feeds(self, cases: Sequence[Case]) -> list[Feed | Reason]:
+        """Return for each case the first feed that onnxruntime takes, or why it takes none.
+
+        What drawn numbers do not suit fails there, such as reflecting an axis that is too short: onnx's evaluator may
+        take it nevertheless, and give something else.
+        """
+        probe = Probe(self._path)
+        found: list[Feed | Reason] = []
+        for case in cases:
+            reasons: list[Reason] = []
+            for attempt in case.attempts:
+                try:
+                    feed = attempt()
+                    probe(feed)
+                except NoExampleError as error:
+                    reasons.append(NotDrawn(str(error)))
+                except RunError as error:
+                    reasons.append(CannotEvaluate(str(error)))
+                else:
+                    found.append(feed)
+                    break
+            else:
+                found.append(reasons[0])
+        return found
+
+    def evaluate(self, case: Case, feed: Feed | Reason) -> Ran | Reason:
+        """Evaluate the model in float64 on a feed, or return why it cannot be."""
+        if not isinstance(feed, Mapping):
+            return feed
+        try:
+            return Ran(case, feed, self._evaluate(feed))
+        except (ModelError, ContractError) as error:
+            return CannotEvaluate(str(error))
+
+    def rows(self, backend: Backend, ran: Sequence[Ran], on_start: Callable[[str], None]) -> list[Row]:
+        """Run the model on a backend, and return a row for each input.
+
+        Args:
+            on_start: called with the backend and the input before each run.
+        """
+        rows: list[Row] = []
+        run, refusal = None, None
+        for one in ran:
+            on_start(f"{backend.name}, {one.case.label}")
+            try:
+                if run is None and refusal is None:
+                    run = backend.open_model()
+                row = refusal if run is None else self._row(backend, one, run(one.feed))
+            except WholeModelError as error:
+                row = refusal = Row(backend.name, WHOLE, None, error.reason)
+            except RunError as error:
+                comparison = failed(Failure(str(error)))
+                row = Row(backend.name, one.case.label, comparison, dtype=_dtype_of(one.evaluation))
+            if row is not None and row not in rows:  # one reason, not one for each input
+                rows.append(row)
+        return rows
+
+    def _row(self, backend: Backend, ran: Ran, outputs: list[Array]) -> Row:
+        comparison, ulp, counts = _compare_outputs(outputs, ran.evaluation.outputs)
+        where = None
+        if not comparison.is_within_bound:
+            where = first_divergence(self._model, backend, ran.feed, self._evaluate(ran.feed, keep_values=True))
+        label, dtype = ran.case.label, _dtype_of(ran.evaluation)
+        return Row(backend.name, label, comparison, None, ulp, counts, where, Part.WHOLE, dtype, ran.case.is_edge)
+
+
+def _dtype_of(evaluation: Evaluation) -> str:
+    types = [value.element_type for value in evaluation.outputs.values() if value.element_type is not None]
+    return ", ".join(dict.fromkeys(element_type.name for element_type in types))
+
+
+def _compare_outputs(outputs: list[Array], exact: Mapping[str, Value]) -> tuple[Comparison, float, tuple[int, ...]]:
+    """Compare every output; the comparison that is furthest off, the largest ULP, and all errors in one histogram."""
+    if len(outputs) != len(exact):
+        return failed(WrongCount(len(outputs), len(exact))), 0.0, ()
+    comparisons, ulps, counts = [], [0.0], []
+    for output, value in zip(outputs, exact.values(), strict=True):
+        comparisons.append(value.compare(output))
+        if value.element_type is not None:
+            ulps.append(max_ulp(output, value.exact, value.element_type))
+            counts.append(histogram(output, value.exact, value.error))
+    return worst_of(comparisons), max(ulps), tuple(map(sum, zip(*counts, strict=True)))
