@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from ort_ops.opdef.kit import OperatorKit
     from ort_ops.opdef.operator import Operator
 else:
     Loader = MetaPathFinder = object
@@ -66,16 +67,29 @@ def _fill(name: str, module: ModuleType) -> None:
     """Add to an exporter's table what is not there yet."""
     _being_filled.add(name)
     try:
-        if name == _DYNAMO:  # not so for the other, which may be loaded while torch itself is
-            from exporter.torch_ops.kit import torch_kits
-
-            torch_kits()
+        _load_kits()
     finally:
         _being_filled.discard(name)
     done = _done.setdefault(name, set())
     for library_op in [op for op in _entries if op not in done]:
         done.add(library_op)
         _REGISTRATIONS[name](module, library_op)
+
+
+def _load_kits() -> None:
+    """Load the torch parts of all operators, each of which registers itself, and of those that will be added."""
+    from exporter.torch_ops.kit import torch_kits
+    from ort_ops.opdef import registry
+
+    torch_kits()
+    if _load_added not in registry.listeners:
+        registry.listeners.append(_load_added)
+
+
+def _load_added(kit: OperatorKit) -> None:
+    from exporter.torch_ops.kit import torch_kits
+
+    torch_kits()
 
 
 def _register_dynamo(registration: ModuleType, library_op: str) -> None:
@@ -101,9 +115,8 @@ def _register_torchscript(utils: ModuleType, library_op: str) -> None:
     utils.register_custom_op_symbolic(library_op, symbolic, 9)
 
 
-_DYNAMO = "onnxscript.function_libs.torch_lib.registration"
 _REGISTRATIONS: dict[str, Callable[[ModuleType, str], None]] = {
-    _DYNAMO: _register_dynamo,
+    "onnxscript.function_libs.torch_lib.registration": _register_dynamo,
     "torch.onnx._internal.torchscript_exporter.utils": _register_torchscript,
 }
 

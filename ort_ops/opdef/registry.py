@@ -7,7 +7,7 @@ sequence of them. `add` does the same within a process. Generic code asks here a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 GROUP = "mylinear.operators"
 _OWN = "ort_ops.operators"
 
+listeners: list[Callable[[OperatorKit], None]] = []
+"""Called with each kit that `add` adds."""
 _lock = threading.RLock()
 _kits: dict[tuple[str, str, int], OperatorKit] = {}
 _failures: dict[str, str] = {}
@@ -73,6 +75,8 @@ def add(kit: OperatorKit) -> None:
     with _lock:
         kits()
         _add(kit)
+    for listener in listeners:
+        listener(kit)
 
 
 def remove(kit: OperatorKit) -> None:

@@ -1,0 +1,180 @@
+"""Derivatives of a library op: its author's backward, or torch's own derivative of the function that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from exporter.torch_ops.arguments import check_tensors
+from exporter.torch_ops.torch_private import (
+    CAN_GO_BELOW_AUTOGRAD,
+    are_transforms_active,
+    below_autograd,
+    forward_mode_depth,
+    forward_mode_level,
+    is_tracing,
+)
+from exporter.torch_ops.vmap import loop
+from ort_ops.opdef.operator import DefinitionError, Operator
+
+Backward = Callable[..., Any]
+SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
+_NO_FORWARD_MODE = "has a backward of its own and no forward-mode derivative"
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """What is known of an operator's derivatives; see `define_library_op`."""
+
+    operator: Operator
+    compute: Callable[..., Any]
+    backward: Backward | None
+    setup_context: SetupContext | None
+
+    def of(self, op: Callable[..., Any], again: Callable[..., Any]) -> OpDerivatives:
+        """Return the autograd functions of one overload; ``again`` calls the operator from the start."""
+        return OpDerivatives(self, op, again)
+
+    def split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Return inputs and attributes of a call."""
+        count = len(self.operator.inputs)
+        names = [attribute.name for attribute in self.operator.attributes]
+        return arguments[:count], dict(zip(names, arguments[count:], strict=True))
+
+    def save(self, ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
+        """Keep what backward needs."""
+        inputs, attributes = self.split(arguments)
+        if self.backward is not None and self.setup_context is not None:
+            self.setup_context(ctx, arguments, output)
+            return
+        ctx.save_for_backward(*inputs)
+        ctx.attributes = attributes
+
+    def gradients(self, ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        """Return a gradient or None for each argument of the op."""
+        num_inputs, num_attributes = len(self.operator.inputs), len(self.operator.attributes)
+        found = self._derived(ctx, upstream) if self.backward is None else self.backward(ctx, *upstream)
+        given = [found] if found is None or isinstance(found, Tensor) else list(found)
+        if len(given) != num_inputs:
+            raise DefinitionError(
+                f"{self.operator.op_type}: backward must return {num_inputs} gradients, one or None for each input, "
+                f"got {len(given)}"
+            )
+        return (*given, *[None] * num_attributes)
+
+    def plain(self, arguments: Sequence[Any]) -> Any:
+        """Compute by torch's own operations, which are right in every transform."""
+        inputs, attributes = self.split(arguments)
+        check_tensors(self.operator, inputs, attributes)
+        return self.compute(*inputs, **attributes)
+
+    def _derived(self, ctx: Any, upstream: Sequence[Any]) -> list[Tensor | None]:
+        """Compute once more, and take torch's derivative of that."""
+        is_again = torch.is_grad_enabled()  # whether the gradients will be differentiated
+        needs = ctx.needs_input_grad[: len(self.operator.inputs)]
+        with torch.enable_grad():
+            # Each a tensor of its own, also where one tensor came as several inputs.
+            inputs = [t.view_as(t) if t is not None else None for t in ctx.saved_tensors]
+            inputs = [
+                t if t is None or not need or t.requires_grad else t.requires_grad_()
+                for t, need in zip(inputs, needs, strict=True)
+            ]
+            result = self.compute(*inputs, **ctx.attributes)
+            outputs = [result] if isinstance(result, Tensor) else list(result)
+            wanted = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
+            pairs = [(o, g) for o, g in zip(outputs, upstream, strict=True) if o.requires_grad and g is not None]
+            found = iter(
+                torch.autograd.grad(
+                    [output for output, _ in pairs],
+                    wanted,
+                    [gradient for _, gradient in pairs],
+                    create_graph=is_again,
+                    allow_unused=True,
+                )
+                if pairs
+                else [None] * len(wanted)
+            )
+        return [next(found) if need and t is not None else None for t, need in zip(inputs, needs, strict=True)]
+
+
+class OpDerivatives:
+    """The autograd functions of one overload of a library op.
+
+    Attributes:
+        apply: takes the op's arguments, on every path of torch.
+        node_names: what autograd calls the nodes of calls.
+    """
+
+    def __init__(self, parts: Derivatives, op: Callable[..., Any], again: Callable[..., Any]) -> None:
+        self._parts = parts
+        self._op = op
+        name = parts.operator.name
+
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            with below_autograd():
+                output = op(*arguments)
+            parts.save(ctx, arguments, output)
+            return output
+
+        def backward(ctx: Any, *upstream: Any) -> Any:
+            return parts.gradients(ctx, *upstream)
+
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+            results = loop(again, info.batch_size, in_dims, arguments)
+            return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
+
+        methods: dict[str, Any] = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        eager: Any = type(f"{name}F", (Function,), methods)
+        methods = {
+            "forward": staticmethod(lambda *arguments: again(*arguments)),
+            "setup_context": staticmethod(parts.save),
+            "backward": staticmethod(backward),
+            "vmap": staticmethod(vmap),
+        }
+        transformed: Any = type(f"{name}TransformedF", (Function,), methods)
+        self._eager: Callable[..., Any] = eager.apply
+        self._transformed: Callable[..., Any] = transformed.apply
+        self.node_names = {f"{eager.__name__}Backward", f"{transformed.__name__}Backward"}
+
+    def register(self, library: torch.library.Library, name: str, qualified: str) -> None:
+        """Make them the op's; `torch.library.register_autograd` would lose forward-mode tangents without a word."""
+        if CAN_GO_BELOW_AUTOGRAD:
+            library.impl(name, self._in_op, "Autograd")
+        else:
+            torch.library.register_autograd(qualified, self._parts.gradients, setup_context=self._save)
+
+    def apply(self, *arguments: Any) -> Any:
+        """Compute, and be differentiated where it is asked for."""
+        if torch.compiler.is_compiling() or is_tracing():
+            return self._op(*arguments)  # stays a node
+        if are_transforms_active():
+            if self._parts.backward is None:
+                return self._parts.plain(arguments)
+            if (forward_mode_depth() or 0) > 0:
+                raise NotImplementedError(f"{self._parts.operator.op_type} {_NO_FORWARD_MODE}")
+            return self._transformed(*arguments)
+        return self._op(*arguments)
+
+    def _in_op(self, *arguments: Any) -> Any:
+        """Be the op's Autograd kernel."""
+        is_forward_mode = forward_mode_level() >= 0
+        if self._parts.backward is None and (is_forward_mode or are_transforms_active()):
+            return self._parts.plain(arguments)  # there is no graph here to keep the op in
+        if are_transforms_active():
+            raise NotImplementedError(
+                f"{self._parts.operator.op_type}: within torch.func call the function of its TorchKit, not the "
+                "library op"
+            )
+        if is_forward_mode and any(
+            isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments
+        ):
+            raise NotImplementedError(f"{self._parts.operator.op_type} {_NO_FORWARD_MODE}")
+        return self._eager(*arguments)
+
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        self._parts.save(ctx, inputs, output)
