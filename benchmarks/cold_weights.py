@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from exporter.bench.measure.backends import Array, aligned, bind, numpy_dtype, open_session
 from exporter.bench.measure.models import Layer, chain_model, random_layers
-from exporter.bench.measure.sides import Array, aligned, bind, numpy_dtype, open_session
 from exporter.bench.measure.timing import measure
 from ort_ops.console.table import format_table
 from ort_ops.operators.mylinear.reference import linear_float64
@@ -26,9 +26,9 @@ from ort_ops.operators.mylinear.reference import linear_float64
 TOLERANCES = {"float64": 1e-11, "float32": 1e-3, "float16": 0.1}
 
 
-def ready(side: str, layers: Sequence[Layer], x: Array, threads: int) -> Callable[[], Any]:
+def ready(backend: str, layers: Sequence[Layer], x: Array, threads: int) -> Callable[[], Any]:
     """Return a call of the chain, after checking its result."""
-    session = open_session(chain_model(side, layers).SerializeToString(), threads, with_ours=side == "ours")
+    session = open_session(chain_model(backend, layers).SerializeToString(), threads, with_ours=backend == "ours")
     run, y = bind(session, x, layers[-1][0].shape[0])
     run()
     expected = x.astype(np.float64)
@@ -53,10 +53,12 @@ def main() -> None:
     rows = []
     for batch in (1, 2, 4, 8, 16, 64):
         x = aligned(np.random.default_rng(batch).standard_normal((batch, arguments.features)).astype(dtype))
-        runs = {side: ready(side, layers, x, arguments.threads) for side in ("ours", "gemm")}
-        times = {side: timing.median / number for side, timing in measure(runs, 6.0, rng=random.Random(0)).items()}
+        runs = {backend: ready(backend, layers, x, arguments.threads) for backend in ("ours", "gemm")}
+        times = {
+            backend: timing.median / number for backend, timing in measure(runs, 6.0, rng=random.Random(0)).items()
+        }
         ratio = times["gemm"] / times["ours"]
-        rows.append([str(batch), *(f"{times[side] * 1e6:.0f} us" for side in ("ours", "gemm")), f"{ratio:.2f}"])
+        rows.append([str(batch), *(f"{times[backend] * 1e6:.0f} us" for backend in ("ours", "gemm")), f"{ratio:.2f}"])
     print(f"{number} layers of {arguments.features} x {arguments.features} {arguments.dtype}, a layer's time:")
     print(format_table(["M", "ours", "gemm", "gemm / ours"], rows))
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inputs", metavar="FILE.npz", help="with --model: on these real inputs, an array for each by name"
     )
     parser.add_argument("--output", default="mylinear-bench", help="folder to write into (default: ./mylinear-bench)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of them run (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under two minutes")
     parser.add_argument("--fresh", action="store_true", help="measure anew what the folder has already")
     parser.add_argument("--M", dest="rows", metavar="M,...", help="rows of x, such as 1,8")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", metavar="T,...", help="of the CPU, such as 1,2 (default: 1 and all cores)")
     parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
     parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid, load, memory, chain, bits (default: all)")
-    parser.add_argument("--goals", action="store_true", help="hold the result against the goals of this project too")
+    parser.add_argument("--goals", action="store_true", help="compare the result with the goals of this project too")
     parser.add_argument(
         "--again-below", type=float, metavar="R", help="measure cells anew whose best peer / ours is less"
     )
@@ -36,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
 
     from exporter.bench.measure.cells import BenchError, make_plan
     from exporter.bench.measure.runner import run_bench
-    from exporter.bench.show.report import show, write_files
     from ort_ops.console.progress import progress
     from ort_ops.installation.extras import install_extra
 
@@ -44,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise BenchError("--inputs needs --model")
     if args.model is not None:
         return _run_model(args)
+    from exporter.bench.show.report import show, write_files
+
     if args.goals and args.device != "cpu":
         raise BenchError(f"--goals must be left out with --device {args.device}: they are goals for the CPU's kernels")
     plan = make_plan(
@@ -70,16 +71,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"mylinear: what was measured is in {args.output}; the same command goes on from there", file=sys.stderr)
         raise
     written = write_files(bench, args.output, with_goals=args.goals)
-    print(show(bench, with_goals=args.goals))
+    show(bench, sys.stdout, with_goals=args.goals)
     print(f"wrote     {', '.join(str(path) for path in written)}")
     if bench.cells and not any(path.suffix == ".png" for path in written):
-        print(f"PNGs need matplotlib: {install_extra('matplotlib')}; the page has the same drawings")
+        print(f"pictures need matplotlib: {install_extra('matplotlib')}; the page has tables in their place")
     return 0
 
 
 def _run_model(args: argparse.Namespace) -> int:
     """Time one whole model and print a table; status 1 if a result is wrong."""
     from exporter.bench.measure.cells import BenchError
+    from exporter.bench.measure.outcome import Outcome
     from exporter.bench.measure.whole_model import bench_model, table
     from ort_ops.console.table import print_table
 
@@ -88,4 +90,4 @@ def _run_model(args: argparse.Namespace) -> int:
     threads = None if args.threads is None else int(args.threads)
     found = bench_model(args.model, args.inputs, budget_s=args.budget or 5.0, threads=threads)
     print_table(*table(found))
-    return 1 if any(side.reason.startswith("wrong result") for side in found.values()) else 0
+    return 1 if any(backend.outcome is Outcome.WRONG for backend in found.values()) else 0

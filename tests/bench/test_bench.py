@@ -17,17 +17,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from exporter.bench.measure import bits, ceilings, chain, goals, grid, loading, runner, sides, timing
+from exporter.bench.measure import backends, bits, ceilings, chain, goals, grid, loading, runner, timing
 from exporter.bench.measure.ceilings import Ceilings, cache_sizes, least_time, work
 from exporter.bench.measure.cells import DTYPES, OURS, PARTS, ROWS, SHAPES, BenchError, Cell, Plan, make_plan
 from exporter.bench.measure.goals import at_least, at_most, judge, mean_at_least
-from exporter.bench.measure.grid import CellResult, SideResult
+from exporter.bench.measure.grid import BackendResult, CellResult
+from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.runner import Bench, run_bench
 from exporter.bench.show import tables
-from exporter.bench.show.svg import heat_map, ratio_color, roofline_plot
+from exporter.bench.show.drawings import as_svg, heat_maps, ratio_color, roofline
+from exporter.bench.show.report import write_files
 from ort_ops.cli import main as cli
 from ort_ops.files.atomic import OutputError
 
+SVG = "{http://www.w3.org/2000/svg}"
 CEILINGS = Ceilings(
     flops={"float32": {1: 100e9, 2: 200e9}, "float64": {1: 50e9, 2: 100e9}},
     bandwidth={"L2": {1: 100e9, 2: 200e9}, "L3": {1: 50e9, 2: 80e9}, "memory": {1: 20e9, 2: 30e9}},
@@ -38,15 +41,17 @@ CEILINGS = Ceilings(
 
 
 def result(cell: Cell, ours: float | None, **peers: float | None) -> CellResult:
-    """A cell's result with these medians; None is a side with a wrong result."""
+    """A cell's result with these medians; None is a backend with a wrong result."""
 
-    def side(median: float | None) -> SideResult:
+    def backend(median: float | None) -> BackendResult:
         if median is None:
-            return SideResult(reason="wrong result: 1 of 2 values are off")
-        return SideResult(median, 0.9 * median, 1.1 * median, 5, 1, 0.1)
+            return BackendResult(outcome=Outcome.WRONG, detail="1 of 2 values are off")
+        return BackendResult(median, 0.9 * median, 1.1 * median, 5, 1, 0.1)
 
     seconds, bound_by = least_time(cell, CEILINGS)
-    return CellResult(cell, {OURS: side(ours)} | {n: side(m) for n, m in peers.items()}, seconds, bound_by, *work(cell))
+    return CellResult(
+        cell, {OURS: backend(ours)} | {n: backend(m) for n, m in peers.items()}, seconds, bound_by, *work(cell)
+    )
 
 
 def bench_of(*results: CellResult, **parts: Any) -> Bench:
@@ -60,7 +65,7 @@ def bench_of(*results: CellResult, **parts: Any) -> Bench:
 
 
 class FakeClock:
-    """A clock that only sides move, and what they did."""
+    """A clock that only backends move, and what they did."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -69,7 +74,7 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
-    def side(self, name: str, seconds: Callable[[int], float]) -> Callable[[], None]:
+    def backend(self, name: str, seconds: Callable[[int], float]) -> Callable[[], None]:
         count = 0
 
         def run() -> None:
@@ -83,12 +88,12 @@ class FakeClock:
 
 def measured(budget_s: float, **seconds: float) -> tuple[dict[str, timing.Timing], FakeClock]:
     clock = FakeClock()
-    runs = {name: clock.side(name, lambda _, s=s: s) for name, s in seconds.items()}  # type: ignore[misc]
+    runs = {name: clock.backend(name, lambda _, s=s: s) for name, s in seconds.items()}  # type: ignore[misc]
     found = timing.measure(runs, budget_s, rng=random.Random(0), clock=clock, settle=lambda: clock.log.append("settle"))
     return found, clock
 
 
-# How sides are timed
+# How backends are timed
 
 
 def test_times_are_per_call_and_sides_take_turns() -> None:
@@ -98,10 +103,10 @@ def test_times_are_per_call_and_sides_take_turns() -> None:
     assert found["a"].calls > 1
     turns = [block.split() for block in " ".join(clock.log).split("settle") if block.strip()]
     names = [block[0] for block in turns]
-    assert all(set(block) == {name} for block, name in zip(turns, names, strict=True)), "one side in each slot"
+    assert all(set(block) == {name} for block, name in zip(turns, names, strict=True)), "one backend in each slot"
     assert len(names) == 2 + found["a"].slots + found["b"].slots
     pairs = [set(names[i : i + 2]) for i in range(2, len(names), 2)]
-    assert all(pair == {"a", "b"} for pair in pairs), "each round has every side once"
+    assert all(pair == {"a", "b"} for pair in pairs), "each round has every backend once"
     orders = {tuple(names[i : i + 2]) for i in range(2, len(names), 2)}
     assert len(orders) == 2, "and in either order"
 
@@ -125,7 +130,7 @@ def test_a_short_call_is_warmed_up_and_a_long_one_is_not() -> None:
     clock = FakeClock()
     cold = {"short": True, "long": True}
 
-    def side(name: str, warm: float) -> Callable[[], None]:
+    def backend(name: str, warm: float) -> Callable[[], None]:
         def run() -> None:
             clock.now += 10 * warm if cold[name] else warm
             cold[name] = False
@@ -135,7 +140,7 @@ def test_a_short_call_is_warmed_up_and_a_long_one_is_not() -> None:
     def settle() -> None:
         cold.update(short=True, long=True)
 
-    runs = {"short": side("short", 0.0011), "long": side("long", 0.05)}
+    runs = {"short": backend("short", 0.0011), "long": backend("long", 0.05)}
     found = timing.measure(runs, 1.0, rng=random.Random(0), clock=clock, settle=settle)
     assert found["short"].median == pytest.approx(0.0011)
     assert found["long"].median == pytest.approx(0.5)
@@ -145,7 +150,7 @@ def test_quartiles() -> None:
     found = timing.summarize([5.0, 1.0, 3.0, 2.0, 4.0], 7)
     assert (found.q1, found.median, found.q3, found.slots, found.calls) == (2, 3, 4, 5, 7)
     assert timing.summarize([2.0], 1) == timing.Timing(2, 2, 2, 1, 1)
-    assert result(Cell(1, 2, 1, "float32", 1), 2.0).sides[OURS].spread == pytest.approx(0.2)
+    assert result(Cell(1, 2, 1, "float32", 1), 2.0).backends[OURS].spread == pytest.approx(0.2)
 
 
 def test_settling_waits_for_threads_that_run_and_ends_however_long_they_do(
@@ -443,12 +448,12 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(
 # One cell
 
 
-def spoiled(maker: Callable[..., sides.Side]) -> Callable[..., sides.Side]:
-    """The same side with a result that is a little off."""
+def spoiled(maker: Callable[..., backends.Backend]) -> Callable[..., backends.Backend]:
+    """The same backend with a result that is a little off."""
 
-    def make(cell: Cell, arrays: sides.Arrays) -> sides.Side:
-        side = maker(cell, arrays)
-        return sides.Side(side.run, lambda: side.result() * np.float32(1.001))
+    def make(cell: Cell, arrays: backends.Arrays) -> backends.Backend:
+        backend = maker(cell, arrays)
+        return backends.Backend(backend.run, lambda: backend.result() * np.float32(1.001))
 
     return make
 
@@ -463,14 +468,14 @@ def tiny() -> tuple[Cell, grid.Problem]:
 def test_a_cell_times_every_side_with_a_right_result(tiny: tuple[Cell, grid.Problem]) -> None:
     cell, problem = tiny
     found = grid.run_cell(cell, problem, ("gemm", "matmul", "torch"), 0.01, CEILINGS)
-    assert list(found.sides) == [OURS, "gemm", "matmul", "torch"]
-    for side in found.sides.values():
-        assert side.reason == ""
-        assert side.median is not None
-        assert side.median > 0
-        assert side.error_in_bounds is not None
-        assert side.error_in_bounds <= 1
-        assert side.slots >= 3
+    assert list(found.backends) == [OURS, "gemm", "matmul", "torch"]
+    for backend in found.backends.values():
+        assert (backend.outcome, backend.reason) == (Outcome.TIMED, "")
+        assert backend.median is not None
+        assert backend.median > 0
+        assert backend.error_in_bounds is not None
+        assert backend.error_in_bounds <= 1
+        assert backend.slots >= 3
     assert found.best_peer in ("gemm", "matmul", "torch")
     assert (found.flops, found.nbytes) == (2 * 3 * 5 * 4, 4 * (20 + 15 + 12 + 4))
     assert CellResult.from_dict(json.loads(json.dumps(found.as_dict()))) == found
@@ -480,11 +485,12 @@ def test_a_cell_times_every_side_with_a_right_result(tiny: tuple[Cell, grid.Prob
 def test_a_wrong_peer_is_reported_and_never_the_best(
     tiny: tuple[Cell, grid.Problem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sides._MAKERS, "gemm", spoiled(sides._MAKERS["gemm"]))
+    monkeypatch.setitem(backends._MAKERS, "gemm", spoiled(backends._MAKERS["gemm"]))
     found = grid.run_cell(*tiny, ("gemm", "matmul"), 0.01, None)
-    assert found.sides["gemm"].reason.startswith("wrong result: ")
-    assert found.sides["gemm"].median is None
-    assert (found.sides["gemm"].error_in_bounds or 0) > 1
+    assert found.backends["gemm"].outcome is Outcome.WRONG
+    assert found.backends["gemm"].reason.startswith("wrong result: ")
+    assert found.backends["gemm"].median is None
+    assert (found.backends["gemm"].error_in_bounds or 0) > 1
     assert found.best_peer == "matmul"
     assert found.ratio("gemm") is None
     assert (found.ceiling_s, found.fraction, found.bound_by) == (None, None, "")
@@ -494,10 +500,11 @@ def test_a_wrong_peer_is_reported_and_never_the_best(
 def test_nothing_is_timed_where_our_own_result_is_wrong(
     tiny: tuple[Cell, grid.Problem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sides._MAKERS, OURS, spoiled(sides._MAKERS[OURS]))
+    monkeypatch.setitem(backends._MAKERS, OURS, spoiled(backends._MAKERS[OURS]))
     found = grid.run_cell(*tiny, ("gemm",), 0.01, CEILINGS)
-    assert found.sides[OURS].reason.startswith("wrong result: ")
-    assert found.sides["gemm"].median is None
+    assert found.backends[OURS].outcome is Outcome.WRONG
+    assert found.backends["gemm"].outcome is Outcome.NOT_TIMED
+    assert found.backends["gemm"].median is None
     assert found.ours is found.ratio("gemm") is found.fraction is None
 
 
@@ -507,25 +514,25 @@ def test_every_dtype_is_bound_to_memory_of_ours(dtype: str) -> None:
     cell = Cell(2, 6, 3, dtype, 1)
     problem = grid.make_problem(2, cell.K, cell.N, dtype)
     found = grid.run_cell(cell, problem, ("gemm", "torch"), 0.005, None)
-    assert found.sides[OURS].median is not None, found.sides[OURS].reason
-    assert found.sides["torch"].median is not None, found.sides["torch"].reason
+    assert found.backends[OURS].median is not None, found.backends[OURS].reason
+    assert found.backends["torch"].median is not None, found.backends["torch"].reason
     if dtype == "bfloat16":
-        assert "NOT_IMPLEMENTED" in found.sides["gemm"].reason
+        assert "NOT_IMPLEMENTED" in found.backends["gemm"].reason
 
 
 def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
     cell = Cell(1, 2, 1, "float32", 1)
-    arrays = sides.draw(1, 2, 1, "float32")
-    with sides.inference_mode(("torch",)):
+    arrays = backends.draw(1, 2, 1, "float32")
+    with backends.inference_mode(("torch",)):
         for peer, package in (("torch", "torch"), ("compile", "torch"), ("openvino", "openvino")):
-            with pytest.raises(sides.UnavailableError, match=f"{package} is not installed"):
-                sides.make_side(peer, cell, arrays)
+            with pytest.raises(backends.UnavailableError, match=f"{package} is not installed"):
+                backends.make_backend(peer, cell, arrays)
 
 
 def test_arrays_start_at_cache_lines() -> None:
-    for array in vars(sides.draw(3, 5, 7, "bfloat16")).values():
+    for array in vars(backends.draw(3, 5, 7, "bfloat16")).values():
         assert array.ctypes.data % 64 == 0
         assert array.dtype.name == "bfloat16"
         assert array.flags.c_contiguous
@@ -554,8 +561,8 @@ def test_load_and_memory_are_measured_for_both_storages(small: Plan) -> None:
         return
     memory = loading.measure_memory(replace(small, dtypes=("float32",)))
     for row in memory:
-        for side in (OURS, "gemm"):
-            found = row["sides"][side]
+        for backend in (OURS, "gemm"):
+            found = row["sides"][backend]
             assert set(found) == {"before", "loaded", "called", "peak"}, found
             for moment in ("before", "loaded", "called"):
                 assert found[moment]["rss"] == found[moment]["anonymous"] + found[moment]["file"]
@@ -566,13 +573,13 @@ def test_load_and_memory_are_measured_for_both_storages(small: Plan) -> None:
 
 
 def test_growth_is_the_larger_of_loading_and_calling() -> None:
-    def side(loaded: int, called: int) -> dict[str, dict[str, int]]:
+    def backend(loaded: int, called: int) -> dict[str, dict[str, int]]:
         return {"before": {"rss": 100}, "loaded": {"rss": loaded}, "called": {"rss": called}}
 
-    assert goals.growth(side(150, 140)) == 50
-    assert goals.growth(side(100, 190)) == 90  # mapped, and read by the call
+    assert goals.growth(backend(150, 140)) == 50
+    assert goals.growth(backend(100, 190)) == 90  # mapped, and read by the call
     assert goals.growth({"reason": {}}) is goals.growth({}) is None
-    rows = [{"dtype": "float16", "storage": "inline", "sides": {OURS: side(150, 150), "gemm": side(200, 200)}}]
+    rows = [{"dtype": "float16", "storage": "inline", "sides": {OURS: backend(150, 150), "gemm": backend(200, 200)}}]
     memory = {j.goal: j for j in judge(bench_of(memory=rows)) if j.group == "memory"}
     assert [j.measured for j in memory.values()] == [0.5, 0.5]
 
@@ -596,7 +603,7 @@ def test_bits_are_compared_by_threads_and_by_batch(small: Plan, monkeypatch: pyt
     assert all(row["batches_that_differ_by_threads"] == {} for row in rows)
     results = bits._results
 
-    def off(arrays: sides.Arrays, batches: list[int], threads: int) -> dict[int, np.ndarray[Any, Any]]:
+    def off(arrays: backends.Arrays, batches: list[int], threads: int) -> dict[int, np.ndarray[Any, Any]]:
         found = results(arrays, batches, threads)
         if threads == 3:
             found[2][1, -1] *= 2
@@ -617,14 +624,14 @@ def test_bits_are_compared_by_threads_and_by_batch(small: Plan, monkeypatch: pyt
 def test_an_onnxruntime_without_bfloat16_arrays_leaves_bfloat16_out(
     small: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(sides.onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
+    monkeypatch.delattr(backends.onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
     rows = bits.check_bits(replace(small, shapes=((3, 4),)))
     assert ["reason" in row for row in rows] == [False, True]
     assert "takes no bfloat16 arrays from Python; 1.20 does" in tables.bits_table(rows)[1][1][3]
     assert {j.count for j in judge(bench_of(bits=rows)) if j.group == "same bits"} == {1}
     cell = Cell(1, 3, 4, "bfloat16", 1)
     found = grid.run_cell(cell, grid.make_problem(1, 3, 4, "bfloat16"), (), 0.01, None)
-    assert "1.20 does" in found.sides[OURS].reason
+    assert "1.20 does" in found.backends[OURS].reason
 
 
 # Goals
@@ -707,16 +714,52 @@ class Page(HTMLParser):
 def test_drawings_are_xml_and_have_every_cell() -> None:
     results = [result(Cell(m, k, 64, "float32", 1), 1e-3 / m, gemm=2e-3 / m) for m in (1, 8) for k in (64, 256)]
     results[3] = result(results[3].cell, None, gemm=1.0)
-    drawn = heat_map(results, lambda r: r.ratio("gemm"), ratio_color, "a < b")
-    svg = ElementTree.fromstring(drawn[drawn.index("<svg") :])
-    texts = [node.text for node in svg.iter() if node.tag == "text"]
+    drawn = as_svg(heat_maps(results, lambda r: r.ratio("gemm"), ratio_color, "a < b"), "a < b")
+    assert drawn == as_svg(heat_maps(results, lambda r: r.ratio("gemm"), ratio_color, "a < b"), "a < b")
+    svg = ElementTree.fromstring(drawn)
+    assert (svg.get("role"), svg.get("aria-label")) == ("img", "a < b")
+    texts = [node.text for node in svg.iter(f"{SVG}text")]
     assert texts.count("2.00") == 3
     assert texts.count("-") == 1
-    assert {"64x64", "256x64", "1", "8", "M"} <= set(texts)
-    plot = roofline_plot(results, CEILINGS, 1)
-    points = [node for node in ElementTree.fromstring(plot[plot.index("<svg") :]).iter() if node.tag == "circle"]
-    assert len(points) == 3 + 1, "three cells, and one in the legend"
-    assert roofline_plot(results, CEILINGS, 2) == ""
+    assert {"64x64", "256x64", "1", "8", "M", "a < b"} <= set(texts)
+    assert not list(svg.iter(f"{SVG}metadata")), "no date, no version"
+    tips = [node.text for node in svg.iter(f"{SVG}title")]
+    assert tips[0] == (
+        "(1, 64, 64) float32, 1 thread\nours: 1 ms (spread 20%)\ngemm: 2 ms (spread 20%), 2.00 of ours\n"
+        f"ceiling: {tables.format_time(results[0].ceiling_s or 0)} by L2"
+    )
+    assert [tip for tip in tips if tip and "wrong result, 1 of 2 values are off" in tip] == [tips[3]]
+    plot = roofline(results, CEILINGS, 1)
+    assert plot is not None
+    drawn = as_svg(plot, "Roofline")
+    assert len(list(ElementTree.fromstring(drawn).iter(f"{SVG}title"))) == 3, "a point for each of our times"
+    assert {"float32 100 GFLOP/s", "L2 100 GB/s"} <= {
+        node.text for node in ElementTree.fromstring(drawn).iter(f"{SVG}text")
+    }
+    assert roofline(results, CEILINGS, 2) is None
+
+
+def test_without_matplotlib_the_page_has_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "exporter.bench.show.drawings", raising=False)
+    monkeypatch.delattr("exporter.bench.show.drawings", raising=False)
+    bench = bench_of(result(Cell(1, 2, 1, "float32", 1), 1.0, gemm=1.5))
+    assert [path.name for path in write_files(bench, tmp_path)] == ["bench.json", "bench.csv", "bench.html"]
+    page = (tmp_path / "bench.html").read_text()
+    assert "Drawings need matplotlib" in page
+    assert "<td>1.50</td>" in page
+    assert "<svg" not in page
+
+
+def test_verdicts_are_colored_by_their_fields(tmp_path: Path) -> None:
+    bench = bench_of(result(Cell(1, 2, 1, "float32", 1), 1.0, gemm=0.9))
+    write_files(bench, tmp_path, with_goals=True)
+    page = (tmp_path / "bench.html").read_text()
+    assert '<td class="bad">missed</td>' in page
+    assert '<td class="quiet">not measured</td>' in page
+    assert '"verdict": "missed"' in (tmp_path / "bench.json").read_text()
 
 
 def test_csv_has_a_line_for_every_side_of_every_cell() -> None:

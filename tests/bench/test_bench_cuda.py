@@ -1,6 +1,6 @@
 """`mylinear bench --device cuda` as far as it goes without a GPU: options, what is missing, and its logic on stand-ins.
 
-That its sides run on a GPU is not tested here, nor anywhere yet.
+That its backends run on a GPU is not tested here, nor anywhere yet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import ort_ops
-from exporter.bench.measure import cuda, grid, identity, sides, timing
+from exporter.bench.measure import backends, cuda, grid, identity, timing
 from exporter.bench.measure.cells import DTYPES, OURS, Cell, make_plan
 from exporter.bench.measure.grid import CellResult
 from ort_ops.cli import main as cli
@@ -130,7 +130,7 @@ def test_a_provider_that_does_not_start_is_said(
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime has CUDA")
 def test_a_session_never_takes_the_cpu_instead(capfd: pytest.CaptureFixture[str]) -> None:
-    gemm = sides.chain_model("gemm", [(np.ones((3, 2), np.float32), np.ones(3, np.float32))])
+    gemm = backends.chain_model("gemm", [(np.ones((3, 2), np.float32), np.ones(3, np.float32))])
     with pytest.raises(Exception, match="fallback to CPU EP has been explicitly disabled"):
         cuda.open_session(gemm.SerializeToString(), with_ours=False)
     assert capfd.readouterr().out == "", "and onnxruntime does not say that it tries the CPU"
@@ -169,7 +169,7 @@ class Queue:
     def __call__(self) -> float:
         return self.now
 
-    def side(self, seconds: float) -> Callable[[], None]:
+    def backend(self, seconds: float) -> Callable[[], None]:
         def run() -> None:
             self.now += self.QUEUEING_S
             self.left += seconds
@@ -184,7 +184,7 @@ class Queue:
 
 def test_a_batch_of_calls_is_timed_to_the_end_of_their_work() -> None:
     queue = Queue()
-    runs = {"a": queue.side(1e-4), "b": queue.side(3e-4)}
+    runs = {"a": queue.backend(1e-4), "b": queue.backend(3e-4)}
     rng = random.Random(0)
     found = timing.measure(runs, 1.0, rng=rng, clock=queue, settle=lambda: None, finish=queue.finish)
     assert found["a"].calls > 1
@@ -220,7 +220,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, kernel: None) -> list[int]:
 def on_cpu(model: bytes, *, with_ours: bool, stream: int, allows_tf32: bool = False) -> Any:
     assert stream == 77
     assert not allows_tf32
-    return sides.open_session(model, 1, with_ours=with_ours)
+    return backends.open_session(model, 1, with_ours=with_ours)
 
 
 @pytest.mark.native
@@ -230,11 +230,11 @@ def test_a_cell_binds_tensors_and_waits_for_every_side(dtype: str, stand_in: lis
     problem = grid.make_problem(7, cell.K, cell.N, dtype, cuda.arithmetic(0))
     found = grid.run_cell(cell, problem, ("gemm", "matmul", "torch"), 0.01, None)
     for name in (OURS, "torch") if dtype == "bfloat16" else (OURS, "gemm", "matmul", "torch"):
-        assert found.sides[name].reason == ""
-        assert (found.sides[name].median or 0) > 0
-        assert found.sides[name].error_in_bounds is not None
-        assert found.sides[name].error_in_bounds <= 1
-    assert len(stand_in) > 3 * found.sides[OURS].slots
+        assert found.backends[name].reason == ""
+        assert (found.backends[name].median or 0) > 0
+        assert found.backends[name].error_in_bounds is not None
+        assert found.backends[name].error_in_bounds <= 1
+    assert len(stand_in) > 3 * found.backends[OURS].slots
     assert CellResult.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
@@ -243,7 +243,7 @@ def test_a_result_that_nothing_was_written_to_is_wrong(stand_in: list[int], monk
     monkeypatch.setattr(cuda, "bind", lambda *_: lambda: None)
     cell = Cell(3, 5, 4, "float32", 0)
     found = grid.run_cell(cell, grid.make_problem(3, 5, 4, "float32"), (), 0.01, None)
-    assert found.sides[OURS].reason.startswith("wrong result")
+    assert found.backends[OURS].reason.startswith("wrong result")
 
 
 @pytest.mark.native

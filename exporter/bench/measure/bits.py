@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from exporter.bench.measure.backends import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
 from exporter.bench.measure.cells import Plan, usable_cores
-from exporter.bench.measure.sides import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
 from exporter.operators.mylinear.models import make_linear_model
 
 _MOST_ROWS = 17  # of a batch that also run alone

@@ -74,7 +74,7 @@ class Plan:
         rows: values of M; shapes: pairs (K, N); dtypes; threads, the number 0 alone for ``cuda``.
         peers: who takes part beside us, by the names in `PEERS`.
         parts: which of `PARTS` are done.
-        budget_s: seconds of timing for a cell, all sides together; a cell whose calls are slow takes longer.
+        budget_s: seconds of timing for a cell, all backends together; a cell whose calls are slow takes longer.
         is_quick: whether ceilings and the other parts are measured briefly too.
     """
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from exporter.bench.measure import cuda
+from exporter.bench.measure.backends import Array, aligned, first_words, numpy_dtype, session_backend
 from exporter.bench.measure.cells import OURS, Plan, runs_on
-from exporter.bench.measure.models import SIDES, Layer, chain_model
-from exporter.bench.measure.sides import Array, aligned, first_words, numpy_dtype, session_side
+from exporter.bench.measure.models import PAIR, Layer, chain_model
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
@@ -31,21 +31,21 @@ def measure_chain(plan: Plan, on_note: Callable[[str], None] = lambda note: None
         for threads in plan.threads:
             on_note(f"a chain of {LENGTH} tiny nodes: {dtype}, {runs_on(threads)}")
             runs: dict[str, Callable[[], Any]] = {}
-            sides: dict[str, dict[str, Any]] = {}
-            for side in SIDES:
+            backends: dict[str, dict[str, Any]] = {}
+            for backend in PAIR:
                 try:
-                    ready = {length: _make(side, [layer] * length, x, threads) for length in (1, LENGTH)}
-                    runs |= {f"{side} {length}": run for length, run in ready.items()}
-                    sides[side] = {}
+                    ready = {length: _make(backend, [layer] * length, x, threads) for length in (1, LENGTH)}
+                    runs |= {f"{backend} {length}": run for length, run in ready.items()}
+                    backends[backend] = {}
                 except Exception as error:  # such as an element type without a kernel in onnxruntime
-                    sides[side] = {"reason": first_words(error)}
+                    backends[backend] = {"reason": first_words(error)}
             budget = _QUICK_BUDGET_S if plan.is_quick else _BUDGET_S
             timings = measure(runs, budget, rng=random.Random(0), finish=cuda.finish(threads))
-            for side in SIDES:
-                if f"{side} 1" in timings:
-                    one, many = timings[f"{side} 1"].median, timings[f"{side} {LENGTH}"].median
-                    sides[side] = {"one": one, "chain": many, "node": (many - one) / (LENGTH - 1)}
-            found.append({"dtype": dtype, "threads": threads, "length": LENGTH, "sides": sides})
+            for backend in PAIR:
+                if f"{backend} 1" in timings:
+                    one, many = timings[f"{backend} 1"].median, timings[f"{backend} {LENGTH}"].median
+                    backends[backend] = {"one": one, "chain": many, "node": (many - one) / (LENGTH - 1)}
+            found.append({"dtype": dtype, "threads": threads, "length": LENGTH, "sides": backends})
     return found
 
 
@@ -54,9 +54,9 @@ def tiny_layer(dtype: np.dtype[Any]) -> Layer:
     return np.array([[0.5, 0.25], [0.125, 0.5]]).astype(dtype), np.array([1.0, -1.0]).astype(dtype)
 
 
-def _make(side: str, layers: list[Layer], x: Array, threads: int) -> Callable[[], Any]:
+def _make(backend: str, layers: list[Layer], x: Array, threads: int) -> Callable[[], Any]:
     """Return a call of the chain, after checking its result. Raises: ValueError for a wrong one."""
-    ready = session_side(chain_model(side, layers), x, layers[-1][0].shape[0], threads, with_ours=side == OURS)
+    ready = session_backend(chain_model(backend, layers), x, layers[-1][0].shape[0], threads, with_ours=backend == OURS)
     y = ready.result()
     element_type = MYLINEAR.element_type(x.dtype.name)
     expected, error = x.astype(np.float64), np.zeros(x.shape)

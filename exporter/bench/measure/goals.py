@@ -5,16 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from exporter.bench.measure.cells import OURS, Cell
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.runner import Bench
+from ort_ops.console.tone import Tone
 
 NOISE = 0.95
 """A single time may be off by this factor: from this share of a goal on, it counts as met within noise."""
 
 Values = Iterable[tuple[float | None, str]]
 Choice = Callable[[Cell], bool]
+
+
+class Verdict(StrEnum):
+    """Whether a goal is met; the value is what the result file has."""
+
+    MET = "met"
+    WITHIN_NOISE = "met within noise"
+    MISSED = "missed"
+    NOT_MEASURED = "not measured"
+
+    @property
+    def tone(self) -> Tone:
+        """How a table shows it."""
+        return {Verdict.MISSED: Tone.BAD, Verdict.NOT_MEASURED: Tone.QUIET}.get(self, Tone.GOOD)
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,6 @@ class Judged:
         measured: the worst value or the geometric mean; None where nothing of it was measured.
         where: the cell of the worst value.
         count: how many values were judged.
-        verdict: ``met``, ``met within noise``, ``missed`` or ``not measured``.
     """
 
     group: str
@@ -35,7 +50,7 @@ class Judged:
     measured: float | None
     where: str
     count: int
-    verdict: str
+    verdict: Verdict
 
 
 def judge(bench: Bench) -> list[Judged]:
@@ -47,9 +62,9 @@ def at_least(group: str, goal: str, threshold: float, values: Values) -> Judged:
     """Judge the smallest value, allowing for noise."""
     found = [(value, where) for value, where in values if value is not None]
     if not found:
-        return Judged(group, goal, threshold, None, "", 0, "not measured")
+        return Judged(group, goal, threshold, None, "", 0, Verdict.NOT_MEASURED)
     value, where = min(found)
-    verdict = "met" if value >= threshold else "met within noise" if value >= NOISE * threshold else "missed"
+    verdict = _verdict(value >= threshold, value >= NOISE * threshold)
     return Judged(group, goal, threshold, value, where, len(found), verdict)
 
 
@@ -57,10 +72,9 @@ def at_most(group: str, goal: str, threshold: float, values: Values, *, is_timed
     """Judge the largest value, allowing for noise in times only."""
     found = [(value, where) for value, where in values if value is not None]
     if not found:
-        return Judged(group, goal, threshold, None, "", 0, "not measured")
+        return Judged(group, goal, threshold, None, "", 0, Verdict.NOT_MEASURED)
     value, where = max(found)
-    is_near = is_timed and value <= threshold / NOISE
-    verdict = "met" if value <= threshold else "met within noise" if is_near else "missed"
+    verdict = _verdict(value <= threshold, is_timed and value <= threshold / NOISE)
     return Judged(group, goal, threshold, value, where, len(found), verdict)
 
 
@@ -68,9 +82,13 @@ def mean_at_least(group: str, goal: str, threshold: float, values: Values) -> Ju
     """Judge the geometric mean, in which noise has averaged out."""
     found = [value for value, _ in values if value is not None]
     if not found:
-        return Judged(group, goal, threshold, None, "", 0, "not measured")
+        return Judged(group, goal, threshold, None, "", 0, Verdict.NOT_MEASURED)
     mean = math.exp(sum(map(math.log, found)) / len(found))
-    return Judged(group, goal, threshold, mean, "geometric mean", len(found), "met" if mean >= threshold else "missed")
+    return Judged(group, goal, threshold, mean, "geometric mean", len(found), _verdict(mean >= threshold, False))
+
+
+def _verdict(is_met: bool, is_near: bool) -> Verdict:
+    return Verdict.MET if is_met else Verdict.WITHIN_NOISE if is_near else Verdict.MISSED
 
 
 def _speed_goals(bench: Bench) -> list[Judged]:
@@ -151,19 +169,19 @@ def _roofline_goals(bench: Bench) -> list[Judged]:
 def _cost_goals(bench: Bench) -> list[Judged]:
     def chain() -> Values:
         for row in bench.parts.get("chain", ()):
-            ours, gemm = (row["sides"].get(side, {}).get("node") for side in (OURS, "gemm"))
+            ours, gemm = (row["sides"].get(backend, {}).get("node") for backend in (OURS, "gemm"))
             yield gemm / ours if ours and gemm else None, f"{row['dtype']}, {row['threads']} threads"
 
     def load() -> Values:
         for row in bench.parts.get("load", ()):
-            ours, gemm = (row["sides"].get(side, {}).get("median") for side in (OURS, "gemm"))
+            ours, gemm = (row["sides"].get(backend, {}).get("median") for backend in (OURS, "gemm"))
             where = f"{row['layers']} x {row['size']}x{row['size']} {row['dtype']}, {row['storage']}"
             yield ours / gemm if ours and gemm else None, where
 
     def memory(dtype: str | None = None) -> Values:
         for row in bench.parts.get("memory", ()):
             if dtype in (None, row["dtype"]):
-                ours, gemm = (growth(row["sides"].get(side, {})) for side in (OURS, "gemm"))
+                ours, gemm = (growth(row["sides"].get(backend, {})) for backend in (OURS, "gemm"))
                 yield ours / gemm if ours and gemm else None, f"{row['dtype']}, {row['storage']}"
 
     return [
@@ -174,14 +192,14 @@ def _cost_goals(bench: Bench) -> list[Judged]:
     ]
 
 
-def growth(side: dict[str, dict[str, int]]) -> int | None:
+def growth(backend: dict[str, dict[str, int]]) -> int | None:
     """Return by how many bytes a process grew, after loading or after a first call; None where it did not run.
 
     It is the larger of the two, because weights that are mapped from a file take no memory before the first call.
     """
-    if "reason" in side or not side:
+    if "reason" in backend or not backend:
         return None
-    return max(side[moment]["rss"] for moment in ("loaded", "called")) - side["before"]["rss"]
+    return max(backend[moment]["rss"] for moment in ("loaded", "called")) - backend["before"]["rss"]
 
 
 def _bit_goals(bench: Bench) -> list[Judged]:

@@ -1,4 +1,4 @@
-"""Measure one cell of the grid: check every side's result, time the right ones, compare with the ceiling."""
+"""Measure one cell of the grid: check every backend's result, time the right ones, compare with the ceiling."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bench.measure import cuda
-from exporter.bench.measure.ceilings import Ceilings, least_time, work
-from exporter.bench.measure.cells import OURS, Cell
-from exporter.bench.measure.sides import (
+from exporter.bench.measure.backends import (
     Arrays,
-    Side,
+    Backend,
     UnavailableError,
     aligned,
     draw,
     first_words,
     inference_mode,
-    make_side,
+    make_backend,
 )
+from exporter.bench.measure.ceilings import Ceilings, least_time, work
+from exporter.bench.measure.cells import OURS, Cell
+from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.numerics.compare import compare
@@ -36,15 +37,16 @@ from ort_ops.operators.mylinear.reference import linear_float64
 
 
 @dataclass(frozen=True)
-class SideResult:
-    """The result of one side in a cell.
+class BackendResult:
+    """The result of one backend in a cell.
 
     Attributes:
         median, q1, q3: seconds a call; None where it was not timed.
         slots, calls: how often it was timed, with how many calls each time.
         error_in_bounds: its largest error in units of the derived bound; at most 1 for a right result. None where it
-            did not run, or has NaN or infinity in the wrong place.
-        reason: why it was not timed; empty if it was.
+            did not run, and where NaN or infinity stand in the wrong place.
+        outcome: what became of it.
+        detail: more on an outcome other than `TIMED`: what is wrong, or why it does not run.
     """
 
     median: float | None = None
@@ -53,7 +55,13 @@ class SideResult:
     slots: int = 0
     calls: int = 0
     error_in_bounds: float | None = None
-    reason: str = ""
+    outcome: Outcome = Outcome.TIMED
+    detail: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it was not timed, in words; empty if it was."""
+        return f"{self.outcome}: {self.detail}" if self.outcome is Outcome.WRONG else self.detail
 
     @property
     def spread(self) -> float | None:
@@ -62,19 +70,29 @@ class SideResult:
             return None
         return (self.q3 - self.q1) / self.median
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, with the reason in words, for JSON."""
+        return {**asdict(self), "reason": self.reason}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> BackendResult:
+        """Read `as_dict`. Raises: KeyError, TypeError or ValueError for anything else."""
+        fields = {name: value for name, value in found.items() if name != "reason"}
+        return cls(**{**fields, "outcome": Outcome(fields["outcome"])})
+
 
 @dataclass(frozen=True)
 class CellResult:
     """The result of one cell, as in the result file.
 
     Attributes:
-        sides: by name, ours first.
+        backends: by name, ours first.
         ceiling_s: the shortest time that this machine could take; None where ceilings were not measured.
         bound_by: what limits that time: ``flops`` or a level of memory.
     """
 
     cell: Cell
-    sides: dict[str, SideResult]
+    backends: dict[str, BackendResult]
     ceiling_s: float | None
     bound_by: str
     flops: int
@@ -83,17 +101,17 @@ class CellResult:
     @property
     def ours(self) -> float | None:
         """Our median in seconds."""
-        return self.sides[OURS].median
+        return self.backends[OURS].median
 
     @property
     def best_peer(self) -> str | None:
         """The fastest peer with a right result, or None."""
-        timed = {n: s.median for n, s in self.sides.items() if n != OURS and s.median is not None}
+        timed = {n: s.median for n, s in self.backends.items() if n != OURS and s.median is not None}
         return min(timed, key=lambda name: timed[name]) if timed else None
 
     def ratio(self, peer: str | None) -> float | None:
         """Return the peer's time in units of ours: above 1 we are faster. None where either was not timed."""
-        theirs = self.sides[peer].median if peer in self.sides else None
+        theirs = self.backends[peer].median if peer in self.backends else None
         return theirs / self.ours if theirs is not None and self.ours is not None else None
 
     @property
@@ -103,11 +121,11 @@ class CellResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, with derived figures, for JSON."""
-        peers = [name for name in self.sides if name != OURS]
+        peers = [name for name in self.backends if name != OURS]
         return {
             **asdict(self.cell),
             "device": self.cell.device,
-            "sides": {name: asdict(side) for name, side in self.sides.items()},
+            "sides": {name: backend.as_dict() for name, backend in self.backends.items()},
             "best_peer": self.best_peer,
             "ratio_to_best": self.ratio(self.best_peer),
             "ratios": {name: self.ratio(name) for name in peers},
@@ -123,7 +141,7 @@ class CellResult:
         """Read `as_dict`."""
         return cls(
             Cell(*(found[name] for name in ("M", "K", "N", "dtype", "threads"))),
-            {name: SideResult(**side) for name, side in found["sides"].items()},
+            {name: BackendResult.from_dict(backend) for name, backend in found["sides"].items()},
             *(found[name] for name in ("ceiling_s", "bound_by", "flops", "nbytes")),
         )
 
@@ -150,47 +168,47 @@ def make_problem(
 def run_cell(
     cell: Cell, problem: Problem, peers: Sequence[str], budget_s: float, ceilings: Ceilings | None
 ) -> CellResult:
-    """Check and time every side of one cell."""
+    """Check and time every backend of one cell."""
     arrays = Arrays(aligned(problem.arrays.x[: cell.M]), problem.arrays.weight, problem.arrays.bias)
-    results: dict[str, SideResult] = {}
-    sides: dict[str, Side] = {}
+    results: dict[str, BackendResult] = {}
+    backends: dict[str, Backend] = {}
     with inference_mode(peers):
         for name in (OURS, *peers):
             try:
-                side = make_side(name, cell, arrays)
-                results[name] = check(side, problem)
+                backend = make_backend(name, cell, arrays)
+                results[name] = check(backend, problem)
             except UnavailableError as error:
-                results[name] = SideResult(reason=str(error))
+                results[name] = BackendResult(outcome=Outcome.UNAVAILABLE, detail=str(error))
             else:
-                if not results[name].reason:
-                    sides[name] = side
-        if OURS in sides:
+                if results[name].outcome is Outcome.NOT_TIMED:
+                    backends[name] = backend
+        if OURS in backends:
             rng = random.Random(zlib.crc32(cell.key.encode()))
-            runs = {name: side.run for name, side in sides.items()}
+            runs = {name: backend.run for name, backend in backends.items()}
             timings = measure(runs, budget_s, rng=rng, finish=cuda.finish(cell.threads))
             for name, t in timings.items():
                 error_in_bounds = results[name].error_in_bounds
-                results[name] = SideResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)
-    sides.clear()
+                results[name] = BackendResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)
+    backends.clear()
     gc.collect()  # sessions end here, not while the next cell is timed
     flops, nbytes = work(cell)
     seconds, bound_by = (None, "") if ceilings is None else least_time(cell, ceilings)
     return CellResult(cell, results, seconds, bound_by, flops, nbytes)
 
 
-def check(side: Side, problem: Problem) -> SideResult:
-    """Run the side once and compare with the float64 definition; ``reason`` says what is wrong, if anything."""
+def check(backend: Backend, problem: Problem) -> BackendResult:
+    """Run the backend once and compare with the float64 definition: `WRONG`, or `NOT_TIMED` yet."""
     try:
-        y = side.result()
+        y = backend.result()
     except KeyboardInterrupt:
         raise
     except Exception as error:
         raise UnavailableError(first_words(error)) from error
     dtype = problem.arrays.x.dtype
     if y.dtype != dtype:
-        return SideResult(reason=f"wrong result: {y.dtype} instead of {dtype}")
+        return BackendResult(outcome=Outcome.WRONG, detail=f"{y.dtype} instead of {dtype}")
     rows = len(y)
     found = compare(y, problem.expected[:rows], problem.bound[:rows], MYLINEAR.element_type(dtype.name))
-    reason = "" if found.complaint is None else f"wrong result: {found.complaint}"
     error_in_bounds = found.max_in_bounds if math.isfinite(found.max_in_bounds) else None
-    return SideResult(error_in_bounds=error_in_bounds, reason=reason)
+    outcome = Outcome.NOT_TIMED if found.complaint is None else Outcome.WRONG
+    return BackendResult(error_in_bounds=error_in_bounds, outcome=outcome, detail=found.complaint or "")

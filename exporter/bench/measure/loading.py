@@ -13,9 +13,9 @@ from typing import Any
 
 import onnxruntime
 
+from exporter.bench.measure.backends import first_words, numpy_dtype, session_options
 from exporter.bench.measure.cells import OURS, Plan
-from exporter.bench.measure.models import SIDES, chain_model, random_layers, save_model
-from exporter.bench.measure.sides import first_words, numpy_dtype, session_options
+from exporter.bench.measure.models import PAIR, chain_model, random_layers, save_model
 from exporter.bench.measure.timing import settle, summarize
 from ort_ops.files.atomic import temporary_folder
 
@@ -55,52 +55,54 @@ def measure_memory(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict
             with _models(size, number, dtype, storage) as paths:
                 weights = size * size * number * numpy_dtype(dtype).itemsize
                 row = {"size": size, "layers": number, "dtype": dtype, "storage": storage, "weights_nbytes": weights}
-                sides = {side: _probe(path, side, max(plan.threads)) for side, path in paths.items()}
-                found.append({**row, "sides": sides})
+                backends = {backend: _probe(path, backend, max(plan.threads)) for backend, path in paths.items()}
+                found.append({**row, "sides": backends})
     return found
 
 
 @contextmanager
 def _models(size: int, number: int, dtype: str, storage: str) -> Iterator[dict[str, Path]]:
-    """Write the same layers as a model for each side, for the time of the block."""
+    """Write the same layers as a model for each backend, for the time of the block."""
     with temporary_folder() as folder:
         layers = random_layers(size, number, numpy_dtype(dtype))
-        paths = {side: folder / f"{side}.onnx" for side in SIDES}
-        for side, path in paths.items():
-            save_model(chain_model(side, layers), path, is_external=storage == "external")
+        paths = {backend: folder / f"{backend}.onnx" for backend in PAIR}
+        for backend, path in paths.items():
+            save_model(chain_model(backend, layers), path, is_external=storage == "external")
         yield paths
 
 
 def _time_sessions(paths: dict[str, Path], threads: int, is_quick: bool) -> dict[str, dict[str, Any]]:
-    options = {side: session_options(threads, with_ours=side == OURS) for side in paths}
+    options = {backend: session_options(threads, with_ours=backend == OURS) for backend in paths}
     found: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
     slowest = 0.0
-    for side, path in paths.items():
+    for backend, path in paths.items():
         try:
             started = time.perf_counter()
-            onnxruntime.InferenceSession(str(path), options[side], providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(str(path), options[backend], providers=["CPUExecutionProvider"])
             slowest = max(slowest, time.perf_counter() - started)
-            times[side] = []
+            times[backend] = []
         except Exception as error:  # such as an element type without a kernel in onnxruntime
-            found[side] = {"reason": first_words(error)}
+            found[backend] = {"reason": first_words(error)}
     rounds = _QUICK_ROUNDS if is_quick else _ROUNDS
     for _ in range(rounds if slowest > _SHORT_S else 3 * rounds):
-        for side, taken in times.items():
+        for backend, taken in times.items():
             settle()
             started = time.perf_counter()
-            session = onnxruntime.InferenceSession(str(paths[side]), options[side], providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                str(paths[backend]), options[backend], providers=["CPUExecutionProvider"]
+            )
             taken.append(time.perf_counter() - started)
             del session
-    for side, taken in times.items():
+    for backend, taken in times.items():
         t = summarize(taken, 1)
-        found[side] = {"median": t.median, "q1": t.q1, "q3": t.q3, "slots": t.slots}
+        found[backend] = {"median": t.median, "q1": t.q1, "q3": t.q3, "slots": t.slots}
     return found
 
 
-def _probe(path: Path, side: str, threads: int) -> dict[str, Any]:
+def _probe(path: Path, backend: str, threads: int) -> dict[str, Any]:
     """Load the model in a fresh process and return the figures that it printed, or why there are none."""
-    command = [sys.executable, "-m", "exporter.bench.measure.memory_probe", str(path), side, str(threads)]
+    command = [sys.executable, "-m", "exporter.bench.measure.memory_probe", str(path), backend, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

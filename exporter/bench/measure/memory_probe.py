@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from exporter.bench.measure.backends import bind, numpy_dtype, session_options
 from exporter.bench.measure.cells import OURS
 from exporter.bench.measure.models import chain_model, random_layers
-from exporter.bench.measure.sides import bind, numpy_dtype, session_options
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
 _STATUS = Path("/proc/self/status")
@@ -39,11 +39,11 @@ def call(session: onnxruntime.InferenceSession) -> None:
     run()
 
 
-def main(path: str, side: str, threads: int) -> None:
+def main(path: str, backend: str, threads: int) -> None:
     """Load, call once, print."""
-    options = session_options(threads, with_ours=side == OURS)
+    options = session_options(threads, with_ours=backend == OURS)
     # A tiny model first, so that the runtime's own pages are not counted as the model's.
-    tiny = chain_model(side, random_layers(2, 1, numpy_dtype("float32"))).SerializeToString()
+    tiny = chain_model(backend, random_layers(2, 1, numpy_dtype("float32"))).SerializeToString()
     call(onnxruntime.InferenceSession(tiny, options, providers=["CPUExecutionProvider"]))
     before = resident(_ROLLUP.read_text())
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -16,15 +16,15 @@ from ort_ops.operators.mylinear.contract import MYLINEAR
 
 Layer = tuple[NDArray[Any], NDArray[Any]]
 _OPSET, _IR_VERSION = 20, 9
-SIDES = (OURS, "gemm")
+PAIR = (OURS, "gemm")
 
 
-def chain_model(side: str, layers: Sequence[Layer]) -> ModelProto:
+def chain_model(backend: str, layers: Sequence[Layer]) -> ModelProto:
     """Make a model from ``x [batch, K]`` to ``y`` with one node for each (weight, bias): our operator, or Gemm."""
     names = ["x", *(f"h{i}" for i in range(1, len(layers))), "y"]
     nodes, tensors = [], []
     for i, (weight, bias) in enumerate(layers):
-        nodes.append(_node(side, [names[i], f"weight{i}", f"bias{i}"], names[i + 1]))
+        nodes.append(_node(backend, [names[i], f"weight{i}", f"bias{i}"], names[i + 1]))
         tensors += [numpy_helper.from_array(weight, f"weight{i}"), numpy_helper.from_array(bias, f"bias{i}")]
     return make_model("chain", nodes, tensors, layers[0][0].shape[1], layers[-1][0].shape[0])
 
@@ -62,7 +62,7 @@ def random_layers(size: int, number: int, dtype: np.dtype[Any]) -> list[Layer]:
     ]
 
 
-def _node(side: str, inputs: list[str], output: str) -> NodeProto:
-    if side == OURS:
+def _node(backend: str, inputs: list[str], output: str) -> NodeProto:
+    if backend == OURS:
         return helper.make_node(MYLINEAR.name, inputs, [output], domain=MYLINEAR.domain)
     return helper.make_node("Gemm", inputs, [output], transB=1)

@@ -1,4 +1,4 @@
-"""Time sides against each other: in turn, in slots, until a budget is used up."""
+"""Time backends against each other: in turn, in slots, until a budget is used up."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Run = Callable[[], Any]
 _ROUNDS = 12  # a budget should be enough for so many, if calls are short
 _MOST_ROUNDS, _FEWEST_ROUNDS = 101, 3
 _SHORT_CALL_S = 0.02  # shorter calls come after one that is not timed, which warms caches and threads
-_SLOWER = 3.0  # a side that is so much slower than the fastest is timed `_FEWEST_ROUNDS` times and no more
+_SLOWER = 3.0  # a backend that is so much slower than the fastest is timed `_FEWEST_ROUNDS` times and no more
 _QUIET_STEP_S, _QUIET_STEPS, _SPIN_S = 0.001, 200, 0.06
 _TASKS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one side in one cell, in seconds a call.
+    """The times of one backend in one cell, in seconds a call.
 
     Attributes:
         median, q1, q3: over slots; each slot's time is the mean of its calls.
@@ -54,10 +54,10 @@ def summarize(times: Sequence[float], calls: int) -> Timing:
 def settle() -> None:
     """Wait until no other thread of this process runs, 0.2 s at most.
 
-    Thread pools spin for a while after a call, onnxruntime's for some 50 ms, and would take a core from the side that
-    is timed next. So every side keeps its own defaults, spinning included, as in production, and none is timed while
-    another still spins. This looks at the state of each thread, since its processor time is updated only every few
-    milliseconds.
+    Thread pools spin for a while after a call, onnxruntime's for some 50 ms, and would take a core from the
+    backend that is timed next. So every backend keeps its own default, spinning included, as it would be served, and
+    none is timed while another still spins. The state of each thread is asked for: its processor time is brought up to
+    date only every few milliseconds.
     """
     if not _TASKS.exists():  # on another system, wait as long as they are known to spin
         time.sleep(_SPIN_S)
@@ -82,7 +82,7 @@ def _others_run() -> bool:
 
 
 def measure(
-    sides: Mapping[str, Run],
+    backends: Mapping[str, Run],
     budget_s: float,
     *,
     rng: random.Random,
@@ -90,30 +90,30 @@ def measure(
     settle: Callable[[], None] = settle,
     finish: Callable[[], Any] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time the sides in turn, in a new random order each round, for about ``budget_s`` seconds.
+    """Time the backends in turn, in a new random order each round, for about ``budget_s`` seconds.
 
-    A slot is one side's turn: wait for quiet, warm up if a call is short, then time a loop of calls that takes the
-    slot's share of the budget. Every side gets at least three slots, however long they take. Where calls only queue
+    A slot is one backend's turn: wait for quiet, warm up if a call is short, then time a loop of calls that takes the
+    slot's share of the budget. Every backend gets at least three slots, however long they take. Where calls only queue
     work for a GPU, ``finish`` waits for it, once for all calls of a loop and before the clock is read.
     """
-    slot_s = budget_s / (_ROUNDS * max(1, len(sides)))
+    slot_s = budget_s / (_ROUNDS * max(1, len(backends)))
     calls, estimates = {}, {}
-    for name, run in sides.items():
+    for name, run in backends.items():
         settle()
         estimates[name] = _estimate(run, clock, finish)
         calls[name] = max(1, round(slot_s / estimates[name]))
     fastest = min(estimates.values(), default=0.0)
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[float]] = {name: [] for name in backends}
     started = clock()
     for done in range(_MOST_ROUNDS):
         is_over = clock() - started >= budget_s
         if done >= _FEWEST_ROUNDS and is_over:
             break
-        order = [n for n in sides if done < _FEWEST_ROUNDS or estimates[n] <= _SLOWER * fastest or calls[n] > 1]
+        order = [n for n in backends if done < _FEWEST_ROUNDS or estimates[n] <= _SLOWER * fastest or calls[n] > 1]
         rng.shuffle(order)
         for name in order:
             settle()
-            times[name].append(_slot(sides[name], calls[name], estimates[name], clock, finish))
+            times[name].append(_slot(backends[name], calls[name], estimates[name], clock, finish))
     return {name: summarize(found, calls[name]) for name, found in times.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from exporter.bench.measure.sides import first_words
+from exporter.bench.measure.backends import first_words
+from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import Timing, measure
 from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.console.tone import Toned
 from ort_ops.inspection.trial_run import first_feed
 from ort_ops.models.files import load_model
 from ort_ops.models.nodes import require_operator_nodes
@@ -27,21 +29,22 @@ LOWERED = "lowered"
 
 
 @dataclass(frozen=True)
-class SideResult:
-    """The times of one side, or why it was not timed: a wrong result, or a missing kernel."""
+class BackendResult:
+    """What one backend took, or what is wrong with its result, or why it does not run."""
 
     timing: Timing | None
-    reason: str = ""
+    outcome: Outcome
+    detail: str = ""
 
 
 def bench_model(
     path: str | Path, inputs: str | Path | None = None, *, budget_s: float = 5.0, threads: int | None = None
-) -> dict[str, SideResult]:
+) -> dict[str, BackendResult]:
     """Time a whole model by each kernel of MYLINEAR and lowered, after comparing each result with float64.
 
     Args:
         inputs: an .npz file with an array for each input; None for numbers that the graph can take.
-        budget_s: seconds of timing for all sides together.
+        budget_s: seconds of timing for all backends together.
         threads: of onnxruntime; None for all cores.
 
     Raises: ModelError, ExampleError, NoExampleError, TrialRunError.
@@ -51,50 +54,55 @@ def bench_model(
     with tempfile.TemporaryDirectory() as folder:
         lowered = Path(folder) / "lowered.onnx"
         lower(path, lowered)
-        sides: dict[str, Callable[[], Any]] = {
+        backends: dict[str, Callable[[], Any]] = {
             LOWERED: lambda: onnxruntime.InferenceSession(str(lowered), _options(threads))
         }
         for kernel in available_kernels():
             if kernel.is_available and kernel.name != "cuda":
-                sides[kernel.name] = lambda k=kernel: InferenceSession(path, _options(threads), kernels=k.name)  # type: ignore[misc]
+                backends[kernel.name] = lambda k=kernel: InferenceSession(path, _options(threads), kernels=k.name)  # type: ignore[misc]
         feed = first_feed(InferenceSession(path, _options(threads), kernels="body"), path, inputs)
         exact = Float64Run(model)(feed).outputs
         runs: dict[str, Callable[[], Any]] = {}
-        found: dict[str, SideResult] = {}
-        for name, open_side in sides.items():
+        found: dict[str, BackendResult] = {}
+        for name, open_backend in backends.items():
             try:
-                session = open_side()
-                wrong = _complaint(session.run(None, feed), exact)
-            except Exception as error:  # such as an element type without a kernel in onnxruntime
-                wrong = first_words(error)
-            found[name] = SideResult(None, wrong)
-            if not wrong:
+                session = open_backend()
+                complaint = _complaint(session.run(None, feed), exact)
+            except Exception as error:  # such as an element type for which onnxruntime has no kernel
+                found[name] = BackendResult(None, Outcome.UNAVAILABLE, first_words(error))
+                continue
+            if complaint is not None:
+                found[name] = BackendResult(None, Outcome.WRONG, complaint)
+            else:
+                found[name] = BackendResult(None, Outcome.TIMED)
                 runs[name] = lambda s=session: s.run(None, feed)  # type: ignore[misc]
         timings = measure(runs, budget_s, rng=random.Random(0))
-    return {name: SideResult(timings.get(name), side.reason) for name, side in found.items()}
+    return {name: replace(backend, timing=timings.get(name)) for name, backend in found.items()}
 
 
-def table(found: Mapping[str, SideResult]) -> tuple[list[str], list[list[str]]]:
-    """Return a row for each side: its median, its quartiles, and its time in units of the lowered model's."""
+def table(found: Mapping[str, BackendResult]) -> tuple[list[str], list[list[str]]]:
+    """Return a row for each backend: its median, its quartiles, and its time in units of the lowered model's."""
     base = found[LOWERED].timing
     rows = []
-    for name, side in found.items():
-        if side.timing is None:
-            rows.append([name, "-", "-", "-", f"not timed: {side.reason}"])
+    for name, backend in found.items():
+        if backend.timing is None:
+            what = f"{backend.outcome}: {backend.detail}"
+            rows.append([name, "-", "-", "-", Toned(f"not timed: {what}", backend.outcome.tone)])
             continue
-        middle = side.timing.median
+        middle = backend.timing.median
         ratio = "-" if base is None else f"{base.median / middle:.2f}"
-        spread = f"{side.timing.q1 * 1e3:.3f} to {side.timing.q3 * 1e3:.3f} ms"
-        rows.append([name, f"{middle * 1e3:.3f} ms", spread, ratio, "ok"])
-    return ["side", "a call", "half of the calls", "lowered / this", "result"], rows
+        spread = f"{backend.timing.q1 * 1e3:.3f} to {backend.timing.q3 * 1e3:.3f} ms"
+        rows.append([name, f"{middle * 1e3:.3f} ms", spread, ratio, Toned("ok", backend.outcome.tone)])
+    return ["backend", "a call", "half of the calls", "lowered / this", "result"], rows
 
 
-def _complaint(outputs: list[NDArray[Any]], exact: Mapping[str, Any]) -> str:
+def _complaint(outputs: list[NDArray[Any]], exact: Mapping[str, Any]) -> str | None:
     for got, value in zip(outputs, exact.values(), strict=True):
         comparison = value.compare(np.asarray(got))
         if not comparison.is_within_bound:
-            return f"wrong result: {comparison.text}"
-    return ""
+            text: str = comparison.text
+            return text
+    return None
 
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:

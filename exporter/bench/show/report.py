@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
+from typing import TextIO
 
 from markupsafe import Markup
 
@@ -12,13 +15,13 @@ from exporter.bench.measure.goals import NOISE, Judged, judge
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.runner import RESULT_NAME, Bench
 from exporter.bench.show import tables
-from exporter.bench.show.svg import by_dtype_and_threads, fraction_color, heat_map, ratio_color, roofline_plot
 from ort_ops.console.html_report import Section, write_report
-from ort_ops.console.table import format_table
+from ort_ops.console.table import print_table
 from ort_ops.files.atomic import write_atomically
 
 CSV_NAME, HTML_NAME = "bench.csv", "bench.html"
 _FEW_CELLS = 40
+Value = Callable[[CellResult], float | None]
 _NOISE_TEXT = f"The worst single value counts, or the mean; times from {NOISE:g} of a goal on are met within noise."
 _TABLES = {
     "load": ("Load time", "Making a session, with the options made before.", tables.load_table),
@@ -31,7 +34,7 @@ _TABLES = {
 def write_files(bench: Bench, folder: str | Path, *, with_goals: bool = False) -> list[Path]:
     """Write the files of the report, and return the paths of all. Raises: OutputError.
 
-    The PNG pictures need matplotlib; without it there are none, and the page has its drawings all the same.
+    Pictures and drawings need matplotlib; without it the page has tables in their place.
     """
     folder = Path(folder)
     results = list(bench.cells.values())
@@ -40,35 +43,48 @@ def write_files(bench: Bench, folder: str | Path, *, with_goals: bool = False) -
     write_atomically(folder / CSV_NAME, tables.to_csv(results).encode())
     write_page(bench, judged, folder / HTML_NAME)
     written = [folder / name for name in (RESULT_NAME, CSV_NAME, HTML_NAME)]
+    drawings = _drawings()
+    return written if drawings is None else [*written, *drawings.write_pictures(bench, folder)]
+
+
+def _drawings() -> ModuleType | None:
+    """Return the module that draws; None without matplotlib."""
     try:
-        from exporter.bench.show.pictures import write_pictures
-    except ModuleNotFoundError:
-        return written
-    return [*written, *write_pictures(bench, folder)]
+        from exporter.bench.show import drawings
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "matplotlib":
+            raise
+        return None
+    return drawings
 
 
-def show(bench: Bench, *, with_goals: bool = False) -> str:
-    """Return the summary that the command prints."""
+def show(bench: Bench, stream: TextIO, *, with_goals: bool = False) -> None:
+    """Print the summary."""
     results = list(bench.cells.values())
-    parts = [headline(bench)]
+    print(f"{headline(bench)}\n", file=stream)
+
+    def print_part(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        if title:
+            print(title, file=stream)
+        print_table(header, rows, stream)
+        print(file=stream)
+
     if bench.ceilings is not None:
-        parts.append(format_table(*tables.ceiling_table(bench.ceilings)))
+        print_part("", *tables.ceiling_table(bench.ceilings))
     if results:
-        parts.append("time of the best peer / ours (above 1 ours is faster)")
+        print("time of the best peer / ours (above 1 ours is faster)\n", file=stream)
         for (dtype, threads), table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items():
-            parts.append(f"{dtype}, {runs_on(threads)}\n{format_table(*table)}")
+            print_part(f"{dtype}, {runs_on(threads)}", *table)
         if len(results) <= _FEW_CELLS:
-            parts.append(format_table(*tables.cell_table(results)))
+            print_part("", *tables.cell_table(results))
     missing = tables.untimed(results)
     if missing:
-        rows = [[name, str(count), reason] for name, reason, count in missing]
-        parts.append(format_table(["not timed", "cells", "why"], rows))
+        print_part("", ["not timed", "cells", "why"], [[name, str(count), reason] for name, reason, count in missing])
     for name, (title, text, table_of) in _TABLES.items():
         if name in bench.parts:
-            parts.append(f"{title}. {text}\n{format_table(*table_of(bench.parts[name]))}")
+            print_part(f"{title}. {text}", *table_of(bench.parts[name]))
     if with_goals:
-        parts.append(f"Goals. {_NOISE_TEXT}\n{format_table(*tables.goal_table(judge(bench)))}")
-    return "\n\n".join(parts) + "\n"
+        print_part(f"Goals. {_NOISE_TEXT}", *tables.goal_table(judge(bench)))
 
 
 def headline(bench: Bench) -> str:
@@ -99,38 +115,57 @@ def write_page(bench: Bench, judged: list[Judged], path: Path) -> None:
 
 
 def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:
-    groups = by_dtype_and_threads(results)
-    names = {key: f"{key[0]}, {runs_on(key[1])}" for key in groups}
-    text = (
-        "Time of the best peer with a right result / ours: above 1, in green, ours is faster. Point at a cell for all."
-    )
-    maps = [heat_map(r, lambda c: c.ratio(c.best_peer), ratio_color, names[key]) for key, r in groups.items()]
-    sections = [Section("Beside the best peer", text, markup=Markup("\n".join(maps)))]
-    peers = list(dict.fromkeys(name for r in results for name in r.sides if name != OURS))
-    folded = []
-    for peer in peers:
-        drawn = [
-            heat_map(r, lambda c, peer=peer: c.ratio(peer), ratio_color, names[key])  # type: ignore[misc]
-            for key, r in groups.items()
-            if any(c.ratio(peer) is not None for c in r)
+    drawings = _drawings()
+    if drawings is not None:
+        sections = _drawn_sections(drawings, bench, results)
+    else:
+        text = "Time of the best peer with a right result / ours: above 1 ours is faster. Drawings need matplotlib."
+        sections = [
+            Section(f"Beside the best peer, {dtype}, {runs_on(threads)}", text, *table)
+            for (dtype, threads), table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items()
         ]
-        if drawn:
-            folded.append(f"<details><summary>{peer}</summary>{''.join(drawn)}</details>")
-    sections.append(Section("Beside each peer", "The same for one peer at a time.", markup=Markup("\n".join(folded))))
-    if bench.ceilings is not None:
-        plots = [
-            roofline_plot(results, bench.ceilings, threads) for threads in sorted({r.cell.threads for r in results})
-        ]
-        maps = [heat_map(r, lambda c: c.fraction, fraction_color, names[key]) for key, r in groups.items()]
-        text = (
-            "A point is one of our cells. Bytes are those of x, weight, bias and result, once each; they come at the "
-            "speed of the level that the weight fits in."
-        )
-        fold = f"<details><summary>fraction of the ceiling by cell</summary>{''.join(maps)}</details>"
-        sections.append(Section("Beside the ceiling", text, markup=Markup("\n".join([*plots, fold]))))
     missing = tables.untimed(results)
     if missing:
         rows = [[name, str(count), reason] for name, reason, count in missing]
-        sections.append(Section("Not timed", "", ["side", "cells", "why"], rows))
+        sections.append(Section("Not timed", "", ["backend", "cells", "why"], rows))
     text = "The spread is the interquartile range in units of the median."
     return [*sections, Section("Every cell", text, *tables.cell_table(results), fold=f"{len(results)} cells")]
+
+
+def _drawn_sections(drawings: ModuleType, bench: Bench, results: list[CellResult]) -> list[Section]:
+    """Draw the cells beside the best peer, beside each peer, and beside the ceilings."""
+
+    def drawn(value: Value, color: Callable[[float], str], title: str) -> Markup:
+        markup: Markup = drawings.as_svg(drawings.heat_maps(results, value, color, title), title)
+        return markup
+
+    text = (
+        "Time of the best peer with a right result / ours: above 1, in green, ours is faster. Point at a cell for all."
+    )
+    best = drawn(lambda r: r.ratio(r.best_peer), drawings.ratio_color, "best peer / ours")
+    sections = [Section("Beside the best peer", text, markup=best)]
+    peers = dict.fromkeys(name for r in results for name in r.backends if name != OURS)
+    folded = [
+        _folded(peer, drawn(lambda r, peer=peer: r.ratio(peer), drawings.ratio_color, f"{peer} / ours"))  # type: ignore[misc]
+        for peer in peers
+        if any(r.ratio(peer) is not None for r in results)
+    ]
+    sections.append(Section("Beside each peer", "The same for one peer at a time.", markup=Markup("\n").join(folded)))
+    if bench.ceilings is None:
+        return sections
+    plots = []
+    for threads in sorted({r.cell.threads for r in results}):
+        drawing = drawings.roofline(results, bench.ceilings, threads)
+        if drawing is not None:
+            plots.append(drawings.as_svg(drawing, f"Roofline, {runs_on(threads)}"))
+    text = (
+        "A point is one of our cells. Bytes are those of x, weight, bias and result, once each; they come at the speed "
+        "of the level that the weight fits in."
+    )
+    fractions = drawn(lambda r: r.fraction, drawings.fraction_color, "fraction of the ceiling")
+    plots.append(_folded("fraction of the ceiling by cell", fractions))
+    return [*sections, Section("Beside the ceiling", text, markup=Markup("\n").join(plots))]
+
+
+def _folded(title: str, markup: Markup) -> Markup:
+    return Markup("<details><summary>{}</summary>{}</details>").format(title, markup)

@@ -11,6 +11,8 @@ from exporter.bench.measure.ceilings import Ceilings
 from exporter.bench.measure.cells import OURS, Cell, runs_on
 from exporter.bench.measure.goals import Judged, growth
 from exporter.bench.measure.grid import CellResult
+from exporter.bench.measure.outcome import Outcome
+from ort_ops.console.tone import Tone, Toned
 
 CSV_HEADER = (
     "M", "K", "N", "dtype", "device", "threads", "side", "median_us", "q1_us", "q3_us", "slots", "calls",
@@ -20,22 +22,22 @@ CSV_HEADER = (
 
 
 def to_csv(results: Iterable[CellResult]) -> str:
-    """Return one row for each side of each cell; ``ratio_to_ours`` is the side's time in units of ours."""
+    """Return one row for each backend of each cell; ``ratio_to_ours`` is the backend's time in units of ours."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_HEADER)
     for result in results:
         cell = result.cell
-        for name, side in result.sides.items():
-            median = side.median
+        for name, backend in result.backends.items():
+            median = backend.median
             fraction = result.ceiling_s / median if result.ceiling_s is not None and median is not None else None
             writer.writerow(
                 [cell.M, cell.K, cell.N, cell.dtype, cell.device, cell.threads or "", name]
-                + [_number(None if seconds is None else seconds * 1e6) for seconds in (median, side.q1, side.q3)]
-                + [side.slots, side.calls, _number(side.error_in_bounds), _number(result.ratio(name))]
+                + [_number(None if seconds is None else seconds * 1e6) for seconds in (median, backend.q1, backend.q3)]
+                + [backend.slots, backend.calls, _number(backend.error_in_bounds), _number(result.ratio(name))]
                 + [int(name == result.best_peer), _number(result.flops / median / 1e9 if median else None)]
                 + [_number(None if result.ceiling_s is None else result.ceiling_s * 1e6), _number(fraction)]
-                + [result.bound_by, side.reason]
+                + [result.bound_by, backend.reason]
             )
     return buffer.getvalue()
 
@@ -75,11 +77,11 @@ def heat_tables(
 def cell_table(results: Iterable[CellResult]) -> tuple[list[str], list[list[str]]]:
     """Return a row for each cell: our time and spread, every peer's ratio, and the fraction of the ceiling."""
     results = list(results)
-    peers = list(dict.fromkeys(name for result in results for name in result.sides if name != OURS))
+    peers = list(dict.fromkeys(name for result in results for name in result.backends if name != OURS))
     header = ["cell", "ours", "spread", *(f"{peer} / ours" for peer in peers), "best peer", "of ceiling", "bound by"]
     rows = []
     for result in results:
-        ours = result.sides[OURS]
+        ours = result.backends[OURS]
         rows.append(
             [
                 str(result.cell),
@@ -97,7 +99,15 @@ def cell_table(results: Iterable[CellResult]) -> tuple[list[str], list[list[str]
 def goal_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
     """Return a row for each goal."""
     rows = [
-        [j.group, j.goal, f"{j.threshold:g}", format_number(j.measured), j.where or "-", str(j.count), j.verdict]
+        [
+            j.group,
+            j.goal,
+            f"{j.threshold:g}",
+            format_number(j.measured),
+            j.where or "-",
+            str(j.count),
+            Toned(j.verdict, j.verdict.tone),
+        ]
         for j in judged
     ]
     return ["goal for", "what", "goal", "measured", "where", "values", "verdict"], rows
@@ -111,20 +121,20 @@ def load_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str
 
 def memory_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return by how many MiB a process grew: in all, in anonymous and in file-backed pages."""
-    header = ["model", "weights", "MiB", "side", "loaded: all", "anonymous", "file"]
+    header = ["model", "weights", "MiB", "backend", "loaded: all", "anonymous", "file"]
     header += ["called once: all", "anonymous", "file", "ours / gemm"]
     found = []
     for row in rows:
-        ours, gemm = (growth(row["sides"].get(side, {})) for side in (OURS, "gemm"))
-        for side, measured in row["sides"].items():
+        ours, gemm = (growth(row["sides"].get(backend, {})) for backend in (OURS, "gemm"))
+        for backend, measured in row["sides"].items():
             cells = [
                 f"{(measured[moment][kind] - measured['before'][kind]) / 2**20:.1f}" if moment in measured else "-"
                 for moment in ("loaded", "called")
                 for kind in ("rss", "anonymous", "file")
             ]
-            ratio = f"{ours / gemm:.2f}" if side == OURS and ours and gemm else "-"
+            ratio = f"{ours / gemm:.2f}" if backend == OURS and ours and gemm else "-"
             name = [_model_name(row), row["storage"], f"{row['weights_nbytes'] / 2**20:.0f}"]
-            found.append([*name, side, *cells, ratio])
+            found.append([*name, backend, *cells, ratio])
     return header, found
 
 
@@ -143,7 +153,7 @@ def bits_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str
     for row in rows:
         name = [f"({row['K']}, {row['N']})", row["dtype"], ", ".join(map(str, row["batches"]))]
         if "reason" in row:
-            found.append([*name, f"not run: {row['reason']}", "-"])
+            found.append([*name, Toned(f"not run: {row['reason']}", Tone.QUIET), "-"])
             continue
         threads = ", ".join(map(str, row["threads"]))
         by_threads = row["batches_that_differ_by_threads"]
@@ -151,23 +161,32 @@ def bits_table(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str
         found.append(
             [
                 *name,
-                f"not on {', '.join(by_threads)}" if by_threads else threads,
-                f"not in {', '.join(map(str, by_batch))}" if by_batch else "in all",
+                Toned(f"not on {', '.join(by_threads)}", Tone.BAD) if by_threads else threads,
+                Toned(f"not in {', '.join(map(str, by_batch))}", Tone.BAD) if by_batch else "in all",
             ]
         )
     return header, found
 
 
 def untimed(results: Iterable[CellResult]) -> list[tuple[str, str, int]]:
-    """Return (side, why it was not timed, in how many cells), for each side and dtype's distinct reasons."""
+    """Return (backend, why it was not timed, in how many cells), for each backend and dtype's distinct reasons."""
     counts: dict[tuple[str, str], int] = {}
     for result in results:
-        for name, side in result.sides.items():
-            if side.reason:
-                reason = side.reason.split(":")[0] if side.reason.startswith("wrong result") else side.reason
+        for name, backend in result.backends.items():
+            if backend.outcome in (Outcome.WRONG, Outcome.UNAVAILABLE):
+                # What is wrong has other numbers in every cell; why it does not run is the same in many.
+                reason = backend.outcome if backend.outcome is Outcome.WRONG else backend.detail
                 key = (name, f"{result.cell.dtype}: {reason}")
                 counts[key] = counts.get(key, 0) + 1
     return [(name, reason, count) for (name, reason), count in counts.items()]
+
+
+def by_dtype_and_threads(results: Iterable[CellResult]) -> dict[tuple[str, int], list[CellResult]]:
+    """Group results as the heat maps show them."""
+    groups: dict[tuple[str, int], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.cell.dtype, result.cell.threads), []).append(result)
+    return groups
 
 
 def format_number(value: float | None) -> str:
@@ -195,9 +214,9 @@ def _model_name(row: dict[str, Any]) -> str:
     return f"{row['layers']} x {row['size']}x{row['size']} {row['dtype']}"
 
 
-def _pair(sides: dict[str, dict[str, Any]], key: str, write: Callable[[float], str]) -> list[str]:
+def _pair(backends: dict[str, dict[str, Any]], key: str, write: Callable[[float], str]) -> list[str]:
     """Return our number, Gemm's, and the quotient."""
-    ours, gemm = (sides.get(side, {}).get(key) for side in (OURS, "gemm"))
+    ours, gemm = (backends.get(backend, {}).get(key) for backend in (OURS, "gemm"))
     both = f"{ours / gemm:.2f}" if ours and gemm else "-"
     return [*("-" if value is None else write(value) for value in (ours, gemm)), both]
 

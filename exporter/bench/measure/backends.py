@@ -1,7 +1,7 @@
-"""The contenders in a cell: a MYLINEAR node in a session, and its peers, all on the same arrays or GPU copies of them.
+"""Who takes part in a cell: our node in a session, and its peers, all on the same arrays, or copies on the GPU.
 
-Every side gets its weight beforehand, and its input and output if it can take them, so that a call only computes. Each
-keeps its own defaults, except for the number of threads.
+Every backend gets its weight beforehand, and its input and output if it can take them, so that a call only computes.
+Each keeps its own defaults, except for the number of threads.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _LOG_FATAL = 4
 
 
 class UnavailableError(Exception):
-    """The side cannot take part; the message says why."""
+    """The backend cannot take part; the message says why."""
 
 
 @dataclass(frozen=True)
-class Side:
+class Backend:
     """One contender in a cell.
 
     Attributes:
@@ -71,7 +71,7 @@ def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
 
 
 def aligned(array: Array) -> Array:
-    """Return a copy whose data begins at a multiple of 64 bytes, for the same conditions on every side."""
+    """Return a copy whose data begins at a multiple of 64 bytes, for the same conditions on every backend."""
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -79,8 +79,8 @@ def aligned(array: Array) -> Array:
     return copy
 
 
-def make_side(name: str, cell: Cell, arrays: Arrays) -> Side:
-    """Make one side of a cell.
+def make_backend(name: str, cell: Cell, arrays: Arrays) -> Backend:
+    """Make one backend of a cell.
 
     Raises: UnavailableError with the reason where it does not run on this machine or in this dtype.
     """
@@ -110,7 +110,7 @@ def matmul_model(weight: Array, bias: Array) -> ModelProto:
 
 
 def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
-    """Make options with this number of threads, and for our own side with the C++ kernels."""
+    """Make options with this number of threads, and for our own backend with the C++ kernels."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -121,7 +121,7 @@ def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOpti
 
 
 def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxruntime.InferenceSession:
-    """Open a model in onnxruntime's own session, the same for every side."""
+    """Open a model in onnxruntime's own session, the same for every backend."""
     options = session_options(threads, with_ours=with_ours)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -145,10 +145,12 @@ def _ort_value(array: Array) -> onnxruntime.OrtValue:
     return make(array.view(np.uint16), MYLINEAR.element_type("bfloat16").onnx_type)
 
 
-def session_side(model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False) -> Side:
+def session_backend(
+    model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False
+) -> Backend:
     """Open a model from ``x`` to ``y`` and bind both; 0 threads stand for the GPU."""
     if not threads:
-        return _cuda_side(model, x, out_features, with_ours=with_ours)
+        return _cuda_backend(model, x, out_features, with_ours=with_ours)
     session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
     run, y = bind(session, x, out_features)
 
@@ -156,10 +158,10 @@ def session_side(model: ModelProto, x: Array, out_features: int, threads: int, *
         run()
         return y
 
-    return Side(run, result)
+    return Backend(run, result)
 
 
-def _cuda_side(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Side:
+def _cuda_backend(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Backend:
     import torch
 
     from exporter.torch_ops.tensors import to_numpy
@@ -176,43 +178,43 @@ def _cuda_side(model: ModelProto, x: Array, out_features: int, *, with_ours: boo
         cuda.synchronize()
         return to_numpy(y)
 
-    return Side(run, result)
+    return Backend(run, result)
 
 
-def _make_ours(cell: Cell, arrays: Arrays) -> Side:
+def _make_ours(cell: Cell, arrays: Arrays) -> Backend:
     model = make_linear_model(["batch", cell.K], arrays.weight, arrays.bias, with_function=False)
-    return session_side(model, arrays.x, cell.N, cell.threads, with_ours=True)
+    return session_backend(model, arrays.x, cell.N, cell.threads, with_ours=True)
 
 
-def _make_gemm(cell: Cell, arrays: Arrays) -> Side:
-    return session_side(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
+def _make_gemm(cell: Cell, arrays: Arrays) -> Backend:
+    return session_backend(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
 
 
-def _make_matmul(cell: Cell, arrays: Arrays) -> Side:
-    return session_side(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
+def _make_matmul(cell: Cell, arrays: Arrays) -> Backend:
+    return session_backend(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
 
 
-def _make_torch(cell: Cell, arrays: Arrays) -> Side:
+def _make_torch(cell: Cell, arrays: Arrays) -> Backend:
     import torch
 
     run = partial(torch.nn.functional.linear, *_tensors(cell, arrays))
-    return _torch_side(run)
+    return _torch_backend(run)
 
 
-def _make_compile(cell: Cell, arrays: Arrays) -> Side:
+def _make_compile(cell: Cell, arrays: Arrays) -> Backend:
     import torch
 
     torch._dynamo.reset()  # otherwise the ninth shape would run eagerly
     compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
     run = partial(compiled, *_tensors(cell, arrays))
     run()
-    return _torch_side(run)
+    return _torch_backend(run)
 
 
-def _torch_side(run: Callable[[], Any]) -> Side:
+def _torch_backend(run: Callable[[], Any]) -> Backend:
     from exporter.torch_ops.tensors import to_numpy
 
-    return Side(run, lambda: to_numpy(run()))
+    return Backend(run, lambda: to_numpy(run()))
 
 
 def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
@@ -235,7 +237,7 @@ def _tensor(array: Array) -> Any:
     return torch.from_numpy(array)
 
 
-def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
+def _make_openvino(cell: Cell, arrays: Arrays) -> Backend:
     import openvino
 
     core = openvino.Core()
@@ -261,7 +263,7 @@ def _make_openvino(cell: Cell, arrays: Arrays) -> Side:
         y: Array = request.get_output_tensor().data
         return y.view(arrays.x.dtype) if y.dtype.itemsize == arrays.x.dtype.itemsize else y
 
-    return Side(run, result)
+    return Backend(run, result)
 
 
 def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
@@ -276,7 +278,7 @@ def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
     return mode
 
 
-_MAKERS: dict[str, Callable[[Cell, Arrays], Side]] = {
+_MAKERS: dict[str, Callable[[Cell, Arrays], Backend]] = {
     OURS: _make_ours,
     "gemm": _make_gemm,
     "matmul": _make_matmul,
