@@ -87,6 +87,18 @@ def is_own(path: str) -> bool:
     return path in _own_paths
 
 
+def include_path() -> str:
+    """Return the folder with the headers that a kernel of your own in C++ includes; see ``docs/cpp_kernels.md``.
+
+    Raises: NativeLibraryError if this installation has none.
+    """
+    for directory in _directories():
+        for path in (directory.parent / "cpp_ops", directory / "include"):
+            if (path / "ort" / "registration.h").is_file():
+                return str(path)
+    raise NativeLibraryError(f"this installation has no C++ headers: it was made without a compiler; {_REINSTALL}")
+
+
 def status(*, in_child_first: bool = False) -> NativeStatus:
     """Find the library and ask it what it has. Never raises. Looks again at each call, which takes microseconds.
 
@@ -170,12 +182,13 @@ def _read_version(read: Callable[[str], str]) -> str | None:
         return None
 
 
-def describe(path: str | Path, function_name: str) -> dict[str, Any]:
+def describe(path: str | Path, function_name: str) -> Any:
     """Load the library and call one of its functions that write JSON; see ``cpp_ops/register.cc``.
 
     Args:
         path: of the library.
-        function_name: ``mylinear_describe`` or ``mylinear_cuda_describe``.
+        function_name: ``mylinear_describe`` or ``mylinear_cuda_describe``; ``mylinear_operators`` of another library
+            with kernels, which lists them.
 
     Raises: OSError if it does not load, AttributeError if it is another library, ValueError if it writes no JSON.
     """
@@ -184,6 +197,6 @@ def describe(path: str | Path, function_name: str) -> dict[str, Any]:
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     function.restype = ctypes.c_size_t
     buffer = ctypes.create_string_buffer(16384)
-    function(buffer, len(buffer))
-    described: dict[str, Any] = json.loads(buffer.value)
-    return described
+    while (needed := function(buffer, len(buffer)) + 1) > len(buffer):
+        buffer = ctypes.create_string_buffer(needed)
+    return json.loads(buffer.value)
