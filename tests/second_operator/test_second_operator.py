@@ -158,6 +158,7 @@ def test_one_body_serves_several_element_types() -> None:
     graphs = [one_node(sample_calls(KIT, types)[0]).graph for types in OVERLOADS]
     model = one_node(sample_calls(KIT, OVERLOADS[0])[0])
     for number, graph in enumerate(graphs):
+        graph.node[0].name += str(number)
         for value in (*graph.input, *graph.output):
             value.name += str(number)
         for names in (graph.node[0].input, graph.node[0].output):
@@ -223,7 +224,7 @@ def test_two_operators_run_in_one_model(kernel: str) -> None:
 def test_each_operator_runs_by_the_best_kernel_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EXAMPLE_OPS_LIBRARY")
     session = InferenceSession(two_operators().SerializeToString())
-    assert dict(session.kernel_by_operator) == {"mylinear::MYLINEAR": "cpp", "example.ops::SCALED_CLIP": "python"}
+    assert session.kernels == {"mylinear::MYLINEAR": "cpp", "example.ops::SCALED_CLIP": "python"}
     with pytest.raises(KernelError, match="SCALED_CLIP is not built; set EXAMPLE_OPS_LIBRARY"):
         InferenceSession(two_operators().SerializeToString(), kernels="cpp")
 
