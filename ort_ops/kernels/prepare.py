@@ -95,7 +95,9 @@ def complete_model(
     from ort_ops.models.nodes import attach_functions, has_function
 
     lacking_inputs = {
-        op_type for node in nodes if node.lacks_input and providers[op_type := node.operator.op_type].needs_inputs
+        op_type
+        for node in nodes
+        if (node.lacks_input or node.lacks_output) and providers[op_type := node.operator.op_type].needs_inputs
     }
     used = {node.operator.op_type: node.operator for node in nodes}
     lacking_functions = {

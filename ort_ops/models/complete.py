@@ -23,6 +23,9 @@ def complete_inputs(model: onnx.ModelProto) -> int:
     (``tests/opdef/test_function_body.py`` shows it), and it would not help the extensions. So the operator's
     `AbsentInput` is added, which changes no result. The time is linear in the model.
 
+    Optional outputs that a node does not list at all get an empty name: onnxruntime infers the outputs of a function
+    beyond those of the node, and then refuses the model.
+
     Raises: ModelError for an input whose shape is computed, below opset 15.
     """
     opset = domain_version(model, "")
@@ -30,6 +33,8 @@ def complete_inputs(model: onnx.ModelProto) -> int:
     count = 0
     nodes = operator_nodes(model)  # kept alive: graphs are distinguished by identity
     for found in nodes:
+        if found.lacks_output:
+            found.node.output.extend([""] * (len(found.operator.outputs) - len(found.node.output)))
         if found.lacks_input:
             completion = graphs.setdefault(id(found.container), _Completion(found.container, opset))
             completion.complete(found)

@@ -85,6 +85,11 @@ class OperatorNode:
             for parameter, name in zip(self.operator.inputs, self.inputs, strict=True)
         )
 
+    @property
+    def lacks_output(self) -> bool:
+        """Whether the node lists fewer outputs than the operator has; onnxruntime then refuses its function body."""
+        return len(self.node.output) < len(self.operator.outputs)
+
 
 def operator_nodes(model: onnx.ModelProto) -> list[OperatorNode]:
     """Return every node of a registered operator: of the main graph, of bodies, and of model-local functions.
