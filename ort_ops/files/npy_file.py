@@ -23,8 +23,11 @@ _BFLOAT16 = np.dtype("V2")  # as NumPy, which does not know it, writes that of m
 _MAX_RANK = 32  # NumPy's own, before 2.0
 
 
-def open_npy(path: str | Path) -> NDArray[Any]:
+def open_npy(path: str | Path, *, is_text: bool = False) -> NDArray[Any]:
     """Map the array of numbers in an NPY file into memory, without reading it.
+
+    Args:
+        is_text: whether it must hold text instead; what is no character is found only when it is read.
 
     bfloat16, which NumPy does not have, comes as ``V2``, as NumPy writes it.
 
@@ -35,8 +38,10 @@ def open_npy(path: str | Path) -> NDArray[Any]:
             header = _Header(file.read(_MAX_HEADER))
         except Exception as error:  # NumPy reports a damaged header in a dozen ways
             raise InputError(f"'{path}' is not a .npy file of numbers: {first_line(error)}") from error
-        if header.dtype.kind not in "fiub" and header.dtype != _BFLOAT16:
-            raise InputError(f"'{path}' must hold numbers, got dtype {header.dtype}")
+        is_right = header.dtype.kind == "U" if is_text else header.dtype.kind in "fiub" or header.dtype == _BFLOAT16
+        if not is_right:
+            what = "text" if is_text else "numbers"
+            raise InputError(f"'{path}' must hold {what}, got dtype {header.dtype}")
         header.require_size(f"'{path}'", os.fstat(file.fileno()).st_size)
         if 0 in header.shape:
             return np.empty(header.shape, header.dtype)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ort_ops.console.progress import progress
 from ort_ops.files.atomic import open_atomically
 from ort_ops.files.inputs import InputError, first_line
-from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.prediction.columns import feature_names
+from ort_ops.prediction.elements import numpy_dtype
 from ort_ops.prediction.metadata import Labels, read_labels
 from ort_ops.prediction.results import ClassNamer, CsvWriter, NpyWriter
 from ort_ops.prediction.rows import RowReader, Rows
@@ -65,7 +65,7 @@ def predict(
     size = model_input.shape[0] if model_input.shape else None
     fixed = size if isinstance(size, int) and size > 0 else None
     reader = RowReader(
-        model_input.shape, _numpy_dtype(model_input.type), labels.columns, fixed or batch_size, positional, tell
+        model_input.shape, numpy_dtype(model_input.type), labels.columns, fixed or batch_size, positional, tell
     )
     rows = reader.open(source)
     if fixed is not None and rows.count is not None:
@@ -172,16 +172,3 @@ def _require_multiple(source: str, count: int, fixed: int) -> None:
             f"the model takes exactly {fixed} rows at a time, and '{source}' has {count}; "
             "export it with a free batch dimension, or give a multiple"
         )
-
-
-def _numpy_dtype(onnx_name: str) -> np.dtype[Any]:
-    import ml_dtypes  # noqa: F401  # makes np.dtype know bfloat16
-
-    for element_type in ELEMENT_TYPES.values():
-        if element_type.onnx_name == onnx_name:
-            dtype: np.dtype[Any] = np.dtype(element_type.name)
-            return dtype
-    names = ", ".join(ELEMENT_TYPES)
-    raise InputError(
-        f"`mylinear run` takes inputs of {names}, got {onnx_name}; use ort_ops.InferenceSession from Python"
-    )

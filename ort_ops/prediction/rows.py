@@ -16,6 +16,7 @@ from ort_ops.files.csv_file import Record, chunks, open_csv
 from ort_ops.files.inputs import InputError, shown_names
 from ort_ops.files.npy_file import open_npy
 from ort_ops.prediction.columns import CellError, Column, encode, feature_fills, is_number, plain_columns
+from ort_ops.prediction.elements import TEXT, cast, is_cell, is_floating, parse_cells
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,13 @@ class RowReader:
         return plain_columns([f"x{i}" for i in range(self.shape[1])])
 
     def _parse_text(self, text: str) -> Rows:
+        if self.dtype == TEXT:  # any text could be meant, also the misspelt name of a file
+            raise InputError(
+                f"the input must be an existing .csv or .npy file, for a model that takes text, got '{text}'"
+            )
         columns = self._all_columns
         rows = [row.split(",") for row in text.split(";")]
-        if not any(is_number(cell) for cell in rows[0]) and len(rows[0]) != len(columns):
+        if not any(is_cell(self.dtype, cell) for cell in rows[0]) and len(rows[0]) != len(columns):
             raise InputError(
                 f"the input must be an existing .csv or .npy file, or numbers such as \"3,2\", got '{text}'"
             )
@@ -77,7 +82,7 @@ class RowReader:
             if len(cells) != len(columns):
                 raise InputError(f"row {number} of '{text}' must have {_count(columns)}, got {len(cells)}")
         try:
-            encoded = encode(columns, rows)
+            encoded = _encode(columns, rows, self.dtype)
         except CellError as error:
             raise InputError(
                 'the input must be an existing .csv or .npy file, or numbers such as "3,2", '
@@ -86,7 +91,7 @@ class RowReader:
         return Rows(len(encoded), self._cast_batches(text, encoded))
 
     def _open_npy(self, source: str) -> Rows:
-        array = open_npy(source)
+        array = open_npy(source, is_text=self.dtype == TEXT)
         if array.dtype.kind == "V":
             if self.dtype.name != "bfloat16":
                 raise InputError(f"'{source}' must hold numbers, got dtype {array.dtype}")
@@ -102,7 +107,7 @@ class RowReader:
     def _cast_batches(self, source: str, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
         for start in range(0, len(rows), self.batch_size):
             batch = self._filled(np.asarray(rows[start : start + self.batch_size]))
-            yield _cast(source, batch, self.dtype, start)
+            yield cast(source, batch, self.dtype, start)
 
     def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Return the batch with the numbers that the columns have for missing ones in place of NaN."""
@@ -123,7 +128,9 @@ class RowReader:
             is_header, chosen = self._understand(source, first[1])
             rest = records if is_header else chain([first], records)
             for chunk in chunks(rest, len(first[1]), self.batch_size):
-                encoded = _cast(source, _encode(source, columns, chosen, chunk, len(first[1])), self.dtype, done)
+                encoded = cast(
+                    source, _encode_chunk(source, columns, chosen, chunk, len(first[1]), self.dtype), self.dtype, done
+                )
                 done += len(chunk)
                 while filled + len(encoded) >= self.batch_size:
                     part, encoded = np.split(encoded, [self.batch_size - filled])
@@ -148,8 +155,8 @@ class RowReader:
                 return True, chosen
         if len(names) != len(columns):
             raise InputError(f"'{source}' must have {len(columns)} columns{self._named()}; it has {len(names)}")
-        is_header = not any(is_number(name) for name in names) and not _can_be_row(columns, names)
-        if self.is_positional:
+        is_header = not any(is_cell(self.dtype, name) for name in names) and not _can_be_row(columns, names)
+        if self.is_positional or self.dtype == TEXT:
             what = "its first line is taken as a header" if is_header else "its first line is taken as a row"
             self.tell(f"'{source}': columns are taken in their order{self._named()}; {what}")
         return is_header, None
@@ -195,9 +202,21 @@ def _can_be_row(columns: Sequence[Column], cells: list[str]) -> bool:
     return any(column.categories is not None for column in columns)
 
 
-def _encode(
-    source: str, columns: Sequence[Column], chosen: list[int] | None, chunk: list[Record], width: int
-) -> NDArray[np.float64]:
+def _encode(columns: Sequence[Column], rows: Sequence[Sequence[str]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the inputs for the cells of each row; float64 where the model takes numbers. Raises: CellError."""
+    if is_floating(dtype) or not all(column.is_plain for column in columns):
+        return encode(columns, rows)
+    return parse_cells(dtype, rows)
+
+
+def _encode_chunk(
+    source: str,
+    columns: Sequence[Column],
+    chosen: list[int] | None,
+    chunk: list[Record],
+    width: int,
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
     for line, cells in chunk:
         if len(cells) != width:
             raise InputError(f"'{source}' line {line} must have {width} columns, got {len(cells)}")
@@ -206,45 +225,10 @@ def _encode(
         take = itemgetter(*chosen) if len(chosen) > 1 else lambda cells: (cells[chosen[0]],)
         rows = [take(cells) for cells in rows]
     try:
-        return encode(columns, rows)
+        return _encode(columns, rows, dtype)
     except CellError as error:
         place = f"{error.column + 1}" if chosen is None else f"'{columns[error.column].name}'"
         raise InputError(f"'{source}' line {chunk[error.row][0]}, column {place}{error.reason}") from None
-
-
-def _cast(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:
-    """Return the rows in the model's dtype. Raises: InputError for a number that it cannot hold."""
-    if rows.dtype == dtype:
-        return rows
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = rows.astype(dtype)
-    if dtype.kind in "iub":
-        _require_same(source, rows, cast, num_before)
-        return cast
-    is_lost = ~np.isfinite(cast) & np.isfinite(rows)
-    if is_lost.any():
-        place = tuple(int(i) for i in np.argwhere(is_lost)[0])
-        raise InputError(
-            f"'{source}' row {num_before + place[0] + 1}: {rows[place]} is too large for the model's {dtype}"
-        )
-    return cast
-
-
-def _require_same(source: str, rows: NDArray[Any], cast: NDArray[Any], num_before: int) -> None:
-    """Raise InputError for a number that a model of integers or booleans cannot hold, or that was rounded on its way.
-
-    Whole numbers from 2**53 on may have been another number in the text of a file.
-    """
-    least, largest = (0, 1) if cast.dtype.kind == "b" else (np.iinfo(cast.dtype).min, np.iinfo(cast.dtype).max)
-    if rows.dtype.kind == "f":
-        least, largest = max(least, 1 - 2**53), min(largest, 2**53 - 1)
-    is_same = (cast.astype(rows.dtype) == rows) & (rows >= least) & (rows <= largest)
-    if not is_same.all():
-        place = tuple(int(i) for i in np.argwhere(~is_same)[0])
-        raise InputError(
-            f"'{source}' row {num_before + place[0] + 1}: the model's {cast.dtype} must be whole numbers from {least} "
-            f"to {largest}, got {rows[place]}"
-        )
 
 
 def _count(columns: Sequence[Column]) -> str:
