@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.measure.backends import Array, aligned, bind, numpy_dtype, open_session
-from exporter.bench.measure.models import Layer, chain_model, random_layers
+from exporter.bench.backends.contestants import Array, aligned, bind, numpy_dtype, open_session
+from exporter.bench.backends.models import chain_model, random_layers
 from exporter.bench.measure.timing import measure
+from exporter.torch_ops.workloads.bench import Layer
 from ort_ops.console.table import format_table
 from ort_ops.operators.mylinear.reference import linear_float64
 

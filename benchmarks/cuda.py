@@ -545,7 +545,7 @@ class NodeRun:
     """Open a session of one operator on the stream that is timed."""
 
     def __init__(self, operator: str, dtype: str, count: int, stream: Any) -> None:
-        from exporter.bench.measure import cuda
+        from exporter.bench.backends import cuda
 
         self.operator = operator
         self.session = cuda.open_session(
@@ -557,7 +557,7 @@ class NodeRun:
 
     def bind(self, inputs: Inputs) -> Callable[[], Any]:
         """Return a function that queues every product of the rotation."""
-        from exporter.bench.measure import cuda
+        from exporter.bench.backends import cuda
 
         weights = [w.T.contiguous() for w in inputs.w] if self.operator == "MatMul + Add" else inputs.w
         named = {"x": inputs.x, "w": weights, "b": inputs.b}

@@ -1,6 +1,7 @@
-"""The benchmark behind `mylinear bench`: MYLINEAR's C++ kernels beside their peers and the machine's ceilings.
+"""The benchmark behind `mylinear bench`: our C++ kernels beside their peers and the machine's ceilings.
 
-`cells` says what is measured, `backends` who takes part, `timing` how; `ceilings` what the machine can do; `runner`
-does it all and can be interrupted; `goals` judges, and `report` and `tables` show. torch and openvino are peers where
-they are installed: nothing here needs them.
+In `measure`, `cells` says what is measured, `timing` how, and `ceilings` what the machine can do; `runner` runs
+everything and can be interrupted; `goals` judges. `backends` has those that take part, `parts` what is measured beside
+the grid, and `show` makes tables, drawings and pages. torch and openvino are peers if they are installed; nothing here
+needs them.
 """

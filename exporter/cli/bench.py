@@ -1,4 +1,4 @@
-"""`mylinear bench`: MYLINEAR beside its peers and the machine's ceilings. Peers that are not installed are left out."""
+"""`mylinear bench`: our operators beside their peers and the machine's ceilings; peers need not be installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under two minutes")
     parser.add_argument("--fresh", action="store_true", help="measure anew what the folder has already")
     parser.add_argument("--M", dest="rows", metavar="M,...", help="rows of x, such as 1,8")
-    parser.add_argument("--shapes", metavar="KxN,...", help="in_features x out_features, such as 768x3072,64x64")
+    parser.add_argument("--shapes", metavar="KxN,...", help="numbers in x numbers out, such as 768x3072,64x64")
     parser.add_argument("--dtypes", metavar="D,...", help="such as float32,bfloat16")
     parser.add_argument("--threads", metavar="T,...", help="of the CPU, such as 1,2 (default: 1 and all cores)")
     parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
@@ -82,7 +82,7 @@ def _run_model(args: argparse.Namespace) -> int:
     """Time one whole model and print a table; status 1 if a result is wrong."""
     from exporter.bench.measure.cells import BenchError
     from exporter.bench.measure.outcome import Outcome
-    from exporter.bench.measure.whole_model import bench_model, table
+    from exporter.bench.parts.whole_model import bench_model, table
     from ort_ops.console.table import print_table
 
     if args.threads is not None and not (args.threads.isdigit() and int(args.threads)):

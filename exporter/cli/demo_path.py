@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.torch_ops.network import Network
+from exporter.torch_ops.workloads.network import Network
 from exporter.training.curves import plot_parity
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import TrainingResult, train

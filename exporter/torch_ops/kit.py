@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from exporter.torch_ops import registration
-from exporter.torch_ops.network import NetworkKit
+from exporter.torch_ops.workloads.network import NetworkKit
 from ort_ops.numerics.compare import Comparison
 from ort_ops.opdef import registry
 from ort_ops.opdef.call import Call

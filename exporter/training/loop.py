@@ -11,7 +11,7 @@ import torch
 
 from exporter.torch_ops.devices import why_not_cuda
 from exporter.torch_ops.gradients import check_gradients
-from exporter.torch_ops.network import Architecture, Network, statistics
+from exporter.torch_ops.workloads.network import Architecture, Network, statistics
 from exporter.training.checkpoints.checkpoint import Checkpoint, Metrics
 from exporter.training.distributed import PeerLostError, Processes
 from exporter.training.folder_lock import lock_folder

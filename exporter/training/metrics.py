@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.torch_ops.network import Network
+from exporter.torch_ops.workloads.network import Network
 from exporter.training.data.dataset import DataError, Dataset
 
 _ROWS_AT_ONCE = 4096

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.torch_ops.kit import torch_kits
-from exporter.torch_ops.network import NetworkKit
+from exporter.torch_ops.workloads.network import NetworkKit
 from ort_ops.opdef.operator import ContractError
 
 

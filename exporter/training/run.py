@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.torch_ops.network import Architecture, Network
+from exporter.torch_ops.workloads.network import Architecture, Network
 from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint, Metrics, save_checkpoint
 from exporter.training.data.dataset import DataError, Dataset
 from exporter.training.data.linear_example import LinearExample

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from exporter.to_onnx.export import ExportResult, export
-from exporter.torch_ops.network import Network
+from exporter.torch_ops.workloads.network import Network
 from exporter.training.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from exporter.training.networks import network_kit
 from ort_ops.prediction.columns import to_json

@@ -96,7 +96,7 @@ class _Version(argparse.Action):
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Make the parser; only the subcommand that is asked for is imported."""
-    parser = _Parser(prog="mylinear", description="Train, export, run and prove the MYLINEAR operator.")
+    parser = _Parser(prog="mylinear", description="Train, export, run and prove ONNX operators of your own.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in find_commands().items():

@@ -60,6 +60,7 @@ class OperatorKit:
         gradient_bound: the same arguments -> how far a right backward in the call's element types may be from each
             exact gradient. With it verification compares the backward of the nodes' own type too.
         torch: ``module:attribute`` of the `TorchKit`, imported by `exporter` alone; empty for none.
+        bench: ``module:attribute`` of the `BenchKit`, which `mylinear bench` measures; empty for none.
     """
 
     operator: Operator
@@ -78,3 +79,4 @@ class OperatorKit:
     inspection: tuple[str, Callable[[Any], Any]] | None = None
     gradient_bound: Callable[[Call, Sequence[Array | None]], Sequence[Bound | None]] | None = None
     torch: str = ""
+    bench: str = ""

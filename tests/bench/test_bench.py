@@ -17,16 +17,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from exporter.bench.measure import backends, bits, ceilings, chain, goals, grid, loading, runner, timing
+from exporter.bench.backends import contestants as backends
+from exporter.bench.measure import ceilings, goals, grid, runner, timing
 from exporter.bench.measure.ceilings import Ceilings, cache_sizes, least_time, work
 from exporter.bench.measure.cells import DTYPES, OURS, PARTS, ROWS, SHAPES, BenchError, Cell, Plan, make_plan
 from exporter.bench.measure.goals import at_least, at_most, judge, mean_at_least
 from exporter.bench.measure.grid import BackendResult, CellResult
 from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.runner import Bench, run_bench
+from exporter.bench.parts import bits, chain, loading
 from exporter.bench.show import tables
 from exporter.bench.show.drawings import as_svg, heat_maps, ratio_color, roofline
 from exporter.bench.show.report import write_files
+from exporter.operators.mylinear import bench as operator_bench
 from ort_ops.cli import main as cli
 from ort_ops.files.atomic import OutputError
 
@@ -590,7 +593,7 @@ def test_the_chain_is_checked_and_timed(small: Plan, monkeypatch: pytest.MonkeyP
     assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
     assert set(rows[0]["sides"][OURS]) == {"one", "chain", "node"}
     assert "NOT_IMPLEMENTED" in rows[1]["sides"]["gemm"]["reason"]
-    monkeypatch.setattr(chain, "linear_float64", lambda x, w, b: x @ w.T + b + 1e-3)
+    monkeypatch.setattr(operator_bench, "linear_float64", lambda x, w, b: x @ w.T + b + 1e-3)
     assert "wrong result" in chain.measure_chain(small)[0]["sides"][OURS]["reason"]
 
 

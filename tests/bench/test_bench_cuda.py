@@ -20,7 +20,9 @@ import pytest
 import torch
 
 import ort_ops
-from exporter.bench.measure import backends, cuda, grid, identity, timing
+from exporter.bench.backends import contestants as backends
+from exporter.bench.backends import cuda
+from exporter.bench.measure import grid, identity, timing
 from exporter.bench.measure.cells import DTYPES, OURS, Cell, make_plan
 from exporter.bench.measure.grid import CellResult
 from ort_ops.cli import main as cli

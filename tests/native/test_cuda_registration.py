@@ -252,12 +252,12 @@ def test_the_benchmark_s_models_compute_the_same() -> None:
 def test_the_benchmark_binds_every_product_of_a_rotation(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU's tensors and provider; which differ from the GPU's in nothing that is bound here."""
     torch = pytest.importorskip("torch")
-    from exporter.bench.measure import cuda as sessions
-    from exporter.bench.measure import sides
+    from exporter.bench.backends import contestants
+    from exporter.bench.backends import cuda as sessions
 
     def on_cpu(model: bytes, *, with_ours: bool, stream: int, allows_tf32: bool) -> Any:
         assert (stream, allows_tf32) == (77, False)
-        return sides.open_session(model, 1, with_ours=with_ours)
+        return contestants.open_session(model, 1, with_ours=with_ours)
 
     monkeypatch.setattr(sessions, "open_session", on_cpu)
     benchmark = _benchmark()

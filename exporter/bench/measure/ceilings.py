@@ -14,7 +14,7 @@ import numpy as np
 
 from exporter.bench.measure.cells import Cell
 from ort_ops.native import library as native
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 LEVELS = ("L2", "L3", "memory")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -60,7 +60,7 @@ class Ceilings:
 def work(cell: Cell) -> tuple[int, int]:
     """Return a cell's floating-point operations, and the bytes of x, weight, bias and result."""
     numbers = cell.K * cell.N + cell.M * cell.K + cell.M * cell.N + cell.N
-    return 2 * cell.M * cell.K * cell.N, numbers * MYLINEAR.element_type(cell.dtype).nbytes
+    return 2 * cell.M * cell.K * cell.N, numbers * ELEMENT_TYPES[cell.dtype].nbytes
 
 
 def least_time(cell: Cell, ceilings: Ceilings) -> tuple[float, str]:
@@ -69,7 +69,7 @@ def least_time(cell: Cell, ceilings: Ceilings) -> tuple[float, str]:
     That is the larger of operations / rate and bytes / bandwidth; all arrays move once, at the speed of the level that
     the weight fits in.
     """
-    element_type = MYLINEAR.element_type(cell.dtype)
+    element_type = ELEMENT_TYPES[cell.dtype]
     flops, nbytes = work(cell)
     level = level_of(cell.K * cell.N * element_type.nbytes, cell.threads, ceilings.capacity)
     moving = nbytes / ceilings.bandwidth[level][cell.threads]

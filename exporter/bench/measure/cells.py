@@ -90,11 +90,11 @@ class Plan:
 
     def cells(self) -> Iterator[Cell]:
         """Yield the cells, those of one weight one after the other."""
-        for in_features, out_features in self.shapes:
+        for columns, outputs in self.shapes:
             for dtype in self.dtypes:
                 for rows in self.rows:
                     for threads in self.threads:
-                        yield Cell(rows, in_features, out_features, dtype, threads)
+                        yield Cell(rows, columns, outputs, dtype, threads)
 
     @property
     def num_steps(self) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.bench.measure import cuda
-from exporter.bench.measure.backends import (
+from exporter.bench.backends import cuda
+from exporter.bench.backends.contestants import (
     Arrays,
     Backend,
     UnavailableError,
@@ -25,15 +25,14 @@ from exporter.bench.measure.backends import (
     inference_mode,
     make_backend,
 )
+from exporter.bench.backends.subject import subject
 from exporter.bench.measure.ceilings import Ceilings, least_time, work
 from exporter.bench.measure.cells import OURS, Cell
 from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.numerics.compare import compare
-from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
-from ort_ops.operators.mylinear.reference import linear_float64
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 
 @dataclass(frozen=True)
@@ -156,13 +155,10 @@ class Problem:
 
 
 @lru_cache(maxsize=1)  # cells of one weight follow each other; their rows are the first of these
-def make_problem(
-    rows: int, in_features: int, out_features: int, dtype: str, arithmetic: Arithmetic = ROUNDED
-) -> Problem:
+def make_problem(rows: int, columns: int, outputs: int, dtype: str, arithmetic: Arithmetic = ROUNDED) -> Problem:
     """Draw the arrays, and compute the exact results and their bounds."""
-    a = draw(rows, in_features, out_features, dtype)
-    bound = linear_error_bound(a.x, a.weight, a.bias, MYLINEAR.element_type(dtype), arithmetic=arithmetic)
-    return Problem(a, linear_float64(a.x, a.weight, a.bias), bound)
+    a = draw(rows, columns, outputs, dtype)
+    return Problem(a, *subject().exact(a.x, [(a.weight, a.bias)], arithmetic))
 
 
 def run_cell(
@@ -208,7 +204,7 @@ def check(backend: Backend, problem: Problem) -> BackendResult:
     if y.dtype != dtype:
         return BackendResult(outcome=Outcome.WRONG, detail=f"{y.dtype} instead of {dtype}")
     rows = len(y)
-    found = compare(y, problem.expected[:rows], problem.bound[:rows], MYLINEAR.element_type(dtype.name))
+    found = compare(y, problem.expected[:rows], problem.bound[:rows], ELEMENT_TYPES[dtype.name])
     error_in_bounds = found.max_in_bounds if math.isfinite(found.max_in_bounds) else None
     outcome = Outcome.NOT_TIMED if found.complaint is None else Outcome.WRONG
     return BackendResult(error_in_bounds=error_in_bounds, outcome=outcome, detail=found.complaint or "")

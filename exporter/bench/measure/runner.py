@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exporter.bench.measure import cuda
-from exporter.bench.measure.bits import check_bits
+from exporter.bench.backends import cuda
 from exporter.bench.measure.ceilings import Ceilings, measure_ceilings
 from exporter.bench.measure.cells import BenchError, Plan
-from exporter.bench.measure.chain import measure_chain
 from exporter.bench.measure.grid import CellResult, make_problem, run_cell
 from exporter.bench.measure.identity import differences, identify
-from exporter.bench.measure.loading import measure_load, measure_memory
+from exporter.bench.parts.bits import check_bits
+from exporter.bench.parts.chain import measure_chain
+from exporter.bench.parts.loading import measure_load, measure_memory
 from ort_ops.files.atomic import make_folder, write_atomically
 
 RESULT_NAME = "bench.json"

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from markupsafe import Markup
 
+from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import OURS, runs_on
 from exporter.bench.measure.goals import NOISE, Judged, judge
 from exporter.bench.measure.grid import CellResult
@@ -111,7 +112,7 @@ def write_page(bench: Bench, judged: list[Judged], path: Path) -> None:
     for name, (title, text, table_of) in _TABLES.items():
         if name in bench.parts:
             sections.append(Section(title, text, *table_of(bench.parts[name])))
-    write_report(path, "MYLINEAR beside its peers", headline(bench), sections)
+    write_report(path, f"{subject().operator.name} beside its peers", headline(bench), sections)
 
 
 def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:

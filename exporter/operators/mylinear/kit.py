@@ -14,7 +14,7 @@ from exporter.operators.mylinear.functional import linear
 from exporter.operators.mylinear.library_op import OP
 from exporter.operators.mylinear.module import MyLinear
 from exporter.torch_ops.kit import ExampleModule, TorchKit
-from exporter.torch_ops.network import NetworkKit
+from exporter.torch_ops.workloads.network import NetworkKit
 from ort_ops.operators.mylinear.contract import MYLINEAR
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 
 from exporter.operators.mylinear.module import MyLinear
-from exporter.torch_ops.network import Network, NetworkKit
+from exporter.torch_ops.workloads.network import Network, NetworkKit
 from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR
 
 _DTYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from exporter.torch_ops.network import Architecture, Network
+from exporter.torch_ops.workloads.network import Architecture, Network
 from exporter.training.checkpoints.checks import (
     check_data,
     check_generator_state,

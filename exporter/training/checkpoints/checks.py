@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporter.torch_ops.network import Architecture, statistics
+from exporter.torch_ops.workloads.network import Architecture, statistics
 from exporter.training.checkpoints.typed_fields import convert
 from exporter.training.data.dataset import DataDescription
 from exporter.training.history import EpochRecord

@@ -113,4 +113,5 @@ KIT = OperatorKit(
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
     torch="exporter.operators.mylinear.kit:KIT",
+    bench="exporter.operators.mylinear.bench:KIT",
 )

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.measure import cuda
-from exporter.bench.measure.backends import Array, aligned, first_words, numpy_dtype, session_backend
+from exporter.bench.backends import cuda
+from exporter.bench.backends.contestants import Array, aligned, first_words, numpy_dtype, session_backend
+from exporter.bench.backends.models import PAIR, chain_model
+from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import OURS, Plan, runs_on
-from exporter.bench.measure.models import PAIR, Layer, chain_model
 from exporter.bench.measure.timing import measure
+from exporter.torch_ops.workloads.bench import Layer
 from ort_ops.numerics.compare import compare
-from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
-from ort_ops.operators.mylinear.reference import linear_float64
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 LENGTH = 100
 _BUDGET_S, _QUICK_BUDGET_S = 2.0, 0.4
@@ -58,13 +58,8 @@ def _make(backend: str, layers: list[Layer], x: Array, threads: int) -> Callable
     """Return a call of the chain, after checking its result. Raises: ValueError for a wrong one."""
     ready = session_backend(chain_model(backend, layers), x, layers[-1][0].shape[0], threads, with_ours=backend == OURS)
     y = ready.result()
-    element_type = MYLINEAR.element_type(x.dtype.name)
-    expected, error = x.astype(np.float64), np.zeros(x.shape)
-    for weight, bias in layers:
-        # The value between two nodes is rounded to the element type, for which the bound has room.
-        error = linear_error_bound(expected, weight, bias, element_type, error, cuda.arithmetic(threads))
-        expected = linear_float64(expected, weight.astype(np.float64), bias.astype(np.float64))
-    complaint = compare(y, expected, error, element_type).complaint
+    expected, bound = subject().exact(x, layers, cuda.arithmetic(threads))
+    complaint = compare(y, expected, bound, ELEMENT_TYPES[x.dtype.name]).complaint
     if complaint is not None:
         raise ValueError(f"wrong result: {complaint}")
     return ready.run

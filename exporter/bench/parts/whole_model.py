@@ -1,4 +1,4 @@
-"""Time one whole model: MYLINEAR by each of its kernels, beside the model that `lower` makes of it."""
+"""Time one whole model: our operators by each of their kernels, beside the model that `lower` makes of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from exporter.bench.measure.backends import first_words
+from exporter.bench.backends.contestants import first_words
 from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import Timing, measure
 from ort_ops.analysis.float64_run import Float64Run
@@ -25,7 +25,7 @@ from ort_ops.rewrite.rewrite import lower
 from ort_ops.session import InferenceSession, available_kernels
 
 LOWERED = "lowered"
-"""The model with onnxruntime's own Gemm, MatMul and Add in place of MYLINEAR."""
+"""The model with onnxruntime's own operators in place of ours."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BackendResult:
 def bench_model(
     path: str | Path, inputs: str | Path | None = None, *, budget_s: float = 5.0, threads: int | None = None
 ) -> dict[str, BackendResult]:
-    """Time a whole model by each kernel of MYLINEAR and lowered, after comparing each result with float64.
+    """Time a whole model by each of our kernels and lowered, after comparing each result with float64.
 
     Args:
         inputs: an .npz file with an array for each input; None for numbers that the graph can take.

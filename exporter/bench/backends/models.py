@@ -1,4 +1,4 @@
-"""Make the models that are measured: chains of layers, of MYLINEAR nodes, Gemm nodes or others."""
+"""Make the models that are measured: chains of layers, of our nodes, of ONNX's own, or of others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import OURS
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from exporter.torch_ops.workloads.bench import Array, Layer
+from ort_ops.models import make
 
-Layer = tuple[NDArray[Any], NDArray[Any]]
 _OPSET, _IR_VERSION = 20, 9
 PAIR = (OURS, "gemm")
 
@@ -29,14 +29,27 @@ def chain_model(backend: str, layers: Sequence[Layer]) -> ModelProto:
     return make_model("chain", nodes, tensors, layers[0][0].shape[1], layers[-1][0].shape[0])
 
 
+def one_node_model(weight: Array, bias: Array | None) -> ModelProto:
+    """Make a model of one node of our operator, ``x [batch, K]`` to ``y``."""
+    x_shape = ["batch", weight.shape[1]]
+    return make.make_model(subject().operator, [x_shape, weight, bias], name="linear", with_function=False)
+
+
+def unfused_model(weight: Array, bias: Array) -> ModelProto:
+    """Make ``x [batch, K]`` to ``y`` by nodes of ONNX's own, without a fused one."""
+    nodes, tensors = subject().unfused(weight, bias)
+    return make_model("one_linear", nodes, tensors, weight.shape[1], weight.shape[0])
+
+
 def make_model(
-    name: str, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], in_features: int, out_features: int
+    name: str, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], columns: int, outputs: int
 ) -> ModelProto:
-    """Make a model from ``x [batch, in_features]`` to ``y [batch, out_features]``, in the tensors' element type."""
+    """Make a model from ``x [batch, columns]`` to ``y [batch, outputs]``, in the tensors' element type."""
     element_type = tensors[0].data_type
-    x = helper.make_tensor_value_info("x", element_type, ["batch", in_features])
-    y = helper.make_tensor_value_info("y", element_type, ["batch", out_features])
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MYLINEAR.domain, MYLINEAR.since_version)]
+    x = helper.make_tensor_value_info("x", element_type, ["batch", columns])
+    y = helper.make_tensor_value_info("y", element_type, ["batch", outputs])
+    operator = subject().operator
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(operator.domain, operator.since_version)]
     graph = helper.make_graph(nodes, name, [x], [y], tensors)
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
@@ -64,5 +77,6 @@ def random_layers(size: int, number: int, dtype: np.dtype[Any]) -> list[Layer]:
 
 def _node(backend: str, inputs: list[str], output: str) -> NodeProto:
     if backend == OURS:
-        return helper.make_node(MYLINEAR.name, inputs, [output], domain=MYLINEAR.domain)
-    return helper.make_node("Gemm", inputs, [output], transB=1)
+        operator = subject().operator
+        return helper.make_node(operator.name, inputs, [output], domain=operator.domain)
+    return subject().fused(inputs, output)

@@ -1,6 +1,6 @@
 """Print the memory of a process that loads one model, as JSON; `loading.py` runs this in a process of its own.
 
-python -m exporter.bench.measure.memory_probe model.onnx ours|gemm threads
+python -m exporter.bench.parts.memory_probe model.onnx ours|gemm threads
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from exporter.bench.measure.backends import bind, numpy_dtype, session_options
+from exporter.bench.backends.contestants import bind, numpy_dtype, session_options
+from exporter.bench.backends.models import chain_model, random_layers
 from exporter.bench.measure.cells import OURS
-from exporter.bench.measure.models import chain_model, random_layers
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
 _STATUS = Path("/proc/self/status")

@@ -16,14 +16,14 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto
 
 import ort_ops
-from exporter.bench.measure import cuda
+from exporter.bench.backends import cuda
+from exporter.bench.backends.models import chain_model, one_node_model, unfused_model
+from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import OURS, Cell
-from exporter.bench.measure.models import chain_model, make_model
-from exporter.operators.mylinear.models import make_linear_model
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 Array = NDArray[Any]
 _ALIGNMENT = 64
@@ -61,12 +61,12 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-def draw(rows: int, in_features: int, out_features: int, dtype: str) -> Arrays:
+def draw(rows: int, columns: int, outputs: int, dtype: str) -> Arrays:
     """Draw from the normal distribution, with a fixed seed."""
     rng = np.random.default_rng(6)
-    weight = rng.standard_normal((out_features, in_features), np.float32)
-    bias = rng.standard_normal(out_features, np.float32)
-    x = rng.standard_normal((rows, in_features), np.float32)
+    weight = rng.standard_normal((outputs, columns), np.float32)
+    bias = rng.standard_normal(outputs, np.float32)
+    x = rng.standard_normal((rows, columns), np.float32)
     return Arrays(*(aligned(a.astype(numpy_dtype(dtype))) for a in (x, weight, bias)))
 
 
@@ -99,16 +99,6 @@ def first_words(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def matmul_model(weight: Array, bias: Array) -> ModelProto:
-    """Make a model from ``x [batch, K]`` to ``y`` by MatMul, with W transposed beforehand, and Add."""
-    nodes = [
-        helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
-        helper.make_node("Add", ["product", "bias"], ["y"], name="bias"),
-    ]
-    tensors = [numpy_helper.from_array(np.ascontiguousarray(weight.T), "weight"), numpy_helper.from_array(bias, "bias")]
-    return make_model("one_linear", nodes, tensors, weight.shape[1], weight.shape[0])
-
-
 def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
     """Make options with this number of threads, and for our own backend with the C++ kernels."""
     options = onnxruntime.SessionOptions()
@@ -126,9 +116,9 @@ def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxru
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def bind(session: onnxruntime.InferenceSession, x: Array, out_features: int) -> tuple[Callable[[], Any], Array]:
+def bind(session: onnxruntime.InferenceSession, x: Array, outputs: int) -> tuple[Callable[[], Any], Array]:
     """Bind input and output; return a call, and the array ``[M, N]`` that it fills."""
-    y = aligned(np.zeros((*x.shape[:-1], out_features), x.dtype))
+    y = aligned(np.zeros((*x.shape[:-1], outputs), x.dtype))
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", _ort_value(x))
     # The output's OrtValue lies on y's own memory, as the input's does.
@@ -142,17 +132,15 @@ def _ort_value(array: Array) -> onnxruntime.OrtValue:
     make = getattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type", None)
     if make is None:
         raise UnavailableError(f"onnxruntime {onnxruntime.__version__} takes no bfloat16 arrays from Python; 1.20 does")
-    return make(array.view(np.uint16), MYLINEAR.element_type("bfloat16").onnx_type)
+    return make(array.view(np.uint16), ELEMENT_TYPES["bfloat16"].onnx_type)
 
 
-def session_backend(
-    model: ModelProto, x: Array, out_features: int, threads: int, *, with_ours: bool = False
-) -> Backend:
+def session_backend(model: ModelProto, x: Array, outputs: int, threads: int, *, with_ours: bool = False) -> Backend:
     """Open a model from ``x`` to ``y`` and bind both; 0 threads stand for the GPU."""
     if not threads:
-        return _cuda_backend(model, x, out_features, with_ours=with_ours)
+        return _cuda_backend(model, x, outputs, with_ours=with_ours)
     session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
-    run, y = bind(session, x, out_features)
+    run, y = bind(session, x, outputs)
 
     def result() -> Array:
         run()
@@ -161,7 +149,7 @@ def session_backend(
     return Backend(run, result)
 
 
-def _cuda_backend(model: ModelProto, x: Array, out_features: int, *, with_ours: bool) -> Backend:
+def _cuda_backend(model: ModelProto, x: Array, outputs: int, *, with_ours: bool) -> Backend:
     import torch
 
     from exporter.torch_ops.tensors import to_numpy
@@ -169,7 +157,7 @@ def _cuda_backend(model: ModelProto, x: Array, out_features: int, *, with_ours: 
     stream = torch.cuda.Stream()  # from torch's pool, whose streams are never destroyed
     session = cuda.open_session(model.SerializeToString(), with_ours=with_ours, stream=stream.cuda_stream)
     on_gpu = _tensor(x).to(cuda.DEVICE)
-    y = torch.full((*x.shape[:-1], out_features), torch.nan, dtype=on_gpu.dtype, device=on_gpu.device)
+    y = torch.full((*x.shape[:-1], outputs), torch.nan, dtype=on_gpu.dtype, device=on_gpu.device)
     cuda.synchronize()  # they were made on another stream
     run = cuda.bind(session, {"x": on_gpu}, {"y": y})
 
@@ -182,7 +170,7 @@ def _cuda_backend(model: ModelProto, x: Array, out_features: int, *, with_ours: 
 
 
 def _make_ours(cell: Cell, arrays: Arrays) -> Backend:
-    model = make_linear_model(["batch", cell.K], arrays.weight, arrays.bias, with_function=False)
+    model = one_node_model(arrays.weight, arrays.bias)
     return session_backend(model, arrays.x, cell.N, cell.threads, with_ours=True)
 
 
@@ -191,13 +179,12 @@ def _make_gemm(cell: Cell, arrays: Arrays) -> Backend:
 
 
 def _make_matmul(cell: Cell, arrays: Arrays) -> Backend:
-    return session_backend(matmul_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
+    return session_backend(unfused_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
 
 
 def _make_torch(cell: Cell, arrays: Arrays) -> Backend:
-    import torch
 
-    run = partial(torch.nn.functional.linear, *_tensors(cell, arrays))
+    run = partial(subject().torch_function(), *_tensors(cell, arrays))
     return _torch_backend(run)
 
 
@@ -205,7 +192,7 @@ def _make_compile(cell: Cell, arrays: Arrays) -> Backend:
     import torch
 
     torch._dynamo.reset()  # otherwise the ninth shape would run eagerly
-    compiled = torch.compile(torch.nn.functional.linear, dynamic=False)
+    compiled = torch.compile(subject().torch_function(), dynamic=False)
     run = partial(compiled, *_tensors(cell, arrays))
     run()
     return _torch_backend(run)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.measure.backends import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
+from exporter.bench.backends.contestants import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
+from exporter.bench.backends.models import one_node_model
 from exporter.bench.measure.cells import Plan, usable_cores
-from exporter.operators.mylinear.models import make_linear_model
 
 _MOST_ROWS = 17  # of a batch that also run alone
 _QUICK_NUMBERS = 1 << 22  # elements of a weight; a quick run leaves out larger ones
@@ -18,14 +18,14 @@ _QUICK_NUMBERS = 1 << 22  # elements of a weight; a quick run leaves out larger 
 def check_bits(plan: Plan, on_note: Callable[[str], None] = lambda note: None) -> list[dict[str, Any]]:
     """Compare every batch with one thread's result, and its rows with the same rows alone; a row for each weight."""
     found = []
-    for in_features, out_features in plan.shapes:
-        if plan.is_quick and in_features * out_features > _QUICK_NUMBERS:
+    for columns, outputs in plan.shapes:
+        if plan.is_quick and columns * outputs > _QUICK_NUMBERS:
             continue
         for dtype in plan.dtypes:
-            on_note(f"same bits: {in_features}x{out_features} {dtype}")
-            row: dict[str, Any] = {"K": in_features, "N": out_features, "dtype": dtype, "batches": sorted(plan.rows)}
+            on_note(f"same bits: {columns}x{outputs} {dtype}")
+            row: dict[str, Any] = {"K": columns, "N": outputs, "dtype": dtype, "batches": sorted(plan.rows)}
             try:
-                row |= _compare(draw(max(plan.rows), in_features, out_features, dtype), row["batches"])
+                row |= _compare(draw(max(plan.rows), columns, outputs, dtype), row["batches"])
             except UnavailableError as error:
                 row["reason"] = str(error)
             found.append(row)
@@ -62,7 +62,7 @@ def same(a: Array, b: Array) -> bool:
 
 
 def _session(arrays: Arrays, threads: int) -> Any:
-    model = make_linear_model(["batch", arrays.weight.shape[1]], arrays.weight, arrays.bias, with_function=False)
+    model = one_node_model(arrays.weight, arrays.bias)
     return open_session(model.SerializeToString(), threads, with_ours=True)
 
 

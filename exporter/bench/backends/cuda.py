@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime
 
 import ort_ops
+from exporter.bench.backends.models import one_node_model
 from exporter.bench.measure.cells import BenchError
-from exporter.operators.mylinear.models import make_linear_model
 from exporter.torch_ops.devices import why_not_cuda
 from ort_ops.native import cuda
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, Arithmetic
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 DEVICE = "cuda"
 """The device's name in torch; tests without a GPU put another in its place."""
@@ -27,7 +27,7 @@ _LOG_FATAL = 4
 
 
 def require() -> None:
-    """Check that MYLINEAR and its peers can run on the GPU. Raises: BenchError that says what is missing."""
+    """Check that our operator and its peers can run on the GPU. Raises: BenchError that says what is missing."""
     reason = cuda.status().reason
     if reason is not None:
         raise BenchError(f"--device cuda needs the CUDA kernel: {reason}")
@@ -36,7 +36,7 @@ def require() -> None:
         raise BenchError(f"--device cuda needs torch with CUDA: {reason}")
     with contextlib.suppress(AttributeError):  # onnxruntime before 1.21
         onnxruntime.preload_dlls()
-    model = make_linear_model(["batch", 1], np.ones((1, 1), np.float32), None, with_function=False)
+    model = one_node_model(np.ones((1, 1), np.float32), None)
     try:
         open_session(model.SerializeToString(), with_ours=True)
     except Exception as error:
@@ -49,7 +49,7 @@ def open_session(model: bytes, *, with_ours: bool, stream: int = 0, allows_tf32:
 
     Args:
         model: the model's bytes.
-        with_ours: whether to register the CUDA kernel of MYLINEAR.
+        with_ours: whether to register our CUDA kernel.
         stream: address of the CUDA stream to use; 0 for one of onnxruntime's own.
         allows_tf32: for float32.
 
@@ -108,4 +108,4 @@ def synchronize() -> None:
 def _element_type(tensor: Any) -> Any:
     """Return the type for `io_binding`: NumPy's, or ONNX's number for a type that NumPy does not have."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return MYLINEAR.element_type(name).onnx_type if name == "bfloat16" else np.dtype(name).type
+    return ELEMENT_TYPES[name].onnx_type if name == "bfloat16" else np.dtype(name).type

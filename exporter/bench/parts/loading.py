@@ -13,9 +13,9 @@ from typing import Any
 
 import onnxruntime
 
-from exporter.bench.measure.backends import first_words, numpy_dtype, session_options
+from exporter.bench.backends.contestants import first_words, numpy_dtype, session_options
+from exporter.bench.backends.models import PAIR, chain_model, random_layers, save_model
 from exporter.bench.measure.cells import OURS, Plan
-from exporter.bench.measure.models import PAIR, chain_model, random_layers, save_model
 from exporter.bench.measure.timing import settle, summarize
 from ort_ops.files.atomic import temporary_folder
 
@@ -102,7 +102,7 @@ def _time_sessions(paths: dict[str, Path], threads: int, is_quick: bool) -> dict
 
 def _probe(path: Path, backend: str, threads: int) -> dict[str, Any]:
     """Load the model in a fresh process and return the figures that it printed, or why there are none."""
-    command = [sys.executable, "-m", "exporter.bench.measure.memory_probe", str(path), backend, str(threads)]
+    command = [sys.executable, "-m", "exporter.bench.parts.memory_probe", str(path), backend, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

@@ -1,0 +1,1 @@
+"""Backends: who takes part, on which models, on CPU and GPU."""

@@ -1,0 +1,1 @@
+"""Parts beside the grid: chains, loading, memory, bits, and one whole model."""
