@@ -1,4 +1,4 @@
-"""The ways of computing MYLINEAR that the parity table holds together."""
+"""The ways of computing MYLINEAR that the parity tests compare."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.linear_model import make_linear_model
 Array = NDArray[Any]
 
 
-class Road(ABC):
-    """One way of computing the operator; ``dtypes`` are those that it can."""
+class Backend(ABC):
+    """One way of computing the operator, in the ``dtypes`` that it has."""
 
     dtypes: tuple[str, ...] = tuple(element_type.name for element_type in ELEMENT_TYPES)
 
@@ -39,7 +39,7 @@ class Road(ABC):
         """Compute the operator."""
 
 
-class Eager(Road):
+class Eager(Backend):
     """torch, through the dispatcher."""
 
     def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
@@ -48,7 +48,7 @@ class Eager(Road):
             return to_numpy(linear(tensors[0], tensors[1], tensors[2]))  # type: ignore[arg-type]
 
 
-class LibraryOp(Road):
+class LibraryOp(Backend):
     """torch, through the library op that an exported program calls."""
 
     def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
@@ -56,7 +56,7 @@ class LibraryOp(Road):
         return to_numpy(torch.ops.mylinear.linear.default(*tensors))
 
 
-class Evaluator(Road):
+class Evaluator(Backend):
     """onnx's ReferenceEvaluator with our operator."""
 
     def run(self, x: Array, weight: Array, bias: Array | None) -> Array:
@@ -64,7 +64,7 @@ class Evaluator(Road):
         return np.asarray(ReferenceEvaluator(model, new_ops=[MylinearReference]).run(None, {"x": x})[0])
 
 
-class Session(Road):
+class Session(Backend):
     """onnxruntime with one of our kernels, or by the function body."""
 
     def __init__(self, name: str, dtypes: tuple[str, ...], isa: str | None = None) -> None:
@@ -85,10 +85,10 @@ class Session(Road):
         return result
 
 
-ROADS: tuple[Road, ...] = (
+BACKENDS: tuple[Backend, ...] = (
     Eager("eager"),
     LibraryOp("library op"),
     Evaluator("evaluator"),
-    *(Session("cpp", Road.dtypes, isa) for isa in native.status().usable_isas),
+    *(Session("cpp", Backend.dtypes, isa) for isa in native.status().usable_isas),
     *(Session(k.name, k.element_types) for k in available_kernels() if k.is_available and k.name in ("python", "body")),
 )

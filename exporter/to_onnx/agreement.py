@@ -87,12 +87,12 @@ def compare_with_torch(
                 if value.element_type is None:
                     continue  # of equal values, each runtime has a first one of its own
                 value = _where_they_differ(value, got, torch_output)
-            for road, array in (("torch", torch_output), ("onnxruntime", got)):
+            for runtime, array in (("torch", torch_output), ("onnxruntime", got)):
                 comparison = value.compare(array)
                 if not comparison.is_within_bound:
                     on = f" on {trial.what}" if trial.is_edge else ""
                     raise ExportError(
-                        f"{road}'s output '{name}' is not what the exported graph gives in float64{on}: "
+                        f"{runtime}'s output '{name}' is not what the exported graph gives in float64{on}: "
                         f"{comparison.complaint}"
                     )
             if not trial.is_edge and (name not in worst or _rank(comparison) >= _rank(worst[name])):

@@ -65,7 +65,7 @@ def diagnose() -> Diagnosis:
     faults = [*_package_faults(packages, list(runtimes), library), *_library_faults(library)]
     broken = first_import_fault()
     others = (fault for module in OLDEST_OF_OTHERS if (fault := import_fault(module)) is not None)
-    first = broken or next(others, None)  # the modules behind it need it
+    first = broken or next(others, None)  # the later modules need it
     if first is not None and first.package not in {fault.package for fault in faults}:
         faults.append(first)
     kernels, backend, kernel_faults = _kernels() if broken is None else ([], None, [])

@@ -144,7 +144,7 @@ def _input(parameter: inspect.Parameter, hint: Any) -> Parameter:
     if found is None:
         raise DefinitionError(
             f"input {parameter.name} must be annotated with a tensor type such as ort_ops.Float, got {hint!r}; "
-            "attributes are keyword-only parameters, behind a *"
+            "attributes are keyword-only parameters, after a *"
         )
     has_default = parameter.default is not parameter.empty
     if has_default and parameter.default is not None:

@@ -45,8 +45,8 @@ def test_train_export_run_verify_by_hand(engine: str, tmp_path: Path) -> None:
     proven = typed("verify", "linear.onnx", "--checkpoint", "mylinear-train/checkpoint.pt", cwd=tmp_path)
     assert proven.returncode == 0, proven.stderr
     assert "parity holds" in proven.stdout
-    for road in ("torch eager", "reference", "python", "body"):
-        assert road in proven.stdout
+    for backend in ("torch eager", "reference", "python", "body"):
+        assert backend in proven.stdout
 
 
 def test_digits_take_raw_rows_from_training_to_serving(tmp_path: Path) -> None:

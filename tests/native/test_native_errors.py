@@ -1,4 +1,4 @@
-"""What the C++ kernels refuse, in the words of the contract, and how the Python side explains a missing library."""
+"""What the C++ kernels refuse, in the words of the contract, and how the Python package explains a missing library."""
 
 from __future__ import annotations
 

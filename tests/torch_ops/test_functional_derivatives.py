@@ -315,7 +315,7 @@ def test_where_a_private_name_does_not_say_the_complete_function_serves(
         monkeypatch.delattr(owner, name)
     else:
         monkeypatch.setattr(owner, name, lambda: True)
-    monkeypatch.setattr(functional, "_fast_apply", lambda *a: pytest.fail("the fast road"))
+    monkeypatch.setattr(functional, "_fast_apply", lambda *a: pytest.fail("the fast apply"))
     tensors = [t.requires_grad_() for t in sample()]
     out = linear(*tensors)
     assert out.grad_fn.name() == "LinearFBackward"  # type: ignore[union-attr]
