@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from ort_ops.cli.commands import find_commands
+from ort_ops.opdef.kit import OperatorKit
+from ort_ops.opdef.operator import Operator
 
 DOCS = Path(__file__).parents[1] / "docs"
 ELSEWHERE = ("python_kernels.md",)  # test_python_kernel_tutorial.py runs it, where there is the library
@@ -40,3 +43,11 @@ def test_the_options_that_the_docs_name_are_the_command_s(command: str) -> None:
             if set(re.findall(r"\bmylinear ([a-z]+)", line)) == {command}:
                 said = line.split(f"mylinear {command}", 1)[1]
                 assert set(re.findall(r"(?<![\w-])--[\w-]+", said)) <= known, f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize(("described", "page"), [(Operator, "operators"), (OperatorKit, "operators")])
+def test_every_field_is_explained(described: type, page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text()
+    missing = [field.name for field in fields(described) if not re.search(rf"`[^`\n]*\b{field.name}\b[^`\n]*`", text)]
+    code = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert [name for name in missing if not any(f"{name}=" in block for block in code)] == []
