@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -95,12 +94,8 @@ class Inliner:
         """Give the nodes and values of a body names that no others have, and the node's documentation."""
         label = node.name or node.outputs[0].name or node.op_type
         results = {id(value) for value in outputs.values()}
-        counts: Counter[str] = Counter()
         for each in made:
-            name = each.name or each.op_type
-            number = f"_{counts[name]}" if counts[name] else ""
-            each.name = f"{node.name}_{name}{number}" if node.name else None
-            counts[name] += 1
+            each.name = self._editor.new_node_name(f"{node.name}_{each.outputs[0].name}") if node.name else None
             for value in each.outputs:
                 if id(value) not in results and value.name:
                     value.name = self._editor.new_name(f"{label}_{value.name}")

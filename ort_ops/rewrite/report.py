@@ -99,6 +99,8 @@ class Check:
     Attributes:
         count: the nodes or tensors that were compared.
         num_blank: the tensors among them that had no finite number, so that little was compared.
+        num_undecided: further tensors that hang on decisions which rounding errors may turn, such as comparisons.
+        num_unbounded: further tensors that are not equal, and whose difference no bound limits.
         by: what ran a whole model.
         limit_mib: above which weights a model is not run.
         detail: what the evaluators say of a model that they cannot run.
@@ -107,6 +109,8 @@ class Check:
     extent: Extent
     count: int = 0
     num_blank: int = 0
+    num_undecided: int = 0
+    num_unbounded: int = 0
     by: tuple[str, ...] = ()
     limit_mib: int = 0
     detail: str = ""
@@ -117,11 +121,15 @@ class Check:
             text += f", by {' and by '.join(self.by)}"
         if self.num_blank:
             text += f"; {self.num_blank} of them had no finite number, give real inputs by --inputs file.npz"
+        if self.num_undecided:
+            text += f"; {self.num_undecided} more undecided, for rounding errors turn decisions"
+        if self.num_unbounded:
+            text += f"; {self.num_unbounded} more unbounded, for no bound limits how far they may differ"
         return text
 
     @property
     def has_compared(self) -> bool:
-        return self.extent in (Extent.NODES, Extent.WHOLE)
+        return self.extent in (Extent.NODES, Extent.WHOLE) and self.count > 0
 
 
 @dataclass

@@ -1,37 +1,37 @@
 """Does a rewritten model mean what it meant, as a whole? Two witnesses run it before and after, in float64. No torch.
 
-onnx's reference evaluator takes every model of operators that it knows; onnxruntime is what models run in, and takes
-those for which it has float64 kernels. Each compares the two models by itself: what is equal differs by about 1e-15 of
-its size, and what is not, by much more. Two, because a witness that misreads an operator as the rewriter does sees
-nothing.
+Each witness compares the two models by itself. Most tensors are equal bit by bit. Where one is not, each of the two
+runs may be off by what the rounding errors of float64 become on their way through the graph, which
+`ort_ops.analysis.float64_run` derives, and so the two may differ by twice that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper
 
-from ort_ops.analysis.evaluator import make_evaluator
+from ort_ops.analysis.evaluation import Value
+from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.analysis.wide_model import WideModel
+from ort_ops.errors import MylinearError
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, model_inputs, read_examples
+from ort_ops.numerics.compare import Comparison, Verdict, compare, compare_exactly
+from ort_ops.opdef import registry
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.rewrite.files import ModelFile, weights_nbytes
+from ort_ops.rewrite.graph.walk import graphs_of
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Check, Extent, Rewrite
+from ort_ops.rewrite.witnesses import WITNESSES, Witness, with_definitions
 
 Array = NDArray[Any]
-Run = Callable[[Mapping[str, Array]], dict[str, Any]]
 _MAX_NBYTES = 2**28
-_TOLERANCE = 1e-9
-"""Of the largest number of a tensor: far above float64's rounding, far below that of float32."""
 
 
 def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> Check:
@@ -50,15 +50,24 @@ def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: s
     if weights_nbytes(after) > _MAX_NBYTES:
         return Check(Extent.TOO_LARGE, limit_mib=_MAX_NBYTES >> 20)
     feeds = _feeds(before, examples)
-    old, new = WideModel.of_proto(before.proto, before.folder), WideModel.of_model(after)
+    old, new = WideModel.of_proto(with_definitions(before.proto), before.folder), _widened(after, before.folder)
     outputs, others = ([output.name for output in model.proto.graph.output] for model in (old, new))
     if outputs != others:
         raise RewriteError(f"the rewritten model would have the outputs {others} instead of {outputs}")
-    accounts = [_hear(witness, old, new, feeds) for witness in _WITNESSES]
-    heard = [account for account in accounts if account.count]
+    bounds = _Bounds(old)
+    is_only_proof = not all(entry.is_compared for entry in result.rewritten)
+    accounts = [_hear(witness, old, new, feeds, bounds, is_only_proof) for witness in WITNESSES]
+    heard = [account for account in accounts if account.has_run]
     if heard:
         most = max(heard, key=lambda account: account.count)
-        return Check(Extent.WHOLE, most.count, num_blank=most.num_blank, by=tuple(account.name for account in heard))
+        return Check(
+            Extent.WHOLE,
+            most.count,
+            num_blank=most.num_blank,
+            num_undecided=most.num_undecided,
+            num_unbounded=most.num_unbounded,
+            by=tuple(account.name for account in heard),
+        )
     extent = min((account.extent for account in accounts), key=[Extent.NOT_DRAWN, Extent.NOT_RUN].index)
     details = {account.name: account.detail for account in accounts if account.extent is extent}
     detail = "; ".join(f"{name} says: {text}" for name, text in details.items())
@@ -67,40 +76,82 @@ def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: s
     return Check(extent, detail=detail)
 
 
-@dataclass(frozen=True)
-class _Witness:
-    """One way to run a model in float64. ``load`` raises whatever it likes for a model that it cannot run."""
-
-    name: str
-    load: Callable[[onnx.ModelProto], Run]
+def _widened(model: ir.Model, folder: Path) -> WideModel:
+    """Return a rewritten model to be run in float64; ``folder`` is that of its external data."""
+    defined, names = {identifier[:2] for identifier in model.functions}, registry.names()
+    used = {(node.domain, node.op_type) for _, graph in graphs_of(model) for node in graph}
+    if used & names <= defined:
+        return WideModel.of_model(model)
+    return WideModel.of_proto(with_definitions(ir.to_proto(model)), folder)
 
 
 @dataclass
 class _Account:
-    """What one witness found: the tensors that it compared, those of them without any number, or why it compared none.
+    """What one witness found.
 
     Attributes:
-        detail: what the witness says where it compared none.
+        is_only_proof: whether a tensor that differs must have a bound.
+        has_run: whether it could run both models.
+        count: of the tensors that are equal, or within their bound.
+        num_blank: of those, how many had no finite number.
+        num_undecided: tensors with elements that hang on decisions which rounding errors may turn.
+        num_unbounded: tensors with elements for which no bound is known, and that are not equal.
+        detail: what the witness says where it could not run the models.
     """
 
     name: str
+    is_only_proof: bool = False
+    has_run: bool = False
     count: int = 0
     num_blank: int = 0
+    num_undecided: int = 0
+    num_unbounded: int = 0
     extent: Extent = Extent.NOT_RUN
-    detail: str = field(default="")
+    detail: str = ""
+
+
+class _Bounds:
+    """How far each tensor of the model as it was may be from exact arithmetic; found where it is needed first."""
+
+    def __init__(self, model: WideModel) -> None:
+        self._model = model
+        self._found: dict[int, Mapping[str, Value]] = {}
+
+    def of(self, name: str, number: int, feed: Mapping[str, Array]) -> Value | None:
+        """Return the tensor's bound on one feed; None where there is none, as for a model that cannot be run.
+
+        Args:
+            number: of the feed; feeds of one number are equal.
+        """
+        if number not in self._found:
+            try:
+                run = Float64Run(self._model.proto)
+                self._found[number] = run({**feed, **self._model.weights()}, keep_values=True).values
+            except MylinearError:  # then nothing is proved of what is not equal, and the check says so
+                self._found[number] = {}
+        return self._found[number].get(name)
 
 
 def _hear(
-    witness: _Witness, old: WideModel, new: WideModel, feeds: Sequence[Callable[[], dict[str, Array]]]
+    witness: Witness,
+    old: WideModel,
+    new: WideModel,
+    feeds: Sequence[Callable[[], dict[str, Array]]],
+    bounds: _Bounds,
+    is_only_proof: bool,
 ) -> _Account:
-    """Compare both models by one witness, on the first inputs on which the old one runs. Raises: RewriteError."""
-    account = _Account(witness.name)
+    """Compare both models by one witness, on the first inputs on which the old one runs. Raises: RewriteError.
+
+    Args:
+        is_only_proof: whether some node was not compared by itself. Then a tensor that differs must have a bound.
+    """
+    account = _Account(witness.name, is_only_proof)
     try:
         run_old = witness.load(old.proto)
     except Exception as error:
         account.detail = _first_line(error)
         return account
-    for make_feed in feeds:
+    for number, make_feed in enumerate(feeds):
         try:
             feed = make_feed()
             expected = run_old({**feed, **old.weights()})
@@ -109,83 +160,65 @@ def _hear(
                 account.extent = Extent.NOT_DRAWN if isinstance(error, NoExampleError) else Extent.NOT_RUN
                 account.detail = _first_line(error)
             continue
+        if not witness.takes(new.proto):
+            account.detail = "the rewritten model has operators that only a kernel runs"
+            return account
         try:
             got = witness.load(new.proto)({**feed, **new.weights()})
         except Exception as error:
             raise RewriteError(f"the rewritten model does not run in {witness.name}: {_first_line(error)}") from error
-        account.count, account.num_blank = _compare(expected, got, witness.name)
+        _compare(expected, got, lambda name, n=number, f=feed: bounds.of(name, n, f), account)  # type: ignore[misc]
         return account
     return account
 
 
-def _compare(expected: dict[str, Any], got: dict[str, Any], name_of_witness: str) -> tuple[int, int]:
-    """Compare the tensors of two runs; return how many, and how many had not one finite number.
+def _compare(
+    expected: Mapping[str, Any],
+    got: Mapping[str, Any],
+    find_bound: Callable[[str], Value | None],
+    account: _Account,
+) -> None:
+    """Compare the tensors of two runs, and note how many are proved equal. Raises: RewriteError naming the first other.
 
-    Raises: RewriteError naming the first tensor that differs.
+    Args:
+        find_bound: returns how far a tensor may be from exact arithmetic in each run.
     """
-    count = num_blank = 0
+    account.has_run = True
     for name, value in expected.items():
         if name not in got or not isinstance(value, np.ndarray | np.generic):
             continue
-        value, other = np.asarray(value), np.asarray(got[name])
-        if value.shape != other.shape:
-            raise RewriteError(f"tensor '{name}' would be {list(other.shape)} instead of {list(value.shape)}")
-        count += 1
-        if value.dtype.kind != "f":
-            if not np.array_equal(value, other):
-                raise RewriteError(f"tensor '{name}' would change, says {name_of_witness}")
-            continue
-        tolerance = max(_TOLERANCE, 2 * float(np.finfo(value.dtype).eps))  # some operators give float32 whatever comes
-        finite = np.isfinite(value)
-        num_blank += bool(value.size) and not finite.any()
-        with np.errstate(all="ignore"):
-            size = np.max(np.abs(value), initial=0.0, where=finite)
-            same = (np.abs(value - other) <= tolerance * size) | (value == other)
-        same |= np.isnan(value) & np.isnan(other)
-        if not same.all():
-            index = tuple(int(i) for i in np.unravel_index(int(np.argmin(same)), same.shape))
+        before, after = np.asarray(value), np.asarray(got[name])
+        comparison = _compare_tensor(before, after, lambda name=name: find_bound(name))  # type: ignore[misc]
+        if comparison.verdict is Verdict.VIOLATED:
+            raise RewriteError(f"tensor '{name}' would change, says {account.name}: {comparison.complaint}")
+        if comparison.verdict is Verdict.UNBOUNDED and account.is_only_proof:
             raise RewriteError(
-                f"tensor '{name}' would change, first at {list(index)}: {other[index]:.9g} instead of "
-                f"{value[index]:.9g}, says {name_of_witness}"
+                f"tensor '{name}' would differ, says {account.name}, and no bound tells how far it may: "
+                f"{comparison.text}; give other inputs by --inputs file.npz"
             )
-    return count, num_blank
+        if comparison.verdict is Verdict.UNBOUNDED:
+            account.num_unbounded += 1
+        elif comparison.verdict is Verdict.UNDECIDED:
+            account.num_undecided += 1
+        else:
+            account.count += 1
+            account.num_blank += before.dtype.kind == "f" and bool(before.size) and not np.isfinite(before).any()
 
 
-def _load_evaluator(model: onnx.ModelProto) -> Run:
-    evaluator = make_evaluator(model)
-    names = _computed(model)
-
-    def run(feed: Mapping[str, Array]) -> dict[str, Any]:
-        with np.errstate(all="ignore"):
-            results = evaluator.run(None, dict(feed), intermediate=True)
-        assert isinstance(results, dict)
-        return {name: results[name] for name in names if name in results}
-
-    return run
-
-
-def _computed(model: onnx.ModelProto) -> list[str]:
-    """Return the names of what the nodes of the main graph give, and of outputs that no node gives."""
-    names = [name for node in model.graph.node for name in node.output if name]
-    return list(dict.fromkeys([*names, *(output.name for output in model.graph.output)]))
-
-
-def _load_onnxruntime(model: onnx.ModelProto) -> Run:
-    """Load a model as it is written, without optimizations, with every tensor of the main graph as an output."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    outputs = {output.name for output in shown.graph.output}
-    hidden = [name for name in _computed(model) if name not in outputs]
-    shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in hidden)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, ["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
-
-
-_WITNESSES = (_Witness("onnx's evaluator", _load_evaluator), _Witness("onnxruntime", _load_onnxruntime))
+def _compare_tensor(before: Array, after: Array, find_bound: Callable[[], Value | None]) -> Comparison:
+    """Compare one tensor of two runs: bit by bit, or within twice its bound where it is not equal."""
+    if before.shape != after.shape or before.dtype.kind != "f":
+        comparison = compare_exactly(after, before)
+        if comparison.verdict is Verdict.OK or before.shape != after.shape:
+            return comparison
+        bound = find_bound()
+        return comparison if bound is None else compare_exactly(after, before, bound.undecided)
+    if np.array_equal(before, after, equal_nan=True):
+        return Comparison(0.0, 0.0, None, before.size)
+    bound = find_bound()
+    if bound is None or bound.element_type is None or bound.exact.shape != before.shape:
+        return compare(after, before, np.full(before.shape, np.inf), ELEMENT_TYPES[before.dtype.name])
+    return compare(after, before, 2 * bound.error, bound.element_type, bound.undecided)
 
 
 def _first_line(error: Exception) -> str:

@@ -28,16 +28,24 @@ class Editor:
         self._function_graphs = {id(function.graph) for function in model.functions.values()}
         self._numbers: dict[str, int] = {}
         self._names = {value.name for _, graph in graphs_of(model) for value in _values_of(graph)}
+        self._node_names = {node.name for _, graph in graphs_of(model) for node in graph}
         self.opsets = [opset_of(owner) for owner in owners_of(model)]
         """The version of ONNX's own domain that the model and each of its functions import; None for none."""
 
     def new_name(self, wanted: str) -> str:
         """Return a name that no value of the model has: the wanted one, with a number behind it if need be."""
+        return self._new(wanted, self._names)
+
+    def new_node_name(self, wanted: str) -> str:
+        """Return a name that no node of the model has, in the same way."""
+        return self._new(wanted, self._node_names)
+
+    def _new(self, wanted: str, names: set[str | None]) -> str:
         name, number = wanted, self._numbers.get(wanted, 1)
-        while name in self._names:
+        while name in names:
             name, number = f"{wanted}_{number}", number + 1
         self._numbers[wanted] = number
-        self._names.add(name)
+        names.add(name)
         return name
 
     def store(self, constant: Constant, graph: ir.Graph, *, factor: float = 1.0, name: str = "") -> ir.Value:
