@@ -1,14 +1,14 @@
-"""Run MYLINEAR models in ONNX Runtime.
+"""Run models with custom operators, such as MYLINEAR, in ONNX Runtime.
 
 >>> import numpy as np, ort_ops
 >>> session = ort_ops.InferenceSession("models/linear.onnx")
 >>> session.run(None, {"x": np.array([[3.0, 2.0]])})[0].round(3)
 array([[16.]])
 
-`register` does the same for session options of your own; `available_kernels` says what there is; `library_path` names
+`register` does the same for session options of your own; `available_kernels` lists the kernels; `library_path` names
 the C++ library for hosts in other languages; `python_kernel` makes a function the kernel of an operator of your own
-(``docs/python_kernels.md``). This package never imports torch. Names are imported when they are
-first used, onnx and onnxruntime-extensions only when a model or a kernel needs them.
+(``docs/python_kernels.md``). This package never imports torch. Names are imported when they are first used, onnx and
+onnxruntime-extensions only when a model or a kernel needs them.
 """
 
 import atexit

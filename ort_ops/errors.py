@@ -2,8 +2,8 @@
 
 
 class MylinearError(Exception):
-    """Something that the caller can mend; the message says what is wrong, where, and what to do."""
+    """An error that the caller can mend; the message says what is wrong, where, and what to do."""
 
 
 class ModelError(MylinearError, ValueError):
-    """A file that is no usable ONNX model, or a model that cannot do what is asked of it."""
+    """The file is not a usable ONNX model, or the model cannot do what is asked of it."""

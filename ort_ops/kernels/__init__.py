@@ -1,1 +1,1 @@
-"""What can run an operator here, and how a session gets it."""
+"""Find what can run an operator here, choose, and register it with a session."""

@@ -1,4 +1,4 @@
-"""Which kernel runs each operator of a session: by preference, by name, and what is said where none can."""
+"""Choose the kernel for each operator of a session, by preference or by name, and say why where none can run it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Refusal:
         op_type: domain and name of the operator; empty for every operator that is registered.
         kernel: name of the kernel.
         detail: for a kernel that is not available: the reason and the remedy.
-        served, missing: names of the element types that the kernel serves, and that it would have to.
+        served, missing: names of the element types that the kernel serves, and of those that it lacks.
     """
 
     op_type: str
@@ -69,7 +69,7 @@ class Refusal:
 
 
 class KernelError(MylinearError, RuntimeError):
-    """Kernels that are not there, do not serve a model's element types, or are registered already.
+    """Kernels are missing, do not serve a model's element types, or are registered already.
 
     Attributes:
         refusals: why each kernel that was tried does not run an operator; empty for another mistake.
@@ -108,7 +108,7 @@ class Need:
 
     Attributes:
         types: names of the element types that its nodes have, as far as they are known.
-        is_required: whether it is an error if no kernel can; an operator that no node is known of is left out then.
+        is_required: whether it is an error if no kernel can run it; otherwise the operator is left out.
     """
 
     kit: OperatorKit
@@ -161,8 +161,8 @@ def find_kit(op_type: str, version: int | None = None) -> OperatorKit:
 def select_kernel(kernels: str, element_types: Collection[str] = (), providers: Sequence[Any] | None = None) -> Kernel:
     """Return the kernel that ``kernels`` names, or for ``auto`` the first that serves ``element_types``.
 
-    Whether a single operator has it is not asked: that is `choose`. The CUDA kernel is looked for only where it is
-    named or the execution providers have CUDA's.
+    It does not ask whether a certain operator has the kernel; `choose` does. It looks for the CUDA kernel only if that
+    is named, or CUDA's is among the execution providers.
 
     Raises: KernelError if it is unknown, not available, or does not serve the element types.
     """
@@ -187,7 +187,7 @@ def select_kernel(kernels: str, element_types: Collection[str] = (), providers: 
 
 
 def check_name(kernels: object) -> None:
-    """Check what was asked for. Raises: TypeError for no text, KernelError for an unknown name."""
+    """Check the name of a kernel. Raises: TypeError for anything but text, KernelError for an unknown name."""
     if not isinstance(kernels, str):
         raise TypeError(f"kernels must be one name, such as 'auto' or 'cpp', got {kernels!r}")
     if kernels != AUTO and kernels not in NAMES:
@@ -204,14 +204,14 @@ def check_element_types(names: Iterable[str]) -> None:
 def choose(
     kernels: str, needs: Sequence[Need], *, with_cuda: bool = False, python_domains: Collection[str] = ()
 ) -> list[Offer]:
-    """Return what runs each operator, in the order of ``needs``; one that is not required may be missing.
+    """Return an offer for each operator, in the order of ``needs``; one that is not required may have none.
 
     Args:
         kernels: ``auto`` takes for each operator the first kernel that can; a name takes that one for all.
         with_cuda: whether ``auto`` looks for CUDA kernels.
-        python_domains: that Python kernels of no kit are registered in.
+        python_domains: domains with `python_kernel` operators, which have no kit.
 
-    Raises: KernelError that names the operator, where none can.
+    Raises: KernelError that names the operator that no kernel can run.
     """
     offers = Offers()
     by_domain: dict[str, list[Need]] = {}
@@ -227,7 +227,7 @@ def choose(
 def _choose_in_domain(
     kernels: str, group: Sequence[Need], with_cuda: bool, host: str, offers: Offers
 ) -> dict[int, Offer]:
-    """Choose for the operators of one domain, which onnxruntime takes from one host."""
+    """Choose for the operators of one domain, which onnxruntime takes from one host only."""
     if len(group) == 1 and not host:
         first = _usable(kernels, group[0], with_cuda, offers, 1)
         return {id(group[0]): first[0]} if first else {}

@@ -1,4 +1,4 @@
-"""What is behind an error of onnxruntime. It has texts alone, so this is the one place that searches them."""
+"""Find the cause of an error of onnxruntime, which has only text, so this is the one place that searches texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REGISTERED_TWICE = ("Domain already set in registry", "Conflicting with a regis
 
 
 def raise_cause(error: Exception, proto: onnx.ModelProto, model: str | Path | bytes, domains: Iterable[str]) -> None:
-    """Raise an error of ours for what onnxruntime reports in words of its own; else do nothing.
+    """Raise an error of ours for a cause that we know from onnxruntime's text; do nothing otherwise.
 
     Args:
         domains: of the operators that were registered.

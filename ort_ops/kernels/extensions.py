@@ -1,6 +1,6 @@
-"""Python kernels where the C++ library is missing: run by onnxruntime-extensions.
+"""Run Python kernels by onnxruntime-extensions, where the C++ library is missing.
 
-What onnxruntime-extensions does decides the shape of this file: an exception in a kernel, or a float16 tensor,
+Its limits decide the shape of this file: an exception in a kernel, or a float16 tensor,
 aborts the whole process; inputs and outputs cannot be optional; an attribute that a node lacks has no default; and a
 kernel declared while a session lives crashes it. So the kernels of all operators are declared at once, before the first
 registration, and none ever raises.
@@ -32,11 +32,11 @@ _PACKAGE = "onnxruntime_extensions"
 _logger = logging.getLogger(__name__)
 _failures = threading.local()
 _declared: dict[tuple[str, str, int], OperatorKit] = {}
-"""The kits whose kernels were declared; all kits of the time when the library was first asked for."""
+"""The kits whose kernels were declared: all that were known when the library was first needed."""
 
 
 def unavailable_reason(kit: OperatorKit) -> str | None:
-    """Return why an operator's Python kernel cannot be had here, and the remedy; None if it can."""
+    """Return why an operator's Python kernel is not available here, and the remedy; None if it is."""
     if importlib.util.find_spec(_PACKAGE) is None:
         if not requirements.is_wanted("onnxruntime-extensions"):
             version = platform.python_version()
@@ -84,7 +84,7 @@ def library_path() -> str:
 
 
 def raising_failures(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return what ``run`` returns, after raising what a kernel could not raise meanwhile, in this thread."""
+    """Return the result of ``run``, or raise what a kernel of this thread could not raise meanwhile."""
     _failures.error = None
     try:
         return run(*args, **kwargs)
@@ -95,13 +95,13 @@ def raising_failures(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _never_raise(kernel: Any, dtypes: list[np.dtype[Any]]) -> Callable[..., Any]:
-    """Keep an exception for `raising_failures`, log it, and return NaN (0 for integers) where the results would be."""
+    """Keep an exception for `raising_failures`, log it, and return NaN (0 for integers) in place of the results."""
 
     def guarded(*arrays: NDArray[Any]) -> Any:
         try:
             results = [np.ascontiguousarray(result) for result in compute(kernel, arrays)]
         except BaseException as error:  # KeyboardInterrupt too: whatever escapes aborts the process
-            if getattr(_failures, "error", None) is None:  # what a later node makes of the NaN matters less
+            if getattr(_failures, "error", None) is None:  # a later node that fails by the NaN matters less
                 _failures.error = error
             _logger.error("%s", error)
             results = [_blank(shape, dtype) for shape, dtype in zip(_shapes(kernel, arrays), dtypes, strict=True)]
@@ -115,7 +115,7 @@ def _blank(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _shapes(kernel: Any, arrays: tuple[NDArray[Any], ...]) -> list[tuple[int, ...]]:
-    """Return what shapes the results would have; that of the first input where the operator refuses the call."""
+    """Return the shapes of the results; that of the first input where the operator refuses the call."""
     like_first = arrays[0].shape
     try:
         shapes = kernel.operator.infer_shape([array.shape for array in arrays], kernel.operator.defaults)

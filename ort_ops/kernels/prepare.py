@@ -1,4 +1,4 @@
-"""What a model needs before the chosen kernels can run it, and which element types it has."""
+"""Prepare a model for the chosen kernels, and find its element types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FOLDER_KEY, _TAKES_FOLDER = "session.model_external_initializers_file_folder_pa
 
 
 def stated_types(nodes: Iterable[OperatorNode]) -> tuple[dict[str, set[str]], bool]:
-    """Return the names of the element types that the model states for each operator's nodes, and whether that is all.
+    """Return the names of the element types that the model states for each operator's nodes, and whether it states all.
 
     Raises: ContractError for a type that the operator does not take.
     """
@@ -50,7 +50,7 @@ def stated_types(nodes: Iterable[OperatorNode]) -> tuple[dict[str, set[str]], bo
 
 
 def all_types(model: onnx.ModelProto) -> dict[str, set[str]]:
-    """Return what `stated_types` does, with inference, which takes time. Raises: as `node_types`."""
+    """Return all element types, by inference, which takes time. Raises: as `node_types`."""
     from ort_ops.models.nodes import types_by_operator
 
     found: dict[str, set[str]] = {}
@@ -60,7 +60,7 @@ def all_types(model: onnx.ModelProto) -> dict[str, set[str]]:
 
 
 def check_served(plan: Plan, nodes: Sequence[OperatorNode], types: Mapping[str, Collection[str]]) -> None:
-    """Check that what was registered with options runs the operators of a model. Raises: KernelError."""
+    """Check that the kernels registered with options run the operators of a model. Raises: KernelError."""
     for operator in {id(node.operator): node.operator for node in nodes}.values():
         op_type = operator.op_type
         provider = plan.providers.get(op_type)
@@ -84,9 +84,9 @@ def complete_model(
     providers: Mapping[str, Provider],
     options: onnxruntime.SessionOptions,
 ) -> str | Path | bytes:
-    """Return the model as it is, or the bytes of one that the chosen kernels can run.
+    """Return the model unchanged, or the bytes of one that the chosen kernels can run.
 
-    External data stays where it is, where onnxruntime can be told the folder; it is read into the model otherwise.
+    External data stays in its file if onnxruntime can be told the folder; otherwise it is read into the model.
     """
     if proto is None or not any(provider.needs_inputs for provider in providers.values()):
         return model
@@ -119,7 +119,7 @@ def complete_model(
 
 
 def check_python_nodes(proto: onnx.ModelProto, plan: Plan) -> None:
-    """Check the nodes whose operators have Python kernels; onnxruntime can list no node's attributes to a kernel.
+    """Check the nodes whose operators have Python kernels; onnxruntime cannot list a node's attributes to a kernel.
 
     Raises: KernelError if the options lack the operator's domain, PythonKernelError for an unknown attribute.
     """

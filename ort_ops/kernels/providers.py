@@ -20,7 +20,7 @@ from ort_ops.opdef.operator import Operator, TypeVariable
 
 @dataclass
 class Registration:
-    """What is to be registered with session options, collected from the offers that were chosen.
+    """The libraries and kernels to register with session options, collected from the chosen offers.
 
     Attributes:
         libraries: paths of shared libraries, each once, in the order of the operators.
@@ -42,7 +42,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one provider has for one operator.
+    """One provider's kernel for one operator.
 
     Attributes:
         reason: why it is not available, with the remedy; None if it is.
@@ -95,14 +95,14 @@ class Provider(ABC):
 
     @abstractmethod
     def offer(self, kit: OperatorKit) -> Offer | None:
-        """Return what there is for an operator; None where nobody has written such a kernel for it."""
+        """Return the offer for an operator; None where no such kernel was ever written for it."""
 
     def dtypes(self, variable: TypeVariable) -> tuple[str, ...]:
         """Return which element types of a type variable are served; by default all that the operator takes."""
         return variable.dtypes
 
     def lacking(self, operator: Operator, names: Collection[str]) -> tuple[str, ...]:
-        """Return which of a model's element types are not served; those that the operator does not take are none."""
+        """Return which of a model's element types are not served, among those that the operator takes."""
         variables = operator.variables
         return tuple(sorted({n for v in variables for n in names if n in v.dtypes and n not in self.dtypes(v)}))
 
@@ -112,7 +112,7 @@ class Provider(ABC):
 
     @abstractmethod
     def add(self, offer: Offer, registration: Registration) -> None:
-        """Add what onnxruntime must be given, so that the operator runs by this provider."""
+        """Add what onnxruntime needs to run the operator by this provider."""
 
     def detail(self, offer: Offer) -> str:
         """Say more about an offer; empty where there is nothing to say."""
@@ -142,7 +142,7 @@ class _Library(Provider):
             path = str(find())
             if not native.is_own(path):  # which was looked at just now
                 path = _checked(path, kit.operator.op_type)
-        except Exception as error:  # of another package: it must not end sessions that have another kernel
+        except Exception as error:  # another package's fault must not end sessions with another kernel
             return Offer(self, kit, _reason(error))
         return Offer(self, kit, None, path)
 
@@ -252,20 +252,20 @@ NAMES = tuple(dict.fromkeys(provider.name for provider in PROVIDERS))
 
 
 class Offers:
-    """Offers for one purpose, each asked for once: to find a library takes a tenth of a millisecond."""
+    """Offers for one purpose; each is made once, because finding a library takes a tenth of a millisecond."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[Provider, int], Offer | None] = {}
 
     def get(self, provider: Provider, kit: OperatorKit) -> Offer | None:
-        """Return what a provider has for an operator; None for nothing."""
+        """Return a provider's offer for an operator, or None."""
         key = provider, id(kit)
         if key not in self._found:
             self._found[key] = provider.offer(kit)
         return self._found[key]
 
     def named(self, name: str, kit: OperatorKit) -> Offer | None:
-        """Return the offer of the kernel of this name: the first that is available, else the last that is not."""
+        """Return the offer of the kernel of this name: the first available one, or else the last."""
         found = None
         for provider in PROVIDERS:
             if provider.name == name and (offer := self.get(provider, kit)) is not None:
@@ -280,7 +280,7 @@ def _reason(error: Exception) -> str:
 
 
 def _python_reason(kit: OperatorKit) -> str | None:
-    """Return why a kit's Python kernel cannot be had; None if it can."""
+    """Return why a kit's Python kernel is not available; None if it is."""
     assert kit.python_kernel is not None
     try:
         kernel = kit.python_kernel()

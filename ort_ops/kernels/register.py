@@ -32,14 +32,14 @@ from ort_ops.opdef import registry
 from ort_ops.python_kernels import node, trampoline
 from ort_ops.session_options import num_recorded, record_registration
 
-# These remember in the options themselves what was registered.
+# Under these keys the options themselves remember what was registered.
 _CONFIG_KEY = "mylinear.kernels"
 _PLAN_KEY = "mylinear.plan"
 
 ElementTypes = Collection[str] | Mapping[str, Collection[str]]
 """Names of element types: of all operators, or of each by its domain and name."""
 
-_plans: list[Plan] = []  # what the entry of _PLAN_KEY is an index of: a value holds 8192 bytes
+_plans: list[Plan] = []  # the entry of _PLAN_KEY is an index into it, because a value holds only 8192 bytes
 _warned: set[tuple[str, ...]] = set()
 
 
@@ -53,11 +53,11 @@ class CpuFallbackWarning(RuntimeWarning):
 
 @dataclass(frozen=True)
 class Plan:
-    """What was registered with session options.
+    """The kernels registered with session options.
 
     Attributes:
-        kernels: what was asked for.
-        providers: what runs each operator, by its domain and name.
+        kernels: the name that was asked for.
+        providers: the provider of each operator, by its domain and name.
         python_domains: domains of `python_kernel` operators.
     """
 
@@ -122,7 +122,7 @@ def register_plan(
     *,
     infer_types: Callable[[], Mapping[str, Collection[str]]] | None = None,
 ) -> tuple[Plan, list[Offer]]:
-    """Do what `register` does; return what was registered, and by which offers.
+    """Do what `register` does, and return the plan and the offers.
 
     Args:
         infer_types: finds the element types that ``element_types`` lacks; called where a kernel does not serve all.
@@ -147,7 +147,7 @@ def register_plan(
         element_types = infer_types()
         needs = _needs(element_types, versions, operators)
         offers = choose(kernels, needs, with_cuda=with_cuda, python_domains=taken)
-    if kernels != AUTO and needs and not offers:  # nothing has it; this says why the first has not
+    if kernels != AUTO and needs and not offers:  # no operator has it; this says why the first does not
         refusal = refusals(needs[0], None, [kernels])[0]
         raise KernelError(str(refusal), [refusal])
     domains = _register_offers(session_options, offers, own, python_domains, versions)
@@ -164,7 +164,7 @@ def register_plan(
 
 
 def check_request(session_options: object, kernels: object) -> None:
-    """Tell what is no options, or no name of a kernel. Raises: TypeError."""
+    """Check the types of options and kernel name. Raises: TypeError."""
     if not isinstance(session_options, onnxruntime.SessionOptions):
         rule = "onnxruntime.SessionOptions"
         if isinstance(session_options, onnxruntime.InferenceSession):
@@ -175,10 +175,10 @@ def check_request(session_options: object, kernels: object) -> None:
 
 
 def plan_of(session_options: onnxruntime.SessionOptions) -> Plan | None:
-    """Return what `register` put into the options, or None."""
+    """Return the plan that `register` put into the options, or None."""
     try:
         index: str = session_options.get_session_config_entry(_PLAN_KEY)
-    except RuntimeError:  # onnxruntime's way to say that there is no such entry
+    except RuntimeError:  # raised by onnxruntime for a missing entry
         return None
     return _plans[int(index)]
 
@@ -210,7 +210,7 @@ def _register_offers(
     python_domains: Collection[str] | None,
     versions: Mapping[str, int] | None,
 ) -> frozenset[str]:
-    """Give onnxruntime what was chosen; return the domains of Python kernels. Raises: KernelError."""
+    """Register the chosen kernels; return the domains of Python kernels. Raises: KernelError."""
     registration = Registration()
     for offer in offers:
         offer.provider.add(offer, registration)
@@ -237,7 +237,7 @@ def _own_library(
 ) -> str:
     """Return the path of this project's library where it is needed; empty where it is not.
 
-    Raises: KernelError if domains of Python kernels were asked for, and cannot be had.
+    Raises: KernelError if domains of Python kernels were asked for and the library is not available.
     """
     missing = sorted(set(python_domains or ()) - {domain[0] for domain in own})
     if missing:
@@ -271,7 +271,7 @@ def _domains_of(plan: Plan) -> str:
 
 
 def _warn(needs: Sequence[Need], offers: Sequence[Offer], with_cuda: bool) -> None:
-    """Say what runs otherwise than one would expect, once in a process."""
+    """Warn of operators that run in another way than expected, once in a process."""
     by_operator = {need.op_type: need for need in needs}
     for offer in offers:
         need = by_operator[offer.kit.operator.op_type]

@@ -1,8 +1,8 @@
-"""What Python kernels raise, on its way from the kernel to the run that fails by it.
+"""Bring what a Python kernel raises to the run that fails by it.
 
-onnxruntime carries an error as text alone, and between threads. So a failure is kept under a random name that is used
-once, the name begins the text, and the session whose kernel failed looks for it there. No message can imitate a name
-that nobody has seen, and none of another session means anything here.
+onnxruntime carries an error only as text, and across threads. So a failure is kept under a random name that is used
+once; the text begins with the name, and the session whose kernel failed looks for it there. No message can imitate a
+name that nobody has seen, and names of other sessions mean nothing here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _opening = threading.local()
 
 
 class Failures:
-    """The failures of one session's kernels, each until its run has taken it or is over. For any number of threads.
+    """The failures of one session's kernels, each until its run has taken it or is over; for any number of threads.
 
-    A run is a number, drawn by ``next_number()`` and kept in ``runs``. Both that and ``runs.pop`` are of C, so that no
-    Ctrl-C comes between a ``finally`` and the end of a run; a call of Python's could be interrupted as it begins.
+    A run is a number, drawn by ``next_number()`` and kept in ``runs``. That function and ``runs.pop`` are written in C,
+    so Ctrl-C cannot come between a ``finally`` and the end of a run; a call of Python code could be interrupted.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class Failures:
         self._failures: dict[str, tuple[int, BaseException]] = {}
 
     def record(self, error: BaseException) -> str:
-        """Keep what a kernel raised; return what the text for onnxruntime must begin with."""
+        """Keep what a kernel raised; return the beginning of the text for onnxruntime."""
         name = secrets.token_hex(16)
-        if self.runs:  # none waits for one of ``run_async``, which hands the text to a callback
+        if self.runs:  # nobody waits for one of ``run_async``, which passes the text to a callback
             self._failures[name] = self.next_number(), error
         return f"[failure {name}]"
 
@@ -46,7 +46,7 @@ class Failures:
         return None
 
     def forget(self) -> None:
-        """Forget the failures that no run is left for, such as the second of two nodes in parallel."""
+        """Forget the failures whose runs are over, such as the second of two nodes in parallel."""
         if self._failures:
             oldest = min(list(self.runs), default=None)
             for name, (since, _) in list(self._failures.items()):
@@ -55,7 +55,7 @@ class Failures:
 
     @contextmanager
     def of_new_kernels(self) -> Iterator[None]:
-        """Make these the failures of all kernels that this thread makes meanwhile."""
+        """Collect the failures of all kernels that this thread makes during the block."""
         before = of_kernels_made_now()
         _opening.failures = self
         try:
@@ -65,6 +65,6 @@ class Failures:
 
 
 def of_kernels_made_now() -> Failures | None:
-    """The failures of the session that this thread is opening; None for a session of onnxruntime's own."""
+    """Return the failures of the session that this thread is opening; None for one of onnxruntime's own."""
     failures: Failures | None = getattr(_opening, "failures", None)
     return failures

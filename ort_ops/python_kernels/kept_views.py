@@ -1,8 +1,8 @@
-"""The memory that a call lends to a kernel: what still refers to it, and how an exception comes to own what it shows.
+"""Find what still refers to the memory that a call lends to a kernel, and make exceptions own what they show.
 
 A loan is a weak reference to the memoryview that the library made of a tensor. Every array, memoryview or tensor of
-another library that was made from it refers to it, so the memory is free of them when the weak reference is dead;
-nothing depends on how an interpreter counts.
+another library that was made from it refers to it, so none is left when the weak reference is dead. Nothing depends on
+how an interpreter counts references.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import numpy as np
 Loans = Sequence[Callable[[], Any] | None]
 """A weak reference to the memory of each input and output; None for an absent one."""
 
-_MAX_OBJECTS = 100_000  # that are looked at; what lies behind them counts as kept
-_MAX_TUPLES = 100  # inside one another
+_MAX_OBJECTS = 100_000  # that are searched; anything further counts as kept
+_MAX_TUPLES = 100  # nested in each other
 _IS_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made by a class statement
 _METHODS = (types.MethodType, types.BuiltinMethodType)
 
 
 def kept(loans: Loans) -> list[int]:
-    """Return which loans something still refers to."""
+    """Return the loans that something still refers to."""
     return [index for index, loan in enumerate(loans) if loan is not None and loan() is not None]
 
 
 def take_back(error: BaseException, loans: Loans) -> list[int]:
-    """Make an exception, and all that it leads to, own its memory; return which loans are kept all the same.
+    """Make an exception, and all that it leads to, own its memory; return the loans that are kept all the same.
 
-    The finished frames of its traceback lose their local variables. Views that are found in it become copies, in place:
-    in its attributes, notes and arguments, in lists, dicts, tuples, objects, closures and further exceptions.
+    The finished frames of its traceback lose their local variables. Views in it become copies, in place: in attributes,
+    notes and arguments, in lists, dicts, tuples, objects, closures and further exceptions.
     """
     for one in exceptions_of(error):
         traceback.clear_frames(_plain(one, "__traceback__"))
@@ -47,14 +47,14 @@ def take_back(error: BaseException, loans: Loans) -> list[int]:
 
 
 def kept_for_good(loans: Loans) -> list[int]:
-    """Return which loans something other than garbage still refers to."""
+    """Return the loans that something other than garbage still refers to."""
     if kept(loans):
         gc.collect()  # a cycle, such as an exception that the kernel caught, may be all that is left
     return kept(loans)
 
 
 def exceptions_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception, those it came from, and the members of groups; each once."""
+    """Return an exception, its causes and contexts, and the members of groups; each once."""
     pending: list[Any] = [error]
     seen: set[int] = set()
     while pending:
@@ -65,21 +65,21 @@ def exceptions_of(error: BaseException) -> Iterator[BaseException]:
         yield one
         pending += [_plain(one, "__cause__"), _plain(one, "__context__")]
         if issubclass(type(one), BaseExceptionGroup):
-            with suppress(Exception):  # a class of the user's may answer anything
+            with suppress(Exception):  # a user's class may return anything
                 pending += getattr(one, "exceptions")  # noqa: B009  # mypy does not see that it is a group
 
 
 def _plain(error: BaseException, name: str) -> Any:
-    """An attribute that every exception has, whatever its class says."""
+    """Return an attribute that every exception has, whatever its class says."""
     return BaseException.__getattribute__(error, name)
 
 
 class _Owner:
-    """Replaces views of some memory by copies, wherever an exception leads to."""
+    """Replace views of some memory by copies, wherever an exception leads to."""
 
     def __init__(self, loans: Loans) -> None:
         self._lent = {id(view): view for loan in loans if loan is not None for view in [loan()] if view is not None}
-        self._copies: dict[int, tuple[Any, Any]] = {}  # with what was copied, whose id must not be another's
+        self._copies: dict[int, tuple[Any, Any]] = {}  # with the original, so that its id is not reused
         self._pending: list[Any] = []
 
     def own(self, error: BaseException) -> None:
@@ -89,11 +89,11 @@ class _Owner:
             value = self._pending.pop()
             if id(value) not in seen:
                 seen[id(value)] = value
-                with suppress(Exception):  # of the object's own making; what it hides counts as kept
+                with suppress(Exception):  # of the object's own class; what it hides counts as kept
                     self._visit(value)
 
     def _visit(self, value: Any) -> None:
-        """Replace what an object holds that can be changed in place."""
+        """Replace views in an object that can be changed in place."""
         if isinstance(value, BaseException):
             self._visit_exception(value)
         elif isinstance(value, types.TracebackType):
@@ -143,14 +143,14 @@ class _Owner:
 
     def _set_attributes(self, value: Any, names: Any) -> None:
         for name in names:
-            with suppress(Exception):  # not set, or not to be set
+            with suppress(Exception):  # not set, or cannot be set
                 item = getattr(value, name)
                 replaced = self._replaced(item)
                 if replaced is not item:
                     setattr(value, name, replaced)
 
     def _replaced(self, value: Any, depth: int = 0) -> Any:
-        """A copy of a view, of a tuple or method that has one, or the value itself, which is then looked into."""
+        """Return a copy of a view, of a tuple or method that has one, or the value itself, to be searched next."""
         if id(value) in self._copies:
             return self._copies[id(value)][1]
         replaced = value
@@ -185,5 +185,5 @@ class _Owner:
 
 
 def _is_member(item: Any) -> bool:
-    """Whether a class's item is a slot: of a Python class, or of an exception in C, such as ``AttributeError.obj``."""
+    """Whether an item of a class is a slot, of a Python class or of an exception in C (``AttributeError.obj``)."""
     return isinstance(item, types.MemberDescriptorType)
