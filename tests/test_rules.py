@@ -40,7 +40,6 @@ NAMES_AN_OPERATOR: frozenset[str] = frozenset(
         "exporter/to_onnx/torchscript.py",
         "exporter/torch_ops/gradients.py",
         "ort_ops/__init__.py",
-        "ort_ops/cli/run.py",
         "ort_ops/models/nodes.py",
     }
 )
@@ -56,7 +55,6 @@ LONG: frozenset[str] = frozenset(
         "ort_ops/opdef/operator.py",
         "ort_ops/python_kernels/node.py",
         "tests/analysis/test_float64_run.py",
-        "tests/bench/test_bench.py",
         "tests/command_mutations.py",
         "tests/files/test_files.py",
         "tests/models/test_model_validation.py",

@@ -144,8 +144,8 @@ def test_a_session_has_our_kernel_the_stream_and_tf32_only_where_asked(
 ) -> None:
     opened: list[dict[str, Any]] = []
     registered: list[str] = []
+    monkeypatch.setattr(ort_ops, "register", lambda options, kernels: registered.append(kernels))  # first: it imports
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda model, options, **rest: opened.append(rest))
-    monkeypatch.setattr(ort_ops, "register", lambda options, kernels: registered.append(kernels))
     for with_ours in (True, False):
         cuda.open_session(MODEL, with_ours=with_ours, stream=stream, allows_tf32=allows_tf32)
     assert registered == ["cuda"]
