@@ -1,4 +1,4 @@
-"""Sessions: an onnxruntime session in which every registered operator runs, by the best kernel at hand."""
+"""An onnxruntime session in which every registered operator runs, by the best kernel available."""
 
 from __future__ import annotations
 
@@ -47,30 +47,30 @@ __all__ = [
 
 
 class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime ships no types
-    """An ``onnxruntime.InferenceSession`` in which registered operators run, each by the best kernel at hand.
+    """An ``onnxruntime.InferenceSession`` in which registered operators run, each by the best kernel available.
 
     Args:
         model: path of the model, or its bytes; also in onnxruntime's own format (``.ort``), which is not checked.
-        sess_options: used as they are if kernels were registered with them, else changed by `register`.
+        sess_options: used unchanged if kernels were registered with them; otherwise changed by `register`.
         providers: execution providers, as onnxruntime takes them; the CPU by default, and CUDA before it for the
             ``cuda`` kernel.
-        kernels: as in `register`; a name is meant for every operator in the model.
+        kernels: as in `register`; a name applies to every operator in the model.
 
     Attributes:
         kernel: name of the kernel that runs the model's operators, such as ``cpp``; where they have different ones,
             the names joined by commas, such as ``cpp, python``. For a model without any, and one that is not read
-            (``.ort``): what was registered with the options.
+            (``.ort``): the kernels that were registered with the options.
         kernels: name of the kernel by domain and name of each operator in the model, ``{"my.domain::NAME": "cpp"}``;
-            for a model that is not read, of each that was registered.
+            for a model that is not read, each registered operator.
 
     A session can be pickled, unless it was given ``onnxruntime.SessionOptions``: those cannot be read back, and
-    `SessionOptions` of this package can. It is opened anew where it is loaded, by ``kernels`` as they were asked for.
+    `SessionOptions` of this package can. Unpickling opens it again, with the same ``kernels`` argument.
 
     Beside what onnxruntime's own session does, it takes ``ml_dtypes.bfloat16`` arrays and returns them, checks
     the model's versions of the operators and the attributes of their nodes, and raises what a Python kernel raised,
     as it was raised (another session raises onnxruntime's error with the same text).
 
-    Raises: ModelError for no model, ContractError for an unknown version or attribute, KernelError.
+    Raises: ModelError for a file that is not a model, ContractError for an unknown version or attribute, KernelError.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             self._failures.runs[number] = None
             with self._failures.of_new_kernels():
                 super().__init__(path_or_bytes, options, providers, **kwargs)
-            # Asked once: onnxruntime makes new objects for each question, which takes longer than a small model.
+            # Read once: onnxruntime makes new objects for each query, which takes longer than a small model runs.
             self._output_types = {output.name: output.type for output in self.get_outputs()}
             self._has_bfloat16 = "tensor(bfloat16)" in self._output_types.values()
             if CUDA in plan.providers.values() and cuda.PROVIDER not in self.get_providers():
@@ -134,7 +134,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
             super().set_providers(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what opens the session anew: path (or bytes), options, providers and kernels.
+        """Pickle the arguments that open the session again: path (or bytes), options, providers and kernels.
 
         Raises: PicklingError for options that cannot be read back.
         """
@@ -149,7 +149,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
     ) -> list[Any]:
-        """Run the model, as ``onnxruntime.InferenceSession.run`` does; bfloat16 arrays are welcome."""
+        """Run the model, as ``onnxruntime.InferenceSession.run`` does, also with bfloat16 arrays."""
         names = list(output_names) if output_names else list(self._output_types)
         gives_bfloat16 = self._has_bfloat16 and any(self._output_types.get(n) == "tensor(bfloat16)" for n in names)
         if gives_bfloat16 or any(_is_bfloat16(value) for value in input_feed.values()):
@@ -201,7 +201,7 @@ def _plan(
     proto: onnx.ModelProto | None,
     nodes: Sequence[OperatorNode],
 ) -> Plan:
-    """Return what was registered with the options; register it if nothing was. Raises: KernelError."""
+    """Return the plan that was registered with the options; register one if there is none. Raises: KernelError."""
     types, has_all = prepare.stated_types(nodes)
     infer = None if proto is None or has_all else partial(prepare.all_types, proto)
     plan = plan_of(options)
@@ -216,7 +216,7 @@ def _plan(
 
 
 def _is_bfloat16(value: Any) -> bool:
-    # A type of ml_dtypes is of NumPy's kind "V"; its name is slow to ask for.
+    # A type of ml_dtypes has NumPy's kind "V"; its name is slow to get.
     return isinstance(value, np.ndarray) and value.dtype.kind == "V" and value.dtype.name == "bfloat16"
 
 

@@ -1,4 +1,4 @@
-"""Session options that can be pickled: onnxruntime's own can be read back in part only."""
+"""Session options that can be pickled; onnxruntime's own cannot be read back completely."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _RECORDED = ("add_", "set_", "clear_", "register_")
 
 
 class PicklingError(MylinearError, pickle.PicklingError):
-    """A session or options that cannot be pickled; the message says why and what to do."""
+    """A session or options cannot be pickled; the message says why and what to do."""
 
 
 class SessionOptions(onnxruntime.SessionOptions):  # type: ignore[misc]  # onnxruntime ships no types
-    """``onnxruntime.SessionOptions`` that remember what was added to them, and so can be pickled.
+    """``onnxruntime.SessionOptions`` that record all changes, and so can be pickled.
 
     A session that was opened with them can be pickled too, for ``multiprocessing``, Spark or Dask.
     """
@@ -66,7 +66,7 @@ def num_recorded(options: onnxruntime.SessionOptions) -> int:
 
 
 def _attributes(options: onnxruntime.SessionOptions) -> dict[str, Any]:
-    """What was set, by name; what has its default is left to the version of onnxruntime that reads it."""
+    """Return the options that were set, by name; defaults are those of the onnxruntime that unpickles them."""
     default = onnxruntime.SessionOptions()
     names = [name for name in dir(default) if not name.startswith("_") and not callable(getattr(default, name))]
     return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(default, name)}

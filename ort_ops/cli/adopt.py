@@ -1,4 +1,4 @@
-"""`mylinear adopt`: registered operators stand for what they can in any ONNX model. Needs no torch."""
+"""`mylinear adopt`: put registered operators in place of what they match in any ONNX model. Needs no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(result: Rewrite, args: argparse.Namespace) -> int:
-    """Print what a rewrite did, as a table or as JSON."""
+    """Print the report of a rewrite, as a table or as JSON."""
     from ort_ops.console.report_text import json_text
     from ort_ops.console.table import print_table
     from ort_ops.files.atomic import summary_stream

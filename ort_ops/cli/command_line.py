@@ -1,4 +1,4 @@
-"""Read the command line, run the subcommand, and turn what goes wrong into one line and an exit status."""
+"""Read the command line, run the subcommand, and turn errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ort_ops.errors import MylinearError
 
 BAD_INPUT = 2
 READER_GONE = 141
-"""As the shell reports a program that SIGPIPE ended."""
+"""The status that a shell reports for a program that SIGPIPE ended."""
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def _run_guarded(arguments: Sequence[str]) -> int:
         try:
             options = _parser(arguments).parse_args(arguments)
             command = options.command
-            if command != "doctor":  # which says all that is wrong, not the first
+            if command != "doctor":  # which reports all faults, not just the first
                 from ort_ops.installation import requirements
 
                 requirements.check()
@@ -75,7 +75,7 @@ def _fail(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, which says where the options are explained."""
+    """A parser whose errors are one line that says where the options are explained."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end with status 2."""
@@ -84,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Print the version; it takes long to find, so not before it is asked for."""
+    """Print the version; it takes long to find, so only on request."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from ort_ops.installation import requirements
@@ -95,7 +95,7 @@ class _Version(argparse.Action):
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Make the parser; only the subcommand that is asked for is imported."""
+    """Make the parser; import only the subcommand that is called."""
     parser = _Parser(prog="mylinear", description="Train, export, run and prove ONNX operators of your own.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")

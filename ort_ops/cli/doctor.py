@@ -1,4 +1,4 @@
-"""`mylinear doctor`: what is installed, what can run, what is wrong and how to mend it. Needs no torch."""
+"""`mylinear doctor`: say what is installed, what can run, what is wrong and how to mend it. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mylinear inspect`: what is in a model, and what would run it here; a gate for pipelines. Needs no torch."""
+"""`mylinear inspect`: say what is in a model, and what would run it here; a gate for pipelines. Needs no torch."""
 
 from __future__ import annotations
 

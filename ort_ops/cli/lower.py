@@ -1,4 +1,4 @@
-"""`mylinear lower`: standard operators stand for registered ones, for tools that know no others. Needs no torch."""
+"""`mylinear lower`: put standard operators in place of registered ones, for other tools. Needs no torch."""
 
 from __future__ import annotations
 

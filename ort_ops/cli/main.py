@@ -1,4 +1,4 @@
-"""The `mylinear` command: handles signals before anything that takes time to import; `command_line` does the rest."""
+"""The `mylinear` command: handle signals before any slow import; `command_line` does the rest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupts.finish(is_process_over=arguments is None)
     if interrupts.received is None:
         return status
-    if status != INTERRUPTED:  # then it was not said yet
+    if status != INTERRUPTED:  # then no message was printed yet
         interrupts.say(interrupts.received)
     return 128 + interrupts.received
 

@@ -1,4 +1,4 @@
-"""Types of command-line options that argparse does not have; what they refuse is a usage mistake in one line."""
+"""Types of command-line options that argparse does not have; a refused value is a usage error in one line."""
 
 from __future__ import annotations
 

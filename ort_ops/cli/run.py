@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         text = f"'{args.model}' has no node of a registered operator; onnxruntime's own kernels run it"
         print(f"mylinear: {text}", file=sys.stderr)
     difference = function_difference(model)
-    if difference is not None:  # a kernel would compute something else than the model itself says
+    if difference is not None:  # a kernel would compute something other than the definition in the model
         raise ContractError(f"'{args.model}': {difference}")
     session = InferenceSession(args.model, _session_options(), kernels=args.kernels)
     count = predict(
@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _session_options() -> onnxruntime.SessionOptions:
-    """Return options for threads that sleep between the batches, where by default they would spin, and for no log."""
+    """Return options without a log, and with threads that sleep between batches; by default they would spin."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is an error comes as an exception too
+    options.log_severity_level = 4  # errors come as exceptions too
     for pool in ("intra_op", "inter_op"):
         options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     return options

@@ -1,4 +1,4 @@
-"""Operators with kernels in Python: the decorator, and which kernel an operator has now."""
+"""Define operators with kernels in Python, and keep the current kernel of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 
 class PythonKernelError(ContractError):
-    """What a Python kernel returned, kept or was given breaks its operator's signature."""
+    """A Python kernel returned, kept or was given something that breaks its operator's signature."""
 
 
 class PythonKernel(Generic[P, R]):
@@ -71,7 +71,7 @@ class PythonKernel(Generic[P, R]):
 
     @property
     def since_version(self) -> int:
-        """The version of the domain from which on the operator is as the kernel has it."""
+        """The version of the domain that introduced the operator as the kernel has it."""
         return self.operator.since_version
 
     @property
@@ -120,9 +120,9 @@ class PythonKernel(Generic[P, R]):
         return PythonKernelError(self.operator.message(argument, rule, got, hint))
 
     def infer_shapes(self, shapes: Sequence[Shape | None], attributes: Mapping[str, Any]) -> list[Shape | None]:
-        """Return the shape of each output, None for one that is not known; dimensions may be names, or None.
+        """Return the shape of each output, None for an unknown one; dimensions may be names, or None.
 
-        Raises: what the shape function raises; PythonKernelError if it returns something else than shapes.
+        Raises: what the shape function raises; PythonKernelError if it returns anything but shapes.
         """
         count = len(self.operator.outputs)
         if self._infer_shape is None or self._infer_shape is like_first:
@@ -144,7 +144,7 @@ class PythonKernel(Generic[P, R]):
         return checked
 
     def _attributes_of(self, infer_shape: Callable[..., Any] | None) -> list[str]:
-        """Which attributes a shape function wants: those it has parameters for."""
+        """Return the attributes that a shape function takes: those it has parameters for."""
         if infer_shape is None or infer_shape is like_first:
             return []
         parameters = inspect.signature(infer_shape).parameters
@@ -155,7 +155,7 @@ class PythonKernel(Generic[P, R]):
 
 
 class Slot:
-    """The indirection: which kernel an operator has now. Sessions hold the slot, never the kernel."""
+    """The current kernel of an operator. Sessions hold the slot, never the kernel."""
 
     __slots__ = ("domain", "kernel", "name", "since_version")
 
@@ -168,7 +168,7 @@ slots: dict[tuple[str, str, int], Slot] = {}
 
 
 def like_first(*shapes: Shape | None) -> Shape | None:
-    """The shape rule where none is given: like the first input."""
+    """Return the shape of the first input: the shape rule where none is given."""
     return shapes[0] if shapes else None
 
 
@@ -191,7 +191,7 @@ def python_kernel(
     >>> scaled_tanh.remove()
 
     Defining the same operator again replaces its kernel at once, in sessions that are alive too, as long as inputs,
-    outputs and attributes stay the same; else the next run of those sessions is an error.
+    outputs and attributes stay the same; otherwise the next run of those sessions is an error.
 
     Args:
         op_type: domain and name, ``my.domain::ScaledTanh``. Domains of ONNX, onnxruntime, onnxruntime-extensions
@@ -211,7 +211,7 @@ def python_kernel(
         raise DefinitionError(f"the operator must be named 'domain::Name', got {op_type!r}")
     if domain in registry.domains() or domain in ("onnx", "ai.onnx") or domain.startswith(_RESERVED):
         raise DefinitionError(f"the domain must be one of your own, such as 'my.domain', got {domain!r}")
-    if not domain.isprintable():  # a NUL would end it, and half a surrogate pair cannot be in a model
+    if not domain.isprintable():  # a NUL would end it, and a model cannot hold half a surrogate pair
         raise DefinitionError(f"the domain must be of printable characters, got {domain!r}")
     if isinstance(since_version, bool) or not isinstance(since_version, int) or not 1 <= since_version < 2**31:
         raise DefinitionError(f"since_version must be an integer from 1 on, got {since_version!r}")
@@ -222,7 +222,7 @@ def python_kernel(
             kernel = PythonKernel(operator, function, infer_shape, copy_inputs)
         except DefinitionError as error:
             raise DefinitionError(f"{name}: {error}") from None
-        # The schema asks the kernel, so that both tell the same.
+        # The schema asks the kernel, so that both agree.
         kernel.operator = replace(operator, infer_shape=kernel.infer_shapes)
         schemas.register(onnx_objects.make_schema(kernel.operator))
         with _lock:
@@ -237,7 +237,7 @@ def python_kernel(
 
 
 def implements(operator: Operator, *, copy_inputs: bool = False) -> Callable[[Callable[P, R]], PythonKernel[P, R]]:
-    """Make a function the Python kernel of an operator that is described already, for its `OperatorKit`.
+    """Make a function the Python kernel of a described operator, for its `OperatorKit`.
 
     The function's annotations must be the operator's inputs, outputs and attributes; names of parameters are free,
     names of attributes are not. Nothing is registered.
@@ -276,6 +276,6 @@ def _essence(parameters: Sequence[Parameter]) -> list[tuple[str, bool]]:
 
 
 def defined_kernels() -> list[PythonKernel[..., Any]]:
-    """The kernels that are defined now."""
+    """Return the kernels that are defined now."""
     with _lock:
         return [slot.kernel for slot in slots.values() if slot.kernel is not None]

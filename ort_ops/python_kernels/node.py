@@ -1,4 +1,4 @@
-"""What runs when onnxruntime calls a Python kernel, and what becomes of its arguments and results.
+"""Run a Python kernel when onnxruntime calls it: convert its arguments, check its results.
 
 A kernel sees the inputs as read-only NumPy arrays over onnxruntime's own memory. What it returns is checked (type,
 dtype, shape) and copied once into the output, or it writes into the output itself. The memory is onnxruntime's again
@@ -22,9 +22,9 @@ from ort_ops.python_kernels.failures import of_kernels_made_now
 from ort_ops.python_kernels.kept_views import Loans
 from ort_ops.python_kernels.trampoline import Domain, Overload
 
-_NO_ELEMENTS = (0,)  # what onnxruntime is told of an output that a node should lack; with no memory behind it
-_MAX_SHAPES = 64  # that a node remembers the output shapes of
-_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds beside ONNX's, as in cpp_ops/ort/operator.h
+_NO_ELEMENTS = (0,)  # the shape of an output that a node should lack; it has no memory
+_MAX_SHAPES = 64  # input shapes for which a node remembers the output shapes
+_EMPTY_LIST, _EMPTY_LIST_OR_STRINGS = -1, -2  # kinds that ONNX does not have, as in cpp_ops/ort/operator.h
 _NO_STRINGS = "an empty list or one of strings, which onnxruntime before 1.25 cannot tell apart"
 _ndarray: Any = np.ndarray  # (shape, dtype, buffer)
 _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
@@ -63,7 +63,7 @@ def domains_to_register(
 
 
 def _domain(name: str, entries: Sequence[tuple[PythonKernel[..., Any], Slot]]) -> Domain:
-    """Return one domain with its kernels; each slot is that of one operator for the life of the process."""
+    """Return one domain with its kernels; a slot belongs to one operator for the life of the process."""
 
     def make() -> list[Overload]:
         return [overload for kernel, slot in entries for overload in make_overloads(kernel, slot)]
@@ -98,7 +98,7 @@ def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]
 
 
 def _infer(slot: Slot, operator: Operator, read: Sequence[Any], types_and_shapes: Sequence[Any]) -> tuple[Any, ...]:
-    """Types and shapes of the outputs, as the library wants them: names as bytes, None for what it cannot say."""
+    """Return types and shapes of the outputs, in the library's form: names as bytes, None for unknown ones."""
     kernel = _current(slot, operator)
     formal = operator.inputs
     bound = operator.bind_known(types_and_shapes[::2])
@@ -114,7 +114,7 @@ def _infer(slot: Slot, operator: Operator, read: Sequence[Any], types_and_shapes
     for output, shape in zip(operator.outputs, kernel.infer_shapes(shapes, attributes), strict=True):
         is_known = shape is not None and all(dim is not None for dim in shape)
         dims = tuple(d.encode() if isinstance(d, str) else d for d in shape) if shape is not None and is_known else None
-        # onnxruntime shows an unknown rank and a scalar alike, as rank 0, so rank 0 is not stated either.
+        # onnxruntime shows both an unknown rank and a scalar as rank 0, so rank 0 is not stated either.
         result += [ONNX_TYPES[bound[output.type]] if output.type in bound else 0, dims or None]
     return tuple(result)
 
@@ -132,7 +132,7 @@ def _current(slot: Slot, operator: Operator) -> PythonKernel[..., Any]:
 
 
 def _present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
-    """The attributes that a node has, decoded; see ``attribute_object`` in ``cpp_ops/python/attributes.h``.
+    """Return the attributes that a node has, decoded; see ``attribute_object`` in ``cpp_ops/python/attributes.h``.
 
     Raises: PythonKernelError for one of another type.
     """
@@ -204,7 +204,7 @@ class _Node:
         self._bound = self._bind(kernel)
 
     def _bind(self, kernel: PythonKernel[..., Any]) -> tuple[Any, ...]:
-        """What of a kernel a call needs; replaced whole when the kernel is, so that threads see one or the other."""
+        """The parts of a kernel that a call needs; replaced as a whole, so that threads see the old or the new."""
         return kernel, kernel._function, kernel.defaults | self._present, {}
 
     def prepare(self, shapes: tuple[Any, ...], *memory: Any) -> tuple[Any, ...]:
@@ -239,9 +239,9 @@ class _Node:
     def _expect(
         self, kernel: PythonKernel[..., Any], shapes: Sequence[Shape | None], attributes: Mapping[str, Any]
     ) -> Sequence[Shape | None]:
-        """What is known of the outputs' shapes; all of it must be, for a kernel that takes out.
+        """Return the known shapes of the outputs; all must be known for a kernel that takes ``out``.
 
-        The shape of an optional output may be None even then: nothing is known of it where the node lacks it.
+        The shape of an optional output may be None even then, where the node lacks it.
         """
         expected = kernel.infer_shapes(shapes, attributes)
         for output, shape in zip(self._operator.outputs, expected, strict=True):
@@ -262,7 +262,7 @@ class _Node:
         arrays: list[Any],
         shapes: Sequence[Any],
     ) -> Callable[..., None]:
-        """Return what runs a kernel that writes into the outputs itself; ``arrays`` are its inputs."""
+        """Return a function that runs a kernel that writes into the outputs; ``arrays`` are its inputs."""
 
         def finish(*memory: Any) -> None:
             if None in memory or None in shapes:
@@ -295,7 +295,7 @@ class _Node:
         views: list[Any],
         expected: Sequence[Shape | None],
     ) -> tuple[Any, ...]:
-        """Run a kernel that returns arrays; return what copies them, and their shapes."""
+        """Run a kernel that returns arrays; return a function that copies them, and their shapes."""
         dtypes = self._output_dtypes
         results: Any = [function(*views, **attributes)]
         if len(dtypes) > 1:
@@ -318,9 +318,9 @@ class _Node:
         return (finish, *[_NO_ELEMENTS if result is None else result.shape for result in results])
 
     def settle(self, error: BaseException, loans: Loans) -> BaseException:
-        """Return what is to leave a call that raised: the exception itself, which then refers to no loan.
+        """Return the exception for a call that raised: its own, which then refers to no loan.
 
-        If it, or anything else, still refers to one, that is an error of its own, and the exception is not shown.
+        If it, or anything else, still refers to one, that is another error, which comes in its place.
         """
         kept = kept_views.take_back(error, loans)
         if not kept:
@@ -335,7 +335,7 @@ class _Node:
         return fresh
 
     def refuse_kept(self, loans: Loans) -> None:
-        """Raise PythonKernelError if anything but garbage refers to what a call lent."""
+        """Raise PythonKernelError if anything but garbage refers to the memory that a call lent."""
         if kept := kept_views.kept_for_good(loans):
             raise self._refusal(kept)
 
@@ -356,9 +356,9 @@ class _Node:
         return list(result)
 
     def _checked(self, kernel: PythonKernel[..., Any], index: int, result: Any, shape: Shape | None) -> Any:
-        """What the quick check did not pass: an error, or an array of which not every dimension was known."""
+        """Check a result that the quick check did not pass: it is wrong, or not every dimension was known."""
         name, dtype = self._operator.outputs[index].argument, self._output_dtypes[index]
-        if isinstance(result, np.generic):  # what NumPy makes of arrays of rank 0
+        if isinstance(result, np.generic):  # NumPy turns arrays of rank 0 into these
             result = np.asarray(result)
         if not isinstance(result, np.ndarray) or isinstance(result, np.ma.MaskedArray):
             raise kernel.error(name, f"a NumPy array of {dtype}", type(result).__name__)

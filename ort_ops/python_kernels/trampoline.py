@@ -1,4 +1,4 @@
-"""The Python end of the trampoline in ``cpp_ops/python``: what crosses, and what happens to exceptions.
+"""Connect Python kernels with the C++ library (``cpp_ops/python``): register them, and pass on exceptions.
 
 The library calls a node's ``prepare`` with the memory and shapes of its inputs, allocates the outputs that it asks for,
 and calls the ``finish`` that it returned with their memory. Everything else is decided in `decorator`.
@@ -46,7 +46,7 @@ _FUNCTIONS = (
     "PyEval_SaveThread",
     "PyEval_RestoreThread",
 )
-"""Of Python's stable C API, in the order of ``PythonApi`` in ``cpp_ops/python/api.h``."""
+"""Functions of Python's stable C API, in the order of ``PythonApi`` in ``cpp_ops/python/api.h``."""
 
 _OBJECTS = ("none", "describe_failure", "refuse_kept", "end_child")
 _FAIL, _INVALID_ARGUMENT = 1, 2  # OrtErrorCode
@@ -55,7 +55,7 @@ _SHUTDOWN_MS = 2000
 
 _lock = threading.Lock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-_kept: list[Any] = []  # what the library has pointers to, for the life of the process
+_kept: list[Any] = []  # objects that the library has pointers to, for the life of the process
 _attached: list[ctypes.CDLL] = []
 _domains: dict[tuple[Any, ...], _Domain] = {}
 
@@ -92,7 +92,7 @@ class _Domain(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Overload:
-    """One combination of element types of one version of an operator, as onnxruntime is to see it.
+    """One combination of element types of one version of an operator, as onnxruntime sees it.
 
     Attributes:
         input_is_optional: for each input, whether a node may leave it out; it then has None for shape and memory.
@@ -114,7 +114,7 @@ class Overload:
 
 
 Domain = tuple[str, tuple[Any, ...], Callable[[], list[Overload]]]
-"""(name, identity, make_overloads): the same identity means the same overloads, which are then not made again."""
+"""(name, identity, make_overloads); with the same identity, the overloads are the same and not made again."""
 
 
 def register(
@@ -129,16 +129,16 @@ def register(
     Args:
         options: changed in place.
         path: of the library, from `ort_ops.native.library.library_path`.
-        domains: what is registered is kept for the life of the process, because onnxruntime has pointers to it.
+        domains: kept for the life of the process, because onnxruntime has pointers to them.
         with_cpp_kernels: whether to add the operators that have C++ kernels in the library.
 
     Raises: NativeLibraryError for a library of another version; what onnxruntime raises.
     """
-    if not domains:  # nothing Python in the way: as any host registers it
+    if not domains:  # without Python: as any host registers it
         options.register_custom_ops_library(path)
         return
     library = _attach(path)
-    with _lock:  # of the library too, which a fork must not find locked
+    with _lock:  # the library's own lock too, which a fork must not find taken
         made = (_Domain * len(domains))(*[_domain(*domain) for domain in domains])
         library.mylinear_python_select(int(with_cpp_kernels), made, len(domains))
         try:
@@ -171,7 +171,7 @@ def _attach(path: str) -> ctypes.CDLL:
 
 
 def detach() -> None:
-    """Let no further call in: a thread that waits for the GIL of an interpreter that goes never returns, or worse."""
+    """Let no further call in: a thread that waits for the GIL of an ending interpreter never returns, or worse."""
     for library in _attached:
         library.mylinear_python_detach(_SHUTDOWN_MS)
 
@@ -205,12 +205,12 @@ def _struct(overload: Overload) -> _Overload:
 
 
 def _describe_failure(error: BaseException, prepare: Any, loans: Loans) -> tuple[int, bytes]:
-    """Write an exception as onnxruntime's error, and keep it for the run of a session of ours that fails by it.
+    """Write an exception as onnxruntime's error, and keep it for the run that fails by it, in a session of ours.
 
     Args:
-        error: what was raised.
+        error: the exception.
         prepare: of the node whose kernel raised it, or None.
-        loans: what the kernel may have kept in it.
+        loans: memory that the kernel may have kept in it.
     """
     text = _text_of(error)
     code = _INVALID_ARGUMENT if issubclass(type(error), ValueError | TypeError) else _FAIL
@@ -236,7 +236,7 @@ def _as_message(text: str) -> bytes:
 
 
 def _text_of(error: BaseException) -> str:
-    """The message, and below it the traceback."""
+    """Return the message, and below it the traceback."""
     try:
         summary = "".join(traceback.format_exception_only(error)).strip()
         return "\n".join([summary, *traceback.format_exception(error)])
@@ -251,7 +251,7 @@ def _refuse_kept(prepare: Any, loans: Loans) -> None:
 def _end_child(error: BaseException | None) -> None:
     """End a process that was forked inside a kernel and has come out of it.
 
-    Of onnxruntime's threads, and of those that it waits for, the child has none.
+    The child has none of onnxruntime's threads, nor of the threads that these wait for.
     """
     status = 1
     try:
