@@ -1,4 +1,4 @@
-"""`diagnose`: what is installed, which kernels there are, and for each fault its remedy. Needs no other package."""
+"""Diagnose this installation: packages, kernels, and for each fault its remedy. Needs no other package."""
 
 from __future__ import annotations
 
@@ -30,17 +30,16 @@ PACKAGES = (DISTRIBUTION, "numpy", "onnx", "onnxruntime", EXTENSIONS, "torch", "
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found; `as_dict` is plain data, for JSON.
+    """The result of `diagnose`; `as_dict` is plain data, for JSON.
 
     Attributes:
         platform: operating system, machine and Python.
         packages: version by distribution; None where it is not installed.
         library: of the C++ kernels.
-        cuda: their CUDA backend, which is a fault only where it was built and fails; None where onnxruntime cannot be
-            asked.
-        kernels: as `ort_ops.available_kernels` has them; empty where onnxruntime cannot be asked.
-        operators: those that are registered: ``operator`` (domain and name), ``version``, ``package`` and its
-            ``kernels``; empty where onnxruntime cannot be asked.
+        cuda: their CUDA backend, which is a fault only if it was built and fails; None without onnxruntime.
+        kernels: those of `ort_ops.available_kernels`; empty without onnxruntime.
+        operators: the registered ones, each with ``operator`` (domain and name), ``version``, ``package`` and
+            ``kernels``; empty without onnxruntime.
         faults: empty on a healthy machine.
     """
 
@@ -58,7 +57,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this installation. Never raises, whatever is missing."""
+    """Examine this installation. Never raises, whatever is missing."""
     runtimes = {name: found for name in RUNTIMES if (found := installed_version(name))}
     packages = {name: installed_version(name) for name in PACKAGES} | runtimes
     library = native.status(in_child_first=True)
@@ -80,7 +79,7 @@ def _package_faults(
     packages: dict[str, str | None], runtimes: list[str], library: native.NativeStatus
 ) -> Iterator[Fault]:
     for fault in version_faults():
-        # It runs Python kernels only where the C++ library does not.
+        # It runs Python kernels only if the C++ library does not.
         if fault.package != EXTENSIONS or not library.is_usable:
             yield fault
     if len(runtimes) > 1:
@@ -102,13 +101,13 @@ def _library_faults(library: native.NativeStatus) -> Iterator[Fault]:
 
 
 def _kernels() -> tuple[list[dict[str, Any]], cuda.CudaStatus | None, list[Fault]]:
-    """Return the kernels, the CUDA backend, and what is wrong with them."""
+    """Return the kernels, the CUDA backend, and their faults."""
     try:
         from ort_ops.kernels.choose import available_kernels
         from ort_ops.native import cuda
 
         kernels, backend = available_kernels(), cuda.status()
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation may raise anything
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         return [], None, [Fault("the kernels cannot be looked at", f"mend this first: {first_line}", package)]
@@ -125,7 +124,7 @@ def _plain(kernel: Kernel) -> dict[str, Any]:
 
 
 def _operators(library: native.NativeStatus) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Return the registered operators with their kernels, and what is wrong with those of other packages."""
+    """Return the registered operators with their kernels, and the faults of other packages."""
     from ort_ops.kernels.choose import available_kernels
     from ort_ops.opdef import registry
 
@@ -141,7 +140,7 @@ def _operators(library: native.NativeStatus) -> tuple[list[dict[str, Any]], list
         operator = kit.operator
         try:
             kernels = available_kernels(operator.op_type)
-        except Exception as error:  # whatever another package raises
+        except Exception as error:  # another package may raise anything
             remedy = (
                 f"mend or uninstall {operator.package or 'the package that has it'}: {type(error).__name__}: {error}"
             )
@@ -150,7 +149,7 @@ def _operators(library: native.NativeStatus) -> tuple[list[dict[str, Any]], list
         faults += [
             Fault(f"the {kernel.name} kernel of {operator.op_type} is not available", kernel.reason)
             for kernel in kernels
-            # Without our library no Python kernel runs; that was said. A CUDA library is an extra.
+            # Without our library no Python kernel runs, which is reported already. A CUDA library is optional.
             if kernel.reason is not None and kernel.name != "cuda" and kernel.reason != library.reason
             if kernel.name != "python" or library.is_usable
         ]

@@ -1,4 +1,4 @@
-"""`inspect_model`: what is in a model, what of it would run here and by which kernel, and where else it loads."""
+"""Inspect a model: what is in it, which kernels would run it here, and which onnxruntimes load it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ort_ops.session import InferenceSession
 
 @dataclass(frozen=True)
 class Running:
-    """What a session on this machine makes of the model.
+    """The model in a session on this machine.
 
     Attributes:
-        kernel: that runs the registered operators; ``body`` for the definition inside the model. Where they have
-            different ones, the names joined by commas; empty for a model without such operators.
+        kernel: of the registered operators; ``body`` for the definition inside the model. Where they have different
+            ones, the names joined by commas; empty for a model without such operators.
         kernels: the kernel that runs each operator, by its domain and name.
         providers: of the session.
         assignment: operators by execution provider, from onnxruntime itself; empty where its version cannot tell.
@@ -50,14 +50,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_model` found; `as_dict` is plain data, for JSON.
+    """The result of `inspect_model`; `as_dict` is plain data, for JSON.
 
     Attributes:
         operators: how many nodes there are of each operator, of ONNX and others.
         nodes: those of registered operators.
-        listed: what kits list under a key of their own, such as ``linear``; the entries are dataclasses.
-        body: ``right``, ``missing``, or in what the definition inside the model differs from the contract's.
-        faults: what breaks the contract; empty for a right model.
+        listed: the entries that kits add under a key of their own, such as ``linear``; they are dataclasses.
+        body: ``right``, ``missing``, or how the definition inside the model differs from the contract's.
+        faults: breaches of the contract; empty for a right model.
         oldest_runtime: the oldest onnxruntime, from 1.17 on, that loads opset and IR version.
     """
 
@@ -84,13 +84,13 @@ class Inspection:
 
 
 class GateError(MylinearError, RuntimeError):
-    """A model that does not run as it must."""
+    """A model does not run as required."""
 
 
 def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> Inspection:
-    """Look at a model and at a session of it on this machine; the weights beside it are not read for the former.
+    """Inspect a model, without reading weights beside it, and a session of it on this machine.
 
-    Raises: ModelError for a file that is no model, or whose external data is not whole.
+    Raises: ModelError for a file that is not a model, or has incomplete external data.
     """
     model = look_at_model(path)
     faults = []
@@ -132,7 +132,7 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
 def require_kernel(found: Inspection, kernel: str) -> None:
     """Check that every node of a registered operator would run by the kernel.
 
-    Raises: GateError with what would run instead.
+    Raises: GateError that says what would run instead.
     """
     if found.faults:
         raise GateError(f"'{found.path}': {found.faults[0]}")
@@ -146,7 +146,7 @@ def require_kernel(found: Inspection, kernel: str) -> None:
 
 
 def _listed(described: Sequence[tuple[OperatorNode, NodeInfo]]) -> dict[str, list[Any]]:
-    """Return what kits list under keys of their own; an empty list where a model has no such node."""
+    """Return the entries that kits add under keys of their own; an empty list if the model has no such node."""
     listed: dict[str, list[Any]] = {kit.inspection[0]: [] for kit in registry.kits() if kit.inspection is not None}
     for node, info in described:
         if node.kit.inspection is not None:

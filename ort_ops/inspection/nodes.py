@@ -1,4 +1,4 @@
-"""What a model's nodes of registered operators are: inputs, outputs, attributes, element types and stored bytes."""
+"""Describe a model's nodes of registered operators: inputs, outputs, attributes, element types and stored bytes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TensorInfo:
 
     Attributes:
         value: its name in the graph.
-        dtype, shape: in words; ``?`` for what is not known.
-        nbytes: that the model stores of it; 0 for a computed one.
+        dtype, shape: in words; ``?`` for unknown ones.
+        nbytes: stored in the model; 0 for a computed value.
         is_stored: whether the model stores it.
     """
 
@@ -44,7 +44,7 @@ class NodeInfo:
         where: the bodies and the function around it in words, or ``main graph``.
         inputs, outputs: by the operator's words for them; None for one that the node lacks.
         attributes: with the defaults of those that the node lacks; arrays and the like as text.
-        dtypes: names of the element types by type variable; ``?`` for what is not known.
+        dtypes: names of the element types by type variable; ``?`` for unknown ones.
         nbytes: of the inputs that the model stores.
     """
 
@@ -70,13 +70,13 @@ def table(nodes: Sequence[NodeInfo], kernels: Mapping[str, str]) -> list[tuple[l
     """Return a table of the nodes of each operator: header and rows.
 
     Args:
-        kernels: what runs each operator; empty where nothing does.
+        kernels: the kernel of each operator; empty if nothing runs.
     """
     tables = []
     for op_type in dict.fromkeys(node.operator for node in nodes):
         rows = [node for node in nodes if node.operator == op_type]
         first = rows[0]
-        # A column that no node has something in says nothing.
+        # A column that is empty for every node is left out.
         tensors = [w for w in first.inputs if any(n.inputs[w] for n in rows)]
         results = [w for w in first.outputs if any(n.outputs[w] for n in rows)]
         header = [
@@ -155,7 +155,7 @@ def _dtype(number: int | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute's value as JSON has it: numbers, texts and lists of them as they are."""
+    """Return an attribute's value for JSON: numbers, texts and lists of them unchanged."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Run a model once, on real inputs or drawn ones, and say what comes out. ONNX and onnxruntime only."""
+"""Run a model once, on real or drawn inputs, and describe its outputs. Needs ONNX and onnxruntime only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMEDY = "give real inputs by --inputs file.npz"
 
 
 class TrialRunError(MylinearError, RuntimeError):
-    """A model that does not run on what it was given."""
+    """The model does not run on the given inputs."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class OutputInfo:
     """One output of a run.
 
     Attributes:
-        least, largest: of the finite numbers; None where there is none.
-        num_not_finite: NaN and infinities.
+        least, largest: of the finite numbers; None if there are none.
+        num_not_finite: number of NaN and infinities.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""From the columns of a table to the inputs of a network: the same for the rows of a training and of `mylinear run`.
+"""Turn the columns of a table into inputs of a network, in the same way for training and for `mylinear run`.
 
-A checkpoint and an exported model carry the columns with them, so that a row means the same to both.
+A checkpoint and an exported model carry the columns with them, so a row means the same to both.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from ort_ops.files.inputs import shown_names, shown_text
 
 MISSING_NUMBERS = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none"})
-"""How tables write that a number is missing, in lower case."""
+"""Texts that stand for a missing number, in lower case."""
 
 
 class CellError(ValueError):
-    """A cell that its column cannot take.
+    """A cell does not fit its column.
 
     Attributes:
         row: number of the record, from 0.
         column: number of the column, from 0.
-        reason: what the cell must be, and what it is; goes on from the name of its place.
+        reason: what the cell must be, and what it is; follows the name of its place.
     """
 
     def __init__(self, row: int, column: int, reason: str) -> None:
@@ -37,7 +37,7 @@ class CellError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table and what becomes of its cells.
+    """A column of a table, and how its cells become inputs.
 
     Attributes:
         name: in the table's header.
@@ -63,7 +63,7 @@ class Column:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it takes finite numbers and gives them as they are."""
+        """Whether it takes finite numbers and passes them on unchanged."""
         return self.fill is None and self.categories is None
 
 
@@ -73,7 +73,7 @@ def feature_names(columns: Sequence[Column]) -> tuple[str, ...]:
 
 
 def feature_fills(columns: Sequence[Column]) -> NDArray[np.float64]:
-    """Return what stands for a missing number in each input; NaN where none may be missing."""
+    """Return the number that replaces a missing one in each input; NaN where none may be missing."""
     fills = [[math.nan if c.fill is None else c.fill] * len(c.feature_names) for c in columns]
     return np.array([*chain.from_iterable(fills)], np.float64)
 
@@ -86,7 +86,7 @@ def plain_columns(names: Sequence[str]) -> tuple[Column, ...]:
 def encode(columns: Sequence[Column], records: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     """Return the inputs ``[records, features]`` for the cells of each record, a cell for each column.
 
-    Raises: CellError for the first cell, by rows, that its column cannot take.
+    Raises: CellError for the first cell, by rows, that does not fit its column.
     """
     if all(column.is_plain for column in columns):
         numbers = plain_numbers([*chain.from_iterable(records)])
@@ -115,9 +115,9 @@ def encode_column(column: Column, cells: Sequence[str]) -> NDArray[np.float64]:
 
 
 def parse_number(text: str) -> float:
-    """Return the finite number that ``text`` is, or NaN for a missing one.
+    """Return ``text`` as a finite number, or NaN for a missing one.
 
-    Raises: ValueError for anything else; Python's own 1_000 is no number here.
+    Raises: ValueError for anything else, also for Python's 1_000.
 
     >>> parse_number(" 2.5"), parse_number("NA")
     (2.5, nan)
@@ -150,7 +150,7 @@ def numbers_or_missing(cells: Sequence[str]) -> NDArray[np.float64] | None:
 
 
 def to_json(columns: Sequence[Column]) -> str:
-    """Return the columns as JSON, without what is not set."""
+    """Return the columns as JSON, without the fields that are not set."""
     entries: list[dict[str, Any]] = []
     for column in columns:
         entry: dict[str, Any] = {"name": column.name}
@@ -163,7 +163,7 @@ def to_json(columns: Sequence[Column]) -> str:
 
 
 def from_json(text: str) -> tuple[Column, ...]:
-    """Read what `to_json` wrote. Raises: ValueError with what is wrong."""
+    """Read the JSON of `to_json`. Raises: ValueError that says what is wrong."""
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The element type of a model's input: its dtype, the cells of a table that it can hold, and arrays that become it."""
+"""Convert cells of a table and arrays to the element type of a model's input."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.prediction.columns import CellError, is_number, parse_number
 
 TEXT = np.dtype(object)
-"""What stands for ONNX's string; arrays of Python strings."""
+"""The dtype that stands for ONNX's string: arrays of Python strings."""
 
 _TRUTHS = {"true": True, "false": False}
-_EXACT = 2**53  # beyond, float64 does not tell whole numbers apart
+_EXACT = 2**53  # beyond it, float64 does not have every whole number
 
 
 def numpy_dtype(onnx_name: str) -> np.dtype[Any]:
     """Return the dtype for an element type as onnxruntime names it, such as ``tensor(int64)``.
 
-    Raises: InputError for a type that onnxruntime takes no NumPy arrays of.
+    Raises: InputError for a type for which onnxruntime takes no NumPy arrays.
     """
     import ml_dtypes  # noqa: F401  # makes np.dtype know bfloat16
 
@@ -43,7 +43,7 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
 
 
 def is_cell(dtype: np.dtype[Any], text: str) -> bool:
-    """Whether a cell can be a value, and not the name of a column."""
+    """Whether a cell can be a value rather than the name of a column."""
     if dtype == TEXT:
         return True
     return is_number(text) or (dtype.kind == "b" and text.strip().lower() in _TRUTHS)
@@ -55,11 +55,11 @@ def parse_cells(dtype: np.dtype[Any], rows: Sequence[Sequence[str]]) -> NDArray[
     Numbers come as int64 or as Python's own in an array of objects, because float64 would round those beyond 2^53;
     `cast` makes them the model's.
 
-    Raises: CellError for the first cell that is no number.
+    Raises: CellError for the first cell that is not a number.
     """
     if dtype == TEXT:
         return np.array([[*row] for row in rows], object)
-    if dtype.kind != "b" and not any("_" in cell for row in rows for cell in row):  # Python's own 1_000 is no number
+    if dtype.kind != "b" and not any("_" in cell for row in rows for cell in row):  # Python's 1_000 is no number
         try:
             return np.array([[*map(int, row)] for row in rows], np.int64)
         except (ValueError, OverflowError):
@@ -124,7 +124,7 @@ def _as_text(source: str, rows: NDArray[Any], num_before: int) -> NDArray[Any]:
         return rows
     codes = np.ascontiguousarray(rows, rows.dtype.newbyteorder("=")).view(np.uint32)
     codes = codes.reshape(len(rows), -1) if codes.size else codes
-    is_wrong = (codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))  # half a surrogate pair is none either
+    is_wrong = (codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))  # half a surrogate pair
     if is_wrong.any():
         row, code = _first(codes, is_wrong, num_before)
         raise InputError(f"'{source}' row {row}: {code:#x} is no character of a text")

@@ -1,4 +1,4 @@
-"""What a model's metadata says of the rows that it takes and the classes that it gives."""
+"""Read from a model's metadata which rows it takes and which classes it gives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Labels:
 
 
 def read_labels(metadata: Mapping[str, str]) -> Labels:
-    """Read and check the metadata. Raises: InputError that names the entry that is broken."""
+    """Read and check the metadata. Raises: InputError that names the broken entry."""
     names = _names(metadata, FEATURES_KEY)
     columns = None if names is None else plain_columns(names)
     if COLUMNS_KEY in metadata:

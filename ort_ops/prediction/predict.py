@@ -38,8 +38,8 @@ def predict(
     """Run the model on every row of ``source`` and write the results, batch by batch.
 
     Where the model's metadata names the columns that it was trained on, a CSV file's header must name them all, in any
-    order, among others if need be; a file without a header has them in their order. Categories and missing numbers
-    become what they were in training. Where the metadata names classes, each row gives its most probable class and the
+    order, and may have others; a file without a header has them in their order. Categories and missing numbers become
+    what they were in training. If the metadata names classes, the result for a row is its most probable class and the
     probability.
 
     Args:
@@ -48,9 +48,9 @@ def predict(
         output: a ``.csv`` or ``.npy`` file, replaced only when all rows are done; None writes CSV to ``stream``.
         batch_size: rows per run; a model with a fixed batch gets that.
         stream: where CSV goes without ``output``.
-        raw: whether to write the numbers that the model gives, also where it names classes.
+        raw: whether to write the model's own numbers, also where it names classes.
         positional: whether to take the columns of a CSV file in their order, whatever its header says.
-        tell: called with a sentence on how the file was understood, where that is not plain.
+        tell: called with a sentence on how the file was understood, where that is not obvious.
 
     Returns: the number of rows.
     Raises: InputError for rows that the model cannot take, OutputError.
@@ -124,7 +124,7 @@ def _results(
 def _run(
     session: InferenceSession, name: str, batch: NDArray[Any], num_before: int, source: str, fixed: int | None
 ) -> NDArray[Any]:
-    """Run one batch. Raises: InputError if onnxruntime refuses it, or gives something else than a row for each."""
+    """Run one batch. Raises: InputError if onnxruntime refuses it, or does not return one row for each."""
     if fixed is not None:
         _require_multiple(source, num_before + len(batch), fixed)
     try:

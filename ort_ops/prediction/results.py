@@ -1,4 +1,4 @@
-"""What `mylinear run` writes: results as they are, or classes with their probabilities, as CSV or NPY."""
+"""Write the results of `mylinear run`, unchanged or as classes with their probabilities, as CSV or NPY."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ort_ops.files.inputs import InputError
 
 
 class ClassNamer:
-    """From logits to the most probable class and its probability.
+    """Turn logits into the most probable class and its probability.
 
     Args:
         classes: the names, in the order of the logits.
@@ -54,7 +54,7 @@ class ClassNamer:
 
 
 class CsvWriter:
-    """Writes results as CSV with a header, a line for each row.
+    """Write results as CSV with a header, a line for each row.
 
     Args:
         name: of the model's output, for the header.
@@ -76,23 +76,23 @@ class CsvWriter:
             self._writer.writerows(result.tolist())
         elif flat.dtype == np.float64:
             self._writer.writerows(flat.tolist())
-        else:  # the shortest text that reads back in this dtype
+        else:  # the shortest text that reads back exactly in this dtype
             self._writer.writerows([str(value) for value in row] for row in flat)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: everything is written."""
 
     def _column_names(self, count: int) -> list[str]:
         return [self._name] if count == 1 else [f"{self._name}{i}" for i in range(count)]
 
 
 class NpyWriter:
-    """Writes results into a NPY file batch by batch, so that only one batch is in memory.
+    """Write results into a NPY file batch by batch, so that only one batch is in memory.
 
     bfloat16, which the format does not have, is written as float32, which holds it exactly.
 
     Args:
-        file: to write to and seek in.
+        file: one that can be written and sought in.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -102,7 +102,7 @@ class NpyWriter:
         self._count = 0
 
     def write(self, result: NDArray[Any]) -> None:
-        """Append rows, which must be of the shape and dtype of those before. Raises: InputError if not."""
+        """Append rows. Raises: InputError if shape or dtype differ from those before."""
         if result.dtype.name == "bfloat16":
             result = result.astype(np.float32)
         if self._dtype is None:
@@ -125,7 +125,7 @@ class NpyWriter:
         self._file.write(header)
 
     def _header(self) -> bytes:
-        """The header for the rows so far; NumPy leaves room in it for as many as there can be."""
+        """Return the header for the rows so far; NumPy leaves room in it for the largest number."""
         assert self._dtype is not None
         buffer = io.BytesIO()
         content = {

@@ -1,4 +1,4 @@
-"""The rows that `mylinear run` is given, in batches: a CSV file, a NPY file, or text."""
+"""Read the rows for `mylinear run` in batches, from a CSV file, a NPY file, or text."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads rows for a model's input.
+    """Read rows for a model's input.
 
     Attributes:
         shape: of the input; a name or None where a dimension is free.
         dtype: of the input.
-        columns: that the model's metadata names; None where it names none.
+        columns: those that the model's metadata names; None if it names none.
         batch_size: rows in a batch.
         is_positional: whether the columns of a CSV file are taken in their order, whatever its header says.
-        tell: called with a sentence on how the file was understood, where that is not plain.
+        tell: called with a sentence on how the file was understood, where that is not obvious.
     """
 
     shape: Sequence[Any]
@@ -48,7 +48,7 @@ class RowReader:
     tell: Callable[[str], None] = lambda text: None
 
     def open(self, source: str) -> Rows:
-        """Return the rows of a ``.csv`` file, of a ``.npy`` file, or of text. Raises: InputError, also by batches."""
+        """Return the rows of a ``.csv`` or ``.npy`` file, or of text. Raises: InputError, also when a batch is read."""
         suffix = Path(source).suffix.lower()
         if suffix == ".npy":
             return self._open_npy(source)
@@ -62,13 +62,13 @@ class RowReader:
 
     @property
     def _all_columns(self) -> tuple[Column, ...]:
-        """The columns that a row must have; without names in the model, as many numbers as it takes."""
+        """The columns that a row must have; without names in the model, one for each number that it takes."""
         if self.columns is not None:
             return self.columns
         return plain_columns([f"x{i}" for i in range(self.shape[1])])
 
     def _parse_text(self, text: str) -> Rows:
-        if self.dtype == TEXT:  # any text could be meant, also the misspelt name of a file
+        if self.dtype == TEXT:  # it could be any text, also a misspelt file name
             raise InputError(
                 f"the input must be an existing .csv or .npy file, for a model that takes text, got '{text}'"
             )
@@ -110,7 +110,7 @@ class RowReader:
             yield cast(source, batch, self.dtype, start)
 
     def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Return the batch with the numbers that the columns have for missing ones in place of NaN."""
+        """Return the batch with the columns' numbers for missing ones in place of NaN."""
         if self.columns is not None and batch.dtype.kind == "f":
             fills = feature_fills(self.columns)
             if not np.isnan(fills).all():
@@ -166,7 +166,7 @@ class RowReader:
 
 
 def _places(source: str, names: list[str], wanted: list[str]) -> list[int] | None:
-    """Return where the wanted columns are in a header; None for a first line of values, which is no header.
+    """Return where the wanted columns are in a header; None if the first line has values and is not a header.
 
     Raises: InputError for a header that lacks one of them, or has one twice.
     """
@@ -194,7 +194,7 @@ def _places(source: str, names: list[str], wanted: list[str]) -> list[int] | Non
 
 
 def _can_be_row(columns: Sequence[Column], cells: list[str]) -> bool:
-    """Whether a line without a number is a row all the same: of categories that the model knows."""
+    """Whether a line without numbers is a row all the same, of categories that the model knows."""
     try:
         encode(columns, [cells])
     except CellError:
