@@ -97,6 +97,7 @@ def _checks(kit: OperatorKit) -> list[Any]:
 def _by_gradcheck(kit: OperatorKit, call: Call, rng: np.random.Generator) -> Comparison:
     """Compare all derivatives with central differences in float64, by ``torch.autograd.gradcheck``."""
     import torch
+    from torch.autograd.gradcheck import GradcheckError
 
     floating = _floating_inputs(call)
     names = {call.operator.inputs[i].type for i in floating}
@@ -116,7 +117,7 @@ def _by_gradcheck(kit: OperatorKit, call: Call, rng: np.random.Generator) -> Com
         raise NoGradientsError(f"no output of {call.operator.name} has a gradient in torch")
     try:
         torch.autograd.gradcheck(run, tuple(leaves.values()), fast_mode=numbers > _SLOW_NUMBERS)
-    except torch.autograd.gradcheck.GradcheckError as error:  # type: ignore[attr-defined]
+    except GradcheckError as error:
         return failed(Failure(" ".join(str(error).split())[:300]), numbers)
     return Comparison(0.0, 0.0, None, numbers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.opdef.kit import OperatorKit
@@ -16,22 +16,40 @@ if TYPE_CHECKING:
     from ort_ops.opdef.element_types import ElementType
 
 
-def _reference(call: Call) -> Sequence[Array]:
-    from ort_ops.operators.mylinear.reference import linear_float64
+_PART = 2**22  # weights
 
+
+def _parts(call: Call) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Yield x with the weight and bias of some features at a time: each part becomes float64, and one is enough."""
     x, weight, bias = call.arrays
     assert x is not None
     assert weight is not None
-    return [linear_float64(x, weight, bias)]
+    step = max(1, _PART // max(1, weight.shape[-1]))
+    for start in range(0, max(1, len(weight)), step):
+        part = slice(start, start + step)
+        yield x, weight[part], None if bias is None else bias[part]
+
+
+def _reference(call: Call) -> Sequence[Array]:
+    import numpy as np
+
+    from ort_ops.operators.mylinear.reference import linear_float64
+
+    parts = [linear_float64(*part) for part in _parts(call)]
+    return [parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)]
 
 
 def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
+    import numpy as np
+
+    from ort_ops.numerics.bound import Bound
     from ort_ops.operators.mylinear.error_bound import linear_bound
 
-    x, weight, bias = call.arrays
-    assert x is not None
-    assert weight is not None
-    return [linear_bound(x, weight, bias, call.element_type, arithmetic=arithmetic)]
+    parts = [linear_bound(*part, element_type=call.element_type, arithmetic=arithmetic) for part in _parts(call)]
+    if len(parts) == 1:
+        return parts
+    names = ("error", "above", "below")
+    return [Bound(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))]
 
 
 def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:
