@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from exporter.torch_ops.kit import TorchKit
-from ort_ops.models.nodes import attach_functions
 from ort_ops.numerics.bound import Arithmetic, Bound, gamma
 from ort_ops.opdef.call import Call, make_call
 from ort_ops.opdef.element_types import ElementType
@@ -210,12 +209,3 @@ def make_chain(*scales: float, dtype: type = np.float32, with_counts: bool = Tru
     graph = helper.make_graph(nodes, "chain", values[:1], [values[1], *([counts] if with_counts else [])], tensors)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
-def with_function(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give a model its function bodies, and all inputs."""
-    from ort_ops.models.complete import complete_inputs
-
-    complete_inputs(model)
-    attach_functions(model)
-    return model

@@ -25,7 +25,7 @@ from ort_ops.numerics.faults import WrongType, WrongValues
 from ort_ops.opdef import registry
 from ort_ops.opdef.kit import OperatorKit
 from tests.verification import small_operator
-from tests.verification.small_operator import KIT, compute, make_chain, python_kernel, with_function
+from tests.verification.small_operator import KIT, compute, make_chain, python_kernel
 
 Array = NDArray[Any]
 Compute = Callable[[Array, Array | None, float], tuple[Array, Array]]
@@ -60,7 +60,7 @@ def violated(result: Verification, backend: str) -> set[str]:
 @pytest.mark.parametrize("rows", ["X", ""], ids=["rows", "whole calls"])
 def test_every_backend_of_a_right_operator_is_proved(rows: str, dtype: type, use: Any, tmp_path: Path) -> None:
     use(replace(KIT, rows=rows))
-    result = run(tmp_path, with_function(make_chain(2.0, -0.5, 3.0, dtype=dtype)))
+    result = run(tmp_path, make_chain(2.0, -0.5, 3.0, dtype=dtype))
     assert result.conclusion() == "parity holds", (result.table(), result.untested)
     assert result.num_nodes == 3
     inputs = {name: {r.inputs for r in result.rows if r.backend == name and r.is_ok} for name in ("python", "body")}
