@@ -1,6 +1,6 @@
 // Layer: ceilings. One source for every ISA, in the compiler's own vectors: CMake compiles it once for each,
-// with MYLINEAR_LOOPS_ISA its name, and with contraction on, so that a * b + c is one instruction where there
-// is one.
+// with its name in MYLINEAR_LOOPS_ISA, and with contraction on, so that a * b + c is one instruction where
+// the ISA has one.
 //
 // No STL here, as in the units of the kernels: an inline function compiled for AVX-512 must not be linked for
 // all.
@@ -33,7 +33,7 @@ namespace {
 constexpr size_t kVectorBytes = VECTOR_BYTES;
 constexpr size_t kNumSums = NUM_SUMS;
 
-volatile double sink;  // what keeps the compiler from leaving the work out
+volatile double sink;  // keeps the compiler from leaving the work out
 
 template <class T>
 double fma(size_t rounds) {

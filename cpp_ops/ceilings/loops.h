@@ -1,7 +1,7 @@
-// Layer: ceilings, what this machine can do at best, for benchmarks. Nothing of the operator is here.
+// Layer: ceilings. How fast this machine can be at best, for benchmarks. Knows no operator.
 //
 // `loops.cc` is compiled once for each ISA and defines `<isa>_loops`; CMake defines MYLINEAR_LOOPS_<ISA> for
-// those that there are. Widest first: on some CPUs a narrower ISA is as fast, so a caller takes the best.
+// each one. Widest first: on some CPUs a narrower ISA is as fast, so a caller takes the best.
 #ifndef MYLINEAR_CEILINGS_LOOPS_H_
 #define MYLINEAR_CEILINGS_LOOPS_H_
 

@@ -1,8 +1,8 @@
-// Layer: ceilings, entry. What exporter/bench/ceilings.py calls by ctypes; it exports symbols as register.cc
-// does.
+// Layer: ceilings, entry. Functions that exporter/bench/measure/ceilings.py calls by ctypes; exports symbols
+// as register.cc does.
 //
-// Both functions work in the calling thread for about `seconds` and return a rate per second. With several
-// threads the caller starts as many: Python lets go of its lock for the call.
+// Both functions work in the calling thread for about `seconds` and return a rate per second. For several
+// threads the caller starts as many: Python releases its lock during the call.
 #include <chrono>
 
 #include "ceilings/loops.h"
@@ -13,8 +13,8 @@
 namespace mylinear::ceilings {
 namespace {
 
-// The loops of ISA number `isa` of those compiled; null past their end, and `*is_usable` false if this CPU
-// lacks it.
+// Returns the loops of compiled ISA number `isa`, null past the last; `*is_usable` is false if this CPU lacks
+// it.
 const Loops* find_loops(int isa, bool* is_usable) {
   static const Loops* const compiled[] = {
 #ifdef MYLINEAR_LOOPS_AVX512
@@ -33,7 +33,7 @@ const Loops* find_loops(int isa, bool* is_usable) {
   return compiled[isa];
 }
 
-// Calls `work`, which returns how much it did, until `seconds` have passed; returns the rate of all of it.
+// Calls `work`, which returns the amount of its work, until `seconds` have passed; returns the rate.
 template <class Work>
 double rate(double seconds, Work work) {
   using Clock = std::chrono::steady_clock;

@@ -1,5 +1,5 @@
 // Layer: CUDA kernels, entry. The only file that exports a symbol of libmylinear_cuda.so: chooses between the
-// kernels, keeps what a device needs, and turns every failure into a Code and words.
+// kernels, keeps the state of each device, and turns every failure into a Code and a message.
 #include "cuda/backend.h"
 
 #include <cuda_runtime_api.h>
@@ -25,14 +25,15 @@ namespace {
 using kernels::ElementType;
 
 constexpr char kGemvVariable[] = "MYLINEAR_CUDA_GEMV_ROWS";
-// What cuBLAS itself takes on Hopper; it is asked for only as far as an algorithm needs it.
+// cuBLAS's own workspace on Hopper; an algorithm that needs less gets less.
 constexpr uint64_t kMaxWorkspace = 32 << 20;
-// cuBLASLt's kernels count in 32 bits; more rows are more calls.
+// cuBLASLt's kernels count in 32 bits; more rows take more calls.
 constexpr uint64_t kMaxRows = uint64_t{1} << 30;
 constexpr uint64_t kMaxDimension = 0x7fffffff;
 
-// Up to so many rows of X (or of W: the product is symmetric) a product is a few sums per byte that is read,
-// and gemv.cu makes it; by ElementType. To be tuned on hardware; MYLINEAR_CUDA_GEMV_ROWS replaces them all.
+// A product with at most so many rows of X (or of W: the product is symmetric) is bound by reading the other
+// matrix, and gemv.cu computes it; by ElementType. To be tuned on hardware; MYLINEAR_CUDA_GEMV_ROWS replaces
+// them all.
 constexpr uint64_t kMaxGemvRows[kernels::kNumElementTypes] = {4, 4, 4, 4};
 
 uint64_t max_gemv_rows(ElementType type) {
@@ -43,7 +44,7 @@ uint64_t max_gemv_rows(ElementType type) {
   return forced >= 0 ? static_cast<uint64_t>(forced) : kMaxGemvRows[static_cast<int>(type)];
 }
 
-// What a device needs beyond a call: made at its first call, and kept.
+// The state of a device, made at its first call and kept.
 struct Device {
   int num_multiprocessors = 0;
   std::once_flag products_once;
@@ -52,7 +53,7 @@ struct Device {
 
 constexpr int kMaxDevices = 64;
 
-// The device's state, with that device current.
+// Returns the state of a device, which must be current.
 Device& device_state(int device) {
   static std::mutex mutex;
   static Device* devices[kMaxDevices] = {};
@@ -73,8 +74,8 @@ Products& products_of(Device& device) {
   return *device.products;
 }
 
-// Makes a device current, and the one before again. Nothing is done where it is current, as under
-// onnxruntime.
+// Makes a device current, and at the end the one before again. Does nothing if it is current already, as
+// under onnxruntime.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int device) {
@@ -93,7 +94,7 @@ class CurrentDevice {
   bool has_changed_ = false;
 };
 
-// By our own kernel, at any size. Reads the larger matrix once where the smaller has few rows.
+// Computes by our own kernel, at any size. Reads the larger matrix once if the smaller has few rows.
 void run_gemv(const Call& call, const Device& device) {
   GemvParams p{};
   p.type = static_cast<ElementType>(call.element_type);
@@ -121,7 +122,7 @@ void run_gemv(const Call& call, const Device& device) {
   check(launch_gemv(p), "launch of gemv_kernel");
 }
 
-// By cuBLASLt; false where it has no algorithm.
+// Computes by cuBLASLt; returns false if it has no algorithm.
 bool run_product(const Call& call, Device& device) {
   if (call.N > kMaxDimension || call.K > kMaxDimension) return false;
   Products& products = products_of(device);
@@ -158,7 +159,7 @@ void compute_call(const Call& call) {
     part.M = call.M - first < kMaxRows ? call.M - first : kMaxRows;
     part.x = static_cast<const char*>(call.x) + first * call.K * element_size;
     part.y = static_cast<char*>(call.y) + first * call.N * element_size;
-    if (call.M > kMaxRows) part.allocate = nullptr;  // of which a call may make use once
+    if (call.M > kMaxRows) part.allocate = nullptr;  // which a call may ask for once
     if (!run_product(part, device)) run_gemv(part, device);
   }
 }
@@ -230,7 +231,7 @@ std::string describe_text() {
       check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i), "cudaDeviceGetAttribute");
       devices += (i ? ", " : "") + quoted("sm_" + std::to_string(major) + std::to_string(minor));
     }
-  } catch (const std::exception&) {  // what is missing is said by `probe`
+  } catch (const std::exception&) {  // `probe` says what is missing
   }
   int driver = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;

@@ -1,8 +1,8 @@
 // Layer: ABI between the two libraries. libmylinear_ort.so, which knows onnxruntime and no CUDA, opens
-// libmylinear_cuda.so, which knows CUDA and no onnxruntime; this is all that they say to each other.
+// libmylinear_cuda.so, which knows CUDA and no onnxruntime; this is their whole interface.
 //
-// Plain C: fixed-width numbers, pointers, and no exception across. A change of anything here is a new
-// kBackendVersion; the two libraries are built together, and refuse each other where they were not.
+// Plain C: fixed-width numbers, pointers, and no exception across. Any change here needs a new
+// kBackendVersion. The two libraries are built together, and refuse a partner of another build.
 #ifndef MYLINEAR_CUDA_BACKEND_H_
 #define MYLINEAR_CUDA_BACKEND_H_
 
@@ -21,7 +21,7 @@ enum Code : int32_t {
   kFailed = 3,       // a call of CUDA or cuBLASLt failed
 };
 
-// What went wrong, in words without a prefix; `text` ends with 0.
+// The reason of a failure, without a prefix; `text` ends with 0.
 struct Failure {
   char text[1024];
 };
@@ -41,8 +41,8 @@ struct Call {
   const void* bias;  // null if absent
   void* y;
   void* stream;  // a cudaStream_t of the device
-  // Device memory, aligned to 256, for work queued on `stream` until `compute` returns; null if there is
-  // none. Called at most once per Call. Null itself where a caller cannot give memory.
+  // Returns device memory, aligned to 256, for work queued on `stream` until `compute` returns; null if there
+  // is none. Called at most once per Call. A null function: the caller cannot give memory.
   void* (*allocate)(void* owner, uint64_t nbytes);
   void* owner;
 };
@@ -54,12 +54,12 @@ struct Backend {
   const char* package_version;  // as in pyproject.toml
   // Whether there are a driver and a device; makes no CUDA context.
   int32_t (*probe)(Failure* failure);
-  // JSON, as mylinear_describe writes its own.
+  // Writes JSON, as mylinear_describe does.
   size_t (*describe)(char* buffer, size_t size);
   int32_t (*compute)(const Call* call, Failure* failure);
 };
 
-// The one symbol of the backend: its functions, or null if it does not speak `version`. They live for ever.
+// The one symbol of the backend: its functions, or null if it does not speak `version`. They are never freed.
 using BackendEntry = const Backend* (*)(uint32_t version);
 
 }  // namespace mylinear::cuda

@@ -1,4 +1,4 @@
-// Layer: CUDA kernels. How a row-major product is said to cuBLASLt, which knows only columns.
+// Layer: CUDA kernels. Translates a row-major product for cuBLASLt, whose matrices are column-major.
 //
 // cuBLASLt computes D = op(A) op(B) + bias, with D [m, n], all matrices column-major: element (i, j) of a
 // matrix with leading dimension ld lies at i + j * ld, and bias[i] goes to the whole row i of D.
@@ -16,12 +16,12 @@
 
 namespace mylinear::cuda {
 
-// One operand as it lies in memory, before op().
+// One operand in memory, before op().
 struct ColumnMajor {
   uint64_t rows;
   uint64_t columns;
   int64_t leading;
-  bool is_transposed;  // what op() does
+  bool is_transposed;  // whether op() transposes
 };
 
 struct ColumnMajorProduct {

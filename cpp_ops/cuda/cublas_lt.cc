@@ -11,7 +11,7 @@ namespace {
 
 using kernels::ElementType;
 
-// The majors whose functions and numbers are those of the header that this was compiled with, newest first.
+// The major versions that agree with the header of this build, newest first.
 constexpr const char* kLibraries[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
 constexpr uint32_t kMaxAlignment = 256;
 
@@ -22,7 +22,7 @@ void check(const CublasLt& lt, cublasStatus_t status, const char* what) {
 }
 
 void* open_library(std::string* error) {
-  // First what is loaded already, whichever major it is: it is what onnxruntime computes with.
+  // First the one that is loaded already, of whichever major version: onnxruntime computes with it.
   for (const char* name : kLibraries) {
     if (void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) return library;
   }
@@ -101,7 +101,7 @@ PlanKey make_key(const Call& call, uint64_t max_workspace) {
   key.w_alignment = alignment(call.w);
   key.x_alignment = alignment(call.x);
   key.y_alignment = alignment(call.y);
-  if (call.bias) {  // cuBLASLt has no preference for it; it is read beside y, in pieces of the same size
+  if (call.bias) {  // cuBLASLt has no preference for its alignment; it is read like y
     const uint32_t of_bias = alignment(call.bias);
     if (of_bias < key.y_alignment) key.y_alignment = of_bias;
   }
@@ -181,7 +181,7 @@ cublasLtMatmulDesc_t Plan::make_desc(bool has_epilogue) const {
   return desc;
 }
 
-// Whether cuBLASLt has an algorithm; it is then the one of this plan.
+// Returns whether cuBLASLt has an algorithm, and keeps it in this plan.
 bool Plan::find_algorithm(cublasLtMatmulDesc_t desc) {
   cublasLtMatmulPreference_t preference = nullptr;
   check(lt_, lt_.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -206,7 +206,7 @@ bool Plan::find_algorithm(cublasLtMatmulDesc_t desc) {
   int count = 0;
   const cublasStatus_t status =
       lt_.cublasLtMatmulAlgoGetHeuristic(handle_, desc, a_, b_, d_, d_, preference, 1, &result, &count);
-  // What it cannot do is told by any of these, depending on what it is.
+  // Any of these may say that a product is not supported.
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;
   check(lt_, status, "cublasLtMatmulAlgoGetHeuristic");
   if (count == 0 || result.state != CUBLAS_STATUS_SUCCESS || result.workspaceSize > key_.max_workspace) {

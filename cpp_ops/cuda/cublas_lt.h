@@ -16,7 +16,7 @@
 
 namespace mylinear::cuda {
 
-// X(function of cublasLt.h): all that is used of it.
+// X(function of cublasLt.h), for each one that is used.
 #define MYLINEAR_CUBLAS_LT_FUNCTIONS(X) \
   X(cublasLtGetVersion)                 \
   X(cublasLtGetStatusString)            \
@@ -38,12 +38,12 @@ struct CublasLt {
 #undef MYLINEAR_DECLARE
 };
 
-// The library that this process has, or else the one that the loader finds; once found, always the same.
-// onnxruntime's CUDA provider is linked with cuBLASLt, so that where one of our kernels runs, it is loaded.
-// Throws Error(kMissing) with the loader's words.
+// Returns the library that this process has, or else the one that the loader finds; once found, always the
+// same. onnxruntime's CUDA provider is linked with cuBLASLt, so it is loaded wherever one of our kernels
+// runs. Throws Error(kMissing) with the loader's message.
 const CublasLt& cublas_lt();
 
-// What decides how a product is computed.
+// Everything that decides how a product is computed.
 struct PlanKey {
   uint64_t M, N, K;
   uint32_t w_alignment, x_alignment, y_alignment;  // of the addresses, in bytes: powers of two up to 256
@@ -60,8 +60,8 @@ struct PlanKeyHash {
 
 PlanKey make_key(const Call& call, uint64_t max_workspace);
 
-// One product on one device: layouts, the algorithm that cuBLASLt's heuristics chose, and the memory it
-// needs. Thread-safe.
+// The plan of one product on one device: layouts, the algorithm that cuBLASLt's heuristics chose, and its
+// memory. Thread-safe.
 class Plan {
  public:
   // Throws Error if cuBLASLt fails; a product that it does not support gives a plan that says so.
@@ -75,7 +75,8 @@ class Plan {
   // Whether the bias is added by the product itself; else `run` expects it in y.
   bool has_epilogue() const { return has_epilogue_; }
 
-  // Queues it. False if cuBLASLt does not support it after all. Throws Error for any other failure.
+  // Queues the product. Returns false if cuBLASLt does not support it after all; throws Error for any other
+  // failure.
   bool run(const Call& call, void* workspace);
 
  private:
@@ -93,7 +94,7 @@ class Plan {
   uint64_t workspace_nbytes_ = 0;
   bool is_supported_ = false;
   bool has_epilogue_ = false;
-  // A description holds the address of the bias, so that a call has one to itself while it is queued.
+  // A description holds the address of the bias, so each call has its own while it is queued.
   std::mutex mutex_;
   std::vector<cublasLtMatmulDesc_t> idle_;
 };
@@ -103,7 +104,7 @@ class Products {
  public:
   explicit Products(const CublasLt& lt);  // on the current device
 
-  // The plan, made and kept where there is none yet. While one thread makes a plan, others wait.
+  // Returns the plan; makes and keeps it if there is none yet. While one thread makes a plan, others wait.
   std::shared_ptr<Plan> plan(const PlanKey& key);
 
  private:

@@ -1,4 +1,4 @@
-// Layer: CUDA kernels. How failures travel inside of the backend, up to backend.cc, which lets none out.
+// Layer: CUDA kernels. Exceptions inside the backend; backend.cc catches them all.
 #ifndef MYLINEAR_CUDA_ERROR_H_
 #define MYLINEAR_CUDA_ERROR_H_
 

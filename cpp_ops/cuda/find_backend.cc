@@ -13,7 +13,7 @@ namespace {
 constexpr char kFileName[] = "libmylinear_cuda.so";
 constexpr char kPathVariable[] = "MYLINEAR_CUDA_LIBRARY";
 
-// The directory of the file that this code is in, with its last slash.
+// Returns the directory of this library's file, with its last slash.
 std::string own_directory() {
   Dl_info info{};
   if (!dladdr(reinterpret_cast<const void*>(&find_backend), &info) || !info.dli_fname) return "";

@@ -9,13 +9,13 @@
 namespace mylinear::cuda {
 
 struct FoundBackend {
-  std::string path;                 // where it is looked for
+  std::string path;                 // where to look for it
   std::string reason;               // why a session cannot have it; empty if it can
-  const Backend* loaded = nullptr;  // also where it is loaded, and a driver or a device is missing
+  const Backend* loaded = nullptr;  // may be loaded although a driver or a device is missing
 };
 
 // Looks beside this library, or where MYLINEAR_CUDA_LIBRARY says, for a backend of the same package version.
-// What was loaded stays so; what was missing is looked for again at the next call. Thread-safe.
+// A loaded backend stays loaded; a missing one is looked for again at the next call. Thread-safe.
 FoundBackend find_backend(const char* package_version);
 
 }  // namespace mylinear::cuda

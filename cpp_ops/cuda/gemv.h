@@ -1,4 +1,4 @@
-// Layer: CUDA kernels. Products that are a few sums per byte of one matrix: what gemv.cu launches.
+// Layer: CUDA kernels. Products with few rows on one side, bound by reading the other matrix; see gemv.cu.
 #ifndef MYLINEAR_CUDA_GEMV_H_
 #define MYLINEAR_CUDA_GEMV_H_
 
@@ -28,8 +28,8 @@ struct GemvParams {
   cudaStream_t stream;
 };
 
-// With up to kMaxVectors vectors it is one launch that reads `rows` once; with more, one pass over `rows` for
-// each kMaxVectors of them: right at any size, and slow. K may be 0.
+// Up to kMaxVectors vectors take one launch that reads `rows` once; more take one pass over `rows` for each
+// kMaxVectors of them, which is right at any size, and slow. K may be 0.
 inline constexpr uint64_t kMaxVectors = 4;
 cudaError_t launch_gemv(const GemvParams& params);
 

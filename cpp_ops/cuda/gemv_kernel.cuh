@@ -1,5 +1,5 @@
-// Layer: CUDA kernels, device code. Also compiled for the CPU by tests/cpp/gemv_test.cc, on an emulation of
-// warps and blocks; so it uses nothing of CUDA but what that emulates.
+// Layer: CUDA kernels, device code. Also compiled for the CPU by tests/cpp/cuda_backend_test.cc, on an
+// emulation of warps and blocks (cuda_on_cpu.h), so it uses only the parts of CUDA that are emulated.
 #ifndef MYLINEAR_CUDA_GEMV_KERNEL_CUH_
 #define MYLINEAR_CUDA_GEMV_KERNEL_CUH_
 
@@ -13,12 +13,12 @@ namespace mylinear::cuda {
 inline constexpr int kBlockThreads = 256;
 inline constexpr int kWarpThreads = 32;
 inline constexpr int kBlockWarps = kBlockThreads / kWarpThreads;
-// A group of warps makes so many rows of the output at a time: each load of a vector serves them all.
+// The rows of the output that a group of warps computes at a time: each load of a vector serves them all.
 inline constexpr int kGroupRows = 2;
 // Loads of the matrix in flight per thread: kUnroll x kGroupRows, 16 bytes each where the layout allows it.
 inline constexpr int kUnroll = 4;
 
-// The type of the sums, and of loads of so many bytes.
+// The types of the sums, and of loads of a given number of bytes.
 template <class T>
 struct Accumulator {
   using Type = float;
@@ -59,7 +59,7 @@ __device__ inline void store(__nv_bfloat16* y, float sum) { *y = __float2bfloat1
 __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 __device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 
-// kWidth elements that are loaded at once.
+// Loads kWidth elements at once.
 template <class T, int kWidth>
 struct Pack {
   union {
@@ -76,7 +76,7 @@ __device__ inline Pack<T, kWidth> load(const T* from) {
   return pack;
 }
 
-// For what is read once: it is the first to leave the cache.
+// For memory that is read once: it leaves the cache first.
 template <class T, int kWidth>
 __device__ inline Pack<T, kWidth> load_once(const T* from) {
   Pack<T, kWidth> pack;
@@ -99,7 +99,7 @@ struct GemvArguments {
   int group_warps;  // warps that share the sums of one group of rows: 1, 2, 4 or 8
 };
 
-// Block (x, y) makes rows x * (kBlockWarps / group_warps) * kGroupRows and on, of vectors y * kVectors and
+// Block (x, y) computes rows x * (kBlockWarps / group_warps) * kGroupRows and on, of vectors y * kVectors and
 // on. kWidth divides K, and rows and vectors are aligned to kWidth elements. The order of the sums depends on
 // K, kWidth and group_warps alone.
 template <class T, int kVectors, int kWidth>
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<T> p)
   const uint64_t first_row = group * kGroupRows;
   const uint64_t first_vector = static_cast<uint64_t>(blockIdx.y) * kVectors;
 
-  // A group that reaches beyond the last row sums that row again and stores nothing of it.
+  // A group that reaches beyond the last row sums that row again and does not store it.
   const T* row[kGroupRows];
 #pragma unroll
   for (int r = 0; r < kGroupRows; ++r) {

@@ -1,4 +1,4 @@
-// Layer: CUDA kernels. A bounded map that forgets what was not asked for longest. Not thread-safe.
+// Layer: CUDA kernels. A bounded map that drops the least recently used entry. Not thread-safe.
 #ifndef MYLINEAR_CUDA_LRU_CACHE_H_
 #define MYLINEAR_CUDA_LRU_CACHE_H_
 
@@ -9,13 +9,13 @@
 
 namespace mylinear::cuda {
 
-// `Value` is a shared pointer or the like: what `find` returned stays good when the entry is forgotten.
+// `Value` is a shared pointer or the like, so that a value stays valid when its entry is dropped.
 template <class Key, class Value, class Hash>
 class LruCache {
  public:
   explicit LruCache(size_t capacity) : capacity_(capacity) {}
 
-  // The value, which is then the one that was asked for last; a default Value if there is none.
+  // Returns the value, now the most recently used; a default Value if there is none.
   Value find(const Key& key) {
     const auto found = places_.find(key);
     if (found == places_.end()) return Value();
@@ -23,7 +23,7 @@ class LruCache {
     return found->second->second;
   }
 
-  // Adds or replaces, and forgets the oldest beyond the capacity.
+  // Adds or replaces an entry, and drops the oldest beyond the capacity.
   void put(const Key& key, Value value) {
     const auto found = places_.find(key);
     if (found != places_.end()) {
@@ -48,7 +48,7 @@ class LruCache {
 
  private:
   size_t capacity_;
-  std::list<std::pair<Key, Value>> entries_;  // the last asked for first
+  std::list<std::pair<Key, Value>> entries_;  // the most recently used first
   std::unordered_map<Key, typename std::list<std::pair<Key, Value>>::iterator, Hash> places_;
 };
 

@@ -14,7 +14,7 @@
 
 namespace mylinear::kernels {
 
-// The order is that of ELEMENT_TYPES in ort_ops/contract.py, and of every table of kernels.
+// In the order of every table of kernels, and of the operators that call it.
 enum class ElementType : int { kFloat64, kFloat32, kFloat16, kBfloat16 };
 inline constexpr int kNumElementTypes = 4;
 inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "float32", "float16",
@@ -31,17 +31,17 @@ struct GemmParams {
   const void* w;
   const void* bias;  // null if absent
   void* y;
-  // Whether w lies in a cache more likely than in memory: a hint for prefetching, which changes no bit of y.
+  // Whether w is more likely in a cache than in memory: a hint for prefetching, which changes no bit of y.
   bool is_near = false;
-  // Whether the kernel's can_dot is true of w, which saves looking: another hint that changes no bit of y.
+  // Whether the kernel's can_dot is true for w, which saves a check: another hint that changes no bit of y.
   bool w_can_dot = false;
 };
 
 // One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.
 //
 // The work is cut into `num_tiles(p)` tiles of the output. Tiles may run in any order and on any threads: an
-// element of Y belongs to one tile, and its sum runs over K in an order that depends on K alone. Hence the
-// same bits for every number of threads, and for a row of X whatever the other rows are.
+// element of Y belongs to one tile, and its sum runs over K in an order that depends on K alone. So the
+// bits are the same for every number of threads, and for a row of X whatever the other rows are.
 struct GemmKernel {
   const char* isa;
   ElementType type;
@@ -50,8 +50,8 @@ struct GemmKernel {
   size_t (*num_tiles)(const GemmParams& params);
   // Computes the tiles in [first, last).
   void (*run)(const GemmParams& params, size_t first, size_t last);
-  // Whether an instruction for dot products may multiply these `count` weights without any other result than
-  // FMAs would give. Null for a kernel that has no such instruction.
+  // Whether an instruction for dot products gives the same results as FMAs for these `count` weights. Null
+  // for a kernel that has no such instruction.
   bool (*can_dot)(const void* w, size_t count);
 };
 

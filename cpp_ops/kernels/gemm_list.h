@@ -1,6 +1,5 @@
-// Layer: kernels. The tables of the product Y = X W^T + B: one translation unit `<isa>.cc` for each ISA
-// defines
-// `<isa>_kernels`, one GemmKernel per element type.
+// Layer: kernels. The tables of the product Y = X W^T + B: the translation unit
+// `isa/<isa>.cc` defines `<isa>_kernels`, one GemmKernel per element type.
 //
 // Its micro-kernel takes up to <isa>_mr rows of X by four of W, as many as the registers hold: 4 mr
 // accumulators, mr for X, 1 for W:

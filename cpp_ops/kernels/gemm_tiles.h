@@ -46,7 +46,7 @@ struct Gemm : MicroKernel<Tag, S> {
   // thread.
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinRows = 32;
-  // Rows of X that are not multiplied where they lie are held on the stack, copied or converted once a tile:
+  // Rows of X that are not multiplied in place are held on the stack, copied or converted once a tile:
   // 72 KiB, which fits an L2 and, with the sums of types that are converted, the 128 KiB of the smallest
   // usual stack of a thread.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
@@ -97,7 +97,7 @@ struct Gemm : MicroKernel<Tag, S> {
     }
   }
 
-  // A row of sums, with the one rounding of each.
+  // Rounds a row of sums, once each.
   static void round_row(const T* sums, size_t columns, S* y) {
     size_t j = 0;
     for (; j + kLanes <= columns; j += kLanes) Simd::store(y + j, Simd::load(sums + j));
@@ -132,8 +132,8 @@ struct Gemm : MicroKernel<Tag, S> {
     return is_transposed(p) ? GemmParams{1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near} : p;
   }
 
-  // Whether rows of X are copied to where they lie close together although they need no conversion: rows some
-  // KiB apart share few sets of an L1 cache. For one pass it does not pay.
+  // Whether to copy rows of X close together although they need no conversion: rows some KiB apart share few
+  // sets of an L1 cache. For one pass it does not pay.
   static bool is_held(const GemmParams& p) {
     const size_t stride = p.K * sizeof(S);
     return kConverts || (p.M > kMr && (stride >= 4096 || (stride > 0 && stride % 2048 == 0)));
@@ -200,7 +200,7 @@ struct Gemm : MicroKernel<Tag, S> {
       const bool is_same = ahead == strip.w;
       if (p.is_near || passes == 1 || is_same) ahead = nullptr;
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
-        const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as can be
+        const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as possible
         Prefetch prefetch = Prefetch::kNone;
         size_t row = 0;
         if (pass == 0 && !is_called) {

@@ -1,5 +1,5 @@
-// Layer: kernels. float16 and bfloat16 to and from float in software, bit-equal to what hardware does (x86
-// F16C, arm64 FCVT): round to nearest even, denormals kept, a NaN stays a NaN with its sign and upper
+// Layer: kernels. float16 and bfloat16 to and from float in software, bit-equal to the hardware (x86 F16C,
+// arm64 FCVT): round to nearest even, denormals kept, a NaN stays a NaN with its sign and upper
 // payload, quieted.
 //
 // Internal linkage on purpose: each ISA's unit gets its own copies, so that none compiled for a newer CPU is

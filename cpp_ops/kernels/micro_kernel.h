@@ -1,10 +1,10 @@
 // Layer: kernels. The micro-kernel of Y = X W^T + B, once, as a template over an ISA and a storage type.
 //
-// Every element of Y is the dot product of a row of X and a row of W, and both lie in memory as a dot product
-// wants them: nothing is packed or transposed, and W is read in place, whoever owns it. The micro-kernel
-// takes R rows of X by four rows of W, with an accumulator for each pair, whose lanes run along K: R + 4
-// loads for 4 R FMAs. The lanes are added up four accumulators at a time, between the FMAs of the next call
-// where the ISA has registers for both.
+// Every element of Y is the dot product of a row of X and a row of W, and both lie in memory as a dot
+// product needs them: nothing is packed or transposed, and W is read in place, whoever owns it. The
+// micro-kernel takes R rows of X by four rows of W, with an accumulator for each pair, whose lanes run along
+// K: R + 4 loads for 4 R FMAs. The lanes are added up four accumulators at a time, between the FMAs of the
+// next call where the ISA has registers for both.
 #ifndef MYLINEAR_KERNELS_MICRO_KERNEL_H_
 #define MYLINEAR_KERNELS_MICRO_KERNEL_H_
 
@@ -48,7 +48,7 @@ struct MicroKernel : Elements<Tag, S> {
   // Which part of W to prefetch meanwhile, since rows are too short for the hardware's own prefetch: kPanel,
   // the next four rows, into L2, where more loads from memory can be under way at once than L1 allows;
   // kTile<n>, n of each four rows of the next tile, so that memory and multiplication overlap; kNear, if W
-  // may well lie in L2 already, what comes kNear elements later, into L1. benchmarks/README.md has the
+  // may well be in L2 already, the elements kNear further on, into L1. benchmarks/README.md has the
   // measurements.
   enum class Prefetch { kNone, kNear, kPanel, kTile1, kTile2, kTile4 };
   static constexpr size_t kNear = 1024 / sizeof(S);
@@ -148,7 +148,7 @@ struct MicroKernel : Elements<Tag, S> {
   // sums (+)= X W^T + bias.
   template <int R, Prefetch kPrefetch>
   static __attribute__((noinline)) void strip(const Strip& shared) {
-    const Strip s = shared;  // whose members no store to the sums can change
+    const Strip s = shared;  // a copy, which no store to the sums can change
     Vec lanes[R][kNr];
     T nowhere[R][kNr];
     Destination pending{nowhere[0], kNr, kAbsent, 0, kAbsent};
@@ -171,7 +171,7 @@ struct MicroKernel : Elements<Tag, S> {
       const S* w[kNr];  // the last row again where there are fewer than four
 #pragma GCC unroll 4
       for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.K;
-      // Then come the next four rows, or behind the last ones the next block of the first.
+      // Next come the four rows behind, or after the last ones the next block of the first.
       const bool is_last = j + count == s.columns;
       const bool is_end = s.k + s.length == s.K;
       const ptrdiff_t next = static_cast<ptrdiff_t>(is_last && !is_end ? s.length - j * s.K : kNr * s.K);
@@ -209,7 +209,7 @@ struct MicroKernel : Elements<Tag, S> {
     }
   }
 
-  // The strip for `rows` rows, 1 to R.
+  // Runs the strip for `rows` rows, 1 to R.
   template <int R>
   static void strip_of(size_t rows, Prefetch prefetch, const Strip& s) {
     if constexpr (R > 1) {

@@ -6,8 +6,8 @@
 
 namespace mylinear::kernels {
 
-// Y, summed in double in the order of K and not rounded to the storage type, and for each element of Y the
-// sum of the absolute values of its terms, which is what the error bound of a kernel is made of. Both are [M,
+// Computes Y, summed in double in the order of K and not rounded to the storage type, and for each element of
+// Y the sum of the absolute values of its terms, from which the error bound of a kernel follows. Both are [M,
 // N].
 void reference(ElementType type, const GemmParams& params, double* y, double* magnitude);
 

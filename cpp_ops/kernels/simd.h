@@ -2,7 +2,7 @@
 //
 // An ISA says whether it has 32 registers (kDefersSums) and gives two structs, Float and Double, each with:
 // Scalar, Vec, kLanes, zero(), load(const S*) and load_partial(const S*, count) for every storage type S that
-// it sums (what is missing is zero), store(S*, Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b),
+// it sums (missing elements are zero), store(S*, Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b),
 // sum4(const Vec[4], Scalar[4]), and keep(Vec*), which keeps the compiler from loading a value anew for each
 // use. Loads and stores need no alignment. Where kHasPanels is true there are also kSumOrder, the lanes in
 // the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). A third one,
@@ -52,7 +52,7 @@ struct SimdOf<Tag, double> {
   using type = typename Tag::Double;
 };
 
-// load_partial for an ISA, or a type, that has no load of its own for it: the same load, from a copy.
+// load_partial for an ISA or a type without such a load: the usual load, from a copy.
 template <class Vector, class S>
 static typename Vector::Vec load_copied(const S* from, size_t count) {
   S full[Vector::kLanes] = {};
@@ -60,7 +60,7 @@ static typename Vector::Vec load_copied(const S* from, size_t count) {
   return Vector::load(full);
 }
 
-// The first `count` lanes, with the one rounding of each.
+// Stores the first `count` lanes, rounded once each.
 template <class Simd, class S>
 static inline void store_partial(S* to, const typename Simd::Vec& value, size_t count) {
   S full[Simd::kLanes];

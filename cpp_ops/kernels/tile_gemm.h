@@ -7,8 +7,8 @@
 // is transposed when it is rounded: both by the same transposition of 16 x 16 words.
 //
 // The order of each sum depends on K alone: of each 32 elements the even ones and the odd ones are summed, in
-// order and each with one rounding, then both sums are added, then what came before is. As the instruction
-// takes denormals for zero it is used where there can be none; elsewhere FMAs do the same.
+// order and each with one rounding, then both sums are added to each other, and to the sum so far. The
+// instruction takes denormals for zero, so it serves where there can be none; elsewhere FMAs do the same.
 #ifndef MYLINEAR_KERNELS_TILE_GEMM_H_
 #define MYLINEAR_KERNELS_TILE_GEMM_H_
 
@@ -18,8 +18,7 @@
 namespace mylinear::kernels {
 namespace {
 
-// `Tiles` has the members of FmaTiles, is made and dropped by the thread that uses it, and may take denormals
-// for zero.
+// `Tiles` has the members of FmaTiles, belongs to the thread that makes it, and may take denormals for zero.
 template <class Tiles>
 struct TileGemm {
   using S = Bfloat16;
@@ -27,8 +26,7 @@ struct TileGemm {
   using Float = Avx512::Float;
 
   static constexpr size_t kStep = Pairs::kStep;
-  // Rows of X in a tile of Y, which is what two tiles take. Two by two tiles of sums are what eight tiles
-  // allow, or four by one.
+  // Rows of X in a tile of Y: those of two tiles. Eight tiles allow two by two tiles of sums, or four by one.
   static constexpr size_t kMc = 2 * kTileRows;
   static constexpr int kSums = 4;
   // Columns of a tile of Y: the more, the less X is packed. Few tiles get narrower ones, down to kMinColumns,
@@ -57,7 +55,6 @@ struct TileGemm {
   }
 
   // ---- what is multiplied
-  // -------------------------------------------------------------------------------------
 
   // 16 rows of X at most, as tiles for B, one for each kStep elements of K, `tile_stride` words apart.
   // Missing rows and elements are zero.
@@ -73,7 +70,6 @@ struct TileGemm {
   }
 
   // ---- the micro-kernel
-  // ---------------------------------------------------------------------------------------
 
   // Rows of W by the rows of X of a tile of Y, along a block of K.
   struct Panel {
@@ -84,7 +80,7 @@ struct TileGemm {
     const uint32_t* packed;  // kX tiles for each kStep elements of K
     float* sums;             // [columns][kMc]
     bool is_first;           // whether there are no sums yet
-    bool has_next;           // whether as many rows of W come behind, to be called into L2
+    bool has_next;           // whether as many rows of W follow, to prefetch into L2
   };
 
   // Up to 16 rows of W, as a tile for A, where the edge of W lies within it.
@@ -180,7 +176,7 @@ struct TileGemm {
     }
   }
 
-  // Sums with the bias and the one rounding of each, from [columns][kMc] to rows of Y.
+  // Adds the bias to the sums and rounds each once, from [columns][kMc] to rows of Y.
   static void finish(const float* sums, size_t rows, size_t columns, const S* bias, S* y, size_t N) {
     for (size_t n = 0; n < columns; n += kTileRows) {
       const size_t width = min(kTileRows, columns - n);
@@ -199,7 +195,6 @@ struct TileGemm {
   }
 
   // ---- the row of the kernel table
-  // ----------------------------------------------------------------------------
 
   static size_t columns_of_tile(const GemmParams& p) {
     size_t columns = kNc;
@@ -217,7 +212,7 @@ struct TileGemm {
     panel.packed = packed;
     panel.sums = sums;
     panel.is_first = true;
-    bool can_dot = true;  // which sums that may be denormal end, for all blocks to come
+    bool can_dot = true;  // false from the first block on whose sums may be denormal
     for (size_t k = 0; k < p.K || panel.is_first; k += kMaxBlock) {
       panel.w = static_cast<const S*>(p.w) + n * p.K + k;
       panel.length = min(kMaxBlock, p.K - k);

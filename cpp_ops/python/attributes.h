@@ -10,8 +10,8 @@ namespace mylinear::python {
 // The size of one element. Throws ort::Error for a type that no Python kernel takes.
 size_t element_nbytes(ort::ElementType type);
 
-// An attribute of any type as (kind, data), or None for an absent one. `_present` in python_node.py decodes
-// it and compares the kind with the one that the operator wants.
+// An attribute of any type as (kind, data), or None for an absent one. `_present` in python_kernels/node.py
+// decodes it and compares the kind with the one that the operator wants.
 Reference attribute_object(const ort::FoundAttribute& found);
 
 }  // namespace mylinear::python

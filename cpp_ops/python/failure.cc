@@ -10,7 +10,7 @@
 namespace mylinear::python {
 namespace {
 
-// What `describe_failure` makes of an exception; null if it raised itself.
+// Describes an exception; throws if `describe_failure` raised itself.
 Reference described(PyObject* exception, PyObject* prepare, PyObject* loans) {
   Tuple arguments(3);
   arguments.add(same(exception));
@@ -19,7 +19,7 @@ Reference described(PyObject* exception, PyObject* prepare, PyObject* loans) {
   return call(api.describe_failure, arguments);
 }
 
-// The same in a thread of its own, where Python runs no signal handler.
+// The same in its own thread, where Python runs no signal handler. Null if that fails too.
 Reference described_undisturbed(PyObject* exception, PyObject* prepare, PyObject* loans) {
   Reference result;
   PyObject* state = api.PyEval_SaveThread();
@@ -28,12 +28,12 @@ Reference described_undisturbed(PyObject* exception, PyObject* prepare, PyObject
       const int gil = api.PyGILState_Ensure();
       try {
         result = described(exception, prepare, loans);
-      } catch (const Raised&) {  // two times in a row: not an interrupt, and there is nothing left to try
+      } catch (const Raised&) {  // twice in a row: not an interrupt, and nothing is left to try
       } catch (const ort::Error&) {
       }
       api.PyGILState_Release(gil);
     }).join();
-  } catch (const std::exception&) {  // no thread can be had
+  } catch (const std::exception&) {  // no thread could be started
   }
   api.PyEval_RestoreThread(state);
   return result;
@@ -47,7 +47,7 @@ void throw_described(Reference exception, PyObject* prepare, PyObject* loans) {
   Reference result;
   try {
     result = described(exception.get(), prepare, loans);
-  } catch (Raised& raised) {  // Ctrl-C meanwhile, most likely: that is what is to be described then
+  } catch (Raised& raised) {  // most likely Ctrl-C meanwhile: describe that one
     exception = Reference(raised.exception.release());
     result = described_undisturbed(exception.get(), prepare, loans);
   }

@@ -14,7 +14,7 @@ std::atomic<int> num_calls{0};
 std::atomic<int> forks{0};
 thread_local int num_calls_of_thread = 0;
 
-// In the child of a fork there is one thread.
+// The child of a fork has one thread.
 void forget_other_threads() {
   ++forks;
   num_calls = num_calls_of_thread;

@@ -15,7 +15,7 @@ namespace mylinear::python {
 
 extern PythonApi api;  // set by `attach_python`
 
-// The GIL, while the interpreter is there. Throws ort::Error where it is not.
+// The GIL, while the interpreter is there. Throws ort::Error if it is gone.
 class Gil {
  public:
   Gil();
@@ -27,12 +27,11 @@ class Gil {
   int state_;
 };
 
-// Lets no further `Gil` be made, and waits for those that are, up to the timeout. Returns whether none is
-// left.
+// Prevents further `Gil`s, and waits for those that exist, up to the timeout. Returns whether none is left.
 bool close_gil(int timeout_ms);
 void open_gil();
 
-// How often this process was forked since the library was loaded, on the way from its first ancestor.
+// The number of forks between the process that loaded the library and this one.
 int num_forks();
 
 // A reference to a Python object.
@@ -60,10 +59,10 @@ struct Raised {
   Reference exception;
 };
 
-// Throws what is set in this thread: Raised, or ort::Error if Python says that nothing is.
+// Throws the exception that is set in this thread, as Raised; ort::Error if none is set.
 [[noreturn]] void throw_python_error();
 
-// What a Python function returned, unless it raised.
+// Takes over the result of a Python function. Throws if it raised.
 Reference checked(PyObject* object);
 
 Reference none();

@@ -6,7 +6,7 @@
 namespace mylinear::kernels {
 namespace {
 
-// The CPU's own tiles. By assembler, since the intrinsics of GCC take the number of a tile as a literal only.
+// The CPU's own tiles. In assembler, since GCC's intrinsics take the number of a tile only as a literal.
 class AmxTiles {
  public:
   AmxTiles() {

@@ -139,7 +139,7 @@ struct Avx512 {
 
   using Bfloat = Float;
 
-  // bfloat16 as they are stored, 32 a vector: 16 pairs, whose upper and lower elements are floats but for a
+  // bfloat16 as they are stored, 32 a vector: 16 pairs, whose upper and lower elements become floats by a
   // shift.
   struct Pairs {
     using Operand = __m512i;
@@ -160,8 +160,8 @@ struct Avx512 {
     }
     static __m512 lower(Operand pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
 
-    // Whether each element of four rows is zero or of 2^-56 and up. Then each is a multiple of 2^-63, each
-    // product and hence each sum one of 2^-126, the least normal float.
+    // Whether each element of four rows is zero or at least 2^-56 in size. Then each is a multiple of 2^-63,
+    // and each product, hence each sum, a multiple of 2^-126, the least normal float.
     static bool has_no_denormal_sums(const Bfloat16* const* rows, size_t count) {
       Operand least[4];
 #pragma GCC unroll 4

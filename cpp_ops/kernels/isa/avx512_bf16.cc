@@ -9,9 +9,8 @@ namespace {
 
 struct Avx512Bf16 : Avx512 {
   // X and W as they are stored, in pairs. Each of the 16 lanes of the sums takes the product of the upper
-  // elements, then that of the lower ones, each with one rounding: what the instruction does, and what two
-  // FMAs do. But the instruction takes denormals, of its operands and of the sums, for zero; so it is used
-  // where there can be none.
+  // elements, then that of the lower ones, each with one rounding, by the instruction as by two FMAs. But the
+  // instruction takes denormal operands and sums for zero, so it serves where there can be none.
   struct Bfloat : Float, Pairs {
     using Held = Bfloat16;
     static constexpr bool kHasDot = true;

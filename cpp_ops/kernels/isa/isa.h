@@ -17,7 +17,7 @@ struct Isa {
 // everywhere.
 const Isa* compiled_isas(size_t* count);
 
-// The ISA called `name`, or the first usable one if `name` is null or empty. Null if there is none such.
+// The ISA called `name`, or the first usable one if `name` is null or empty. Null if there is none.
 const Isa* find_isa(const char* name);
 
 }  // namespace mylinear::kernels

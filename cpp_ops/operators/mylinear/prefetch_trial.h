@@ -9,11 +9,11 @@ namespace mylinear::my_linear {
 
 // Where a weight lies when its node runs depends on what ran since: in a cache if the model is small, in
 // memory if other layers went through the caches. Each place has its own best prefetch
-// (benchmarks/README.md), up to 1.4 times as fast as the other, and nothing tells which it is. So now and
-// then a few calls are timed, by turns with either, and the faster one serves until the next trial. What is
-// computed does not depend on it.
+// (benchmarks/README.md), up to 1.4 times as fast as the other, and nothing tells which place it is. So
+// now and then a few calls are timed, with either prefetch in turn, and the faster one serves until the next
+// trial. The result does not depend on it.
 //
-// Safe for any number of threads: calls that overlap spoil a trial at worst.
+// Safe for any number of threads: at worst, overlapping calls spoil a trial.
 class PrefetchTrial {
  public:
   static constexpr uint32_t kPeriod = 256;  // calls from trial to trial
@@ -24,7 +24,7 @@ class PrefetchTrial {
     bool is_timed;
   };
 
-  // For the next call.
+  // Chooses for the next call.
   Choice choose() {
     const uint32_t call = calls_.fetch_add(1, std::memory_order_relaxed) % kPeriod;
     if (call == 0) {
@@ -34,7 +34,7 @@ class PrefetchTrial {
     return {best_[1].load(std::memory_order_relaxed) < best_[0].load(std::memory_order_relaxed), false};
   }
 
-  // What a timed call took.
+  // Records the time of a call.
   void record(bool is_near, uint64_t nanoseconds) {
     auto& best = best_[is_near];
     if (nanoseconds < best.load(std::memory_order_relaxed))
