@@ -65,6 +65,16 @@ def write_report(path: str | Path, title: str, summary: str, sections: Sequence[
     write_atomically(path, page.encode() + b"\n")
 
 
+def render(template: str, **values: object) -> Markup:
+    """Return what a template of this package makes of some values, for a part of a page.
+
+    Raises: ModuleNotFoundError without jinja2.
+    """
+    from markupsafe import Markup
+
+    return Markup(environment().get_template(template).render(**values))
+
+
 @functools.cache
 def environment() -> Environment:
     """Return the environment of all templates; it escapes for HTML, and control characters too.

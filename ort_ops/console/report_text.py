@@ -1,20 +1,8 @@
-"""Write text from models and files into reports as well-formed HTML, XML and JSON."""
+"""Write text from models and files as JSON that strict readers take."""
 
 from __future__ import annotations
 
-import html
 import json
-
-from ort_ops.console.terminal import printable
-
-
-def markup(text: str) -> str:
-    r"""Return a name as HTML, or as the text of XML.
-
-    >>> print(markup("<a\x00\uffff"))
-    &lt;a\x00\uffff
-    """
-    return html.escape(printable(text))
 
 
 def json_text(value: object) -> str:
