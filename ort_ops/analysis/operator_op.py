@@ -63,10 +63,18 @@ class OperatorOp(OpRun):
     def converted(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return attributes as onnx's evaluator holds them, as Python values."""
         kinds = {attribute.name: attribute.python_type for attribute in self.own_kit.operator.attributes}
-        return {name: bool(value) if kinds[name] == "bool" else value for name, value in attributes.items()}
+        plain = {name: _as_python(value) for name, value in attributes.items()}
+        return {name: bool(value) if kinds[name] == "bool" else value for name, value in plain.items()}
 
     def _run(self, *inputs: Any, **attributes: Any) -> Any:
         raise NotImplementedError
+
+
+def _as_python(value: Any) -> Any:
+    """Return a number of NumPy's, alone or in a list, as Python's; torch would trace it as a tensor."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_as_python(item) for item in value] if isinstance(value, list) else value
 
 
 def make_operator_op(node: onnx.NodeProto, opsets: Mapping[str, int]) -> type[OperatorOp] | None:
