@@ -177,6 +177,18 @@ def gradient(call: Call, gradients: Sequence[Array | None]) -> Sequence[Array | 
     return [alpha * of_y, None, of_shift]
 
 
+def gradient_bound(call: Call, gradients: Sequence[Array | None]) -> Sequence[Bound | None]:
+    """Derive how far a backward may be off: one rounding for X, and one for each row that is summed for SHIFT."""
+    x, _, shift = call.arrays
+    assert x is not None
+    roundoff, smallest = call.element_type.unit_roundoff, call.element_type.smallest
+    of_y = np.zeros(x.shape) if gradients[0] is None else np.abs(gradients[0].astype(np.float64))
+    rows = of_y.size // max(1, x.shape[-1])
+    of_x = gamma(2, roundoff) * abs(call.attributes["alpha"]) * of_y + smallest
+    of_shift = gamma(rows + 2, roundoff) * of_y.sum(axis=tuple(range(x.ndim - 1))) + rows * smallest
+    return [Bound(of_x), None, None if shift is None else Bound(of_shift)]
+
+
 def _python_kernel() -> Any:
     from ort_ops.python_kernels.decorator import implements
 
@@ -209,5 +221,6 @@ KIT = OperatorKit(
     python_kernel=cache(_python_kernel),
     library=library,
     gradient=gradient,
+    gradient_bound=gradient_bound,
     torch=f"{__package__}.torch_side:KIT",
 )
