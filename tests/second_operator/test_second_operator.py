@@ -419,6 +419,7 @@ def test_export_makes_one_node_of_it(engine: str, with_mask: bool, tmp_path: Pat
     assert verify(tmp_path / "both.onnx", batch_sizes=[2]).is_ok
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("dynamo", [True, False])
 def test_plain_torch_onnx_export_makes_one_node_of_it(dynamo: bool, tmp_path: Path) -> None:
     path = tmp_path / "plain.onnx"
