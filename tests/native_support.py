@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ort_ops.native import library as native
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 
 DTYPES: dict[str, Any] = {
@@ -150,5 +150,5 @@ def error_in_bounds(y: Array, x: Array, weight: Array, bias: Array | None) -> fl
     """Return the largest error of y in units of its derived bound: 1 or less is right, infinite for misplaced NaN."""
     assert y.dtype == x.dtype, f"{y.dtype} instead of {x.dtype}"
     element_type = MYLINEAR.element_type(x.dtype.name)
-    bound = linear_error_bound(x, weight, bias, element_type)
+    bound = linear_bound(x, weight, bias, element_type)
     return compare(y, linear_float64(x, weight, bias), bound, element_type).max_in_bounds

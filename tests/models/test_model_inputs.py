@@ -164,10 +164,16 @@ def test_an_input_that_gives_a_shape_is_named(op_type: str) -> None:
         InputDrawer(model).draw(2, np.random.default_rng(0))
 
 
+def test_text_is_drawn_as_python_s_own() -> None:
+    text = InputDrawer(model_of([], {"t": (TensorProto.STRING, ["n", 2])})).draw(3, np.random.default_rng(0))["t"]
+    assert text.shape == (3, 2)
+    assert {type(value) for value in text.flat} == {str}
+
+
 def test_other_inputs_that_cannot_be_drawn() -> None:
-    text = model_of([], {"t": (TensorProto.STRING, [2])})
-    with pytest.raises(NoExampleError, match="'t', which is no tensor of numbers"):
-        InputDrawer(text).draw(2, np.random.default_rng(0))
+    small = model_of([], {"t": (TensorProto.FLOAT8E4M3FN, [2])})
+    with pytest.raises(NoExampleError, match="'t', which is a tensor of float8_e4m3fn, of which onnxruntime takes no"):
+        InputDrawer(small).draw(2, np.random.default_rng(0))
     empty = constant("table", np.zeros((0, 4)), np.float32)
     nodes = [helper.make_node("Gather", ["table", "i"], ["y"])]
     with pytest.raises(NoExampleError, match="'i': it indexes an axis without elements"):

@@ -21,7 +21,7 @@ from ort_ops.native import cuda
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES, TF32, Arithmetic
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 from tests import native_support as native
 from tests.cases import CASES, Case, numpy_dtype
@@ -72,7 +72,7 @@ def check(y: Array, x: Array, weight: Array, bias: Array | None, arithmetic: Ari
     assert y.dtype == x.dtype
     element_type = MYLINEAR.element_type(x.dtype.name)
     arithmetic = arithmetic or arithmetic_of(x.dtype.name)
-    bound = linear_error_bound(x, weight, bias, element_type, arithmetic=arithmetic)
+    bound = linear_bound(x, weight, bias, element_type, arithmetic=arithmetic)
     found = compare(y, linear_float64(x, weight, bias), bound, element_type)
     assert found.is_within_bound, found.complaint
 
@@ -127,8 +127,8 @@ def test_torch_on_the_same_device_agrees(dtype: str) -> None:
         tensors = [torch.from_numpy(a.astype(np.float64)).to(getattr(torch, dtype)).cuda() for a in (x, weight, bias)]
         theirs = torch.nn.functional.linear(*tensors).double().cpu().numpy()
         ours = open_session(make_linear_model([*x.shape], weight, bias)).run(None, {"x": x})[0]
-        bound = linear_error_bound(x, weight, bias, MYLINEAR.element_type(dtype), arithmetic=TENSOR_CORES)
-        assert (np.abs(ours.astype(np.float64) - theirs) <= 2 * bound).all()
+        bound = linear_bound(x, weight, bias, MYLINEAR.element_type(dtype), arithmetic=TENSOR_CORES)
+        assert (np.abs(ours.astype(np.float64) - theirs) <= 2 * bound.error).all()
 
 
 @pytest.mark.parametrize("inputs", [["X", "W"], ["X", "W", ""]], ids=["two", "empty"])

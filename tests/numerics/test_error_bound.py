@@ -8,7 +8,7 @@ import pytest
 from ort_ops.numerics.bound import TENSOR_CORES, TF32, Arithmetic, gamma
 from ort_ops.numerics.compare import compare
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear, linear_float64
 from tests.cases import CASES, Case
 
@@ -35,7 +35,7 @@ def test_a_wrong_bias_or_a_lost_product_leaves_the_bound(case: Case) -> None:
 def test_a_second_rounding_leaves_the_bound_of_one() -> None:
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype(np.float16) for shape in ((50, 64), (50, 64)))
-    exact, bound = linear_float64(x, weight), linear_error_bound(x, weight, None, FLOAT16)
+    exact, bound = linear_float64(x, weight), linear_bound(x, weight, None, FLOAT16)
     rounded_per_product = np.zeros(exact.shape, np.float16)
     for k in range(64):
         rounded_per_product += np.outer(x[:, k], weight[:, k])
@@ -105,11 +105,9 @@ def test_arithmetic_of_matrix_units_has_its_own_bound(arithmetic: Arithmetic) ->
         place = np.exp2(np.floor(np.log2(np.max(np.abs(addends), axis=0) + 1e-300)) - 23)
         y = sum(np.trunc(addend / place) * place for addend in addends)
     exact = linear_float64(x, weight)
-    bound = linear_error_bound(x, weight, None, FLOAT32, arithmetic=arithmetic)
+    bound = linear_bound(x, weight, None, FLOAT32, arithmetic=arithmetic)
     assert compare(y.astype(np.float32), exact, bound, FLOAT32).is_within_bound
     if arithmetic is TF32:
-        assert not compare(
-            y.astype(np.float32), exact, linear_error_bound(x, weight, None, FLOAT32), FLOAT32
-        ).is_within_bound
+        assert not compare(y.astype(np.float32), exact, linear_bound(x, weight, None, FLOAT32), FLOAT32).is_within_bound
     lost = linear_float64(x[:, :-1], weight[:, :-1])
     assert not compare(lost.astype(np.float32), exact, bound, FLOAT32).is_within_bound

@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from exporter.torch_ops.workloads.bench import Array, BenchKit, Layer
 from ort_ops.numerics.bound import Arithmetic
 from ort_ops.operators.mylinear.contract import MYLINEAR
-from ort_ops.operators.mylinear.error_bound import linear_error_bound
+from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
 
 
@@ -23,7 +23,7 @@ def _exact(
     expected, error = x.astype(np.float64), None
     for weight, bias in layers:
         # The value between two layers is rounded to the element type, for which the bound has room.
-        error = linear_error_bound(expected, weight, bias, element_type, error, arithmetic)
+        error = linear_bound(expected, weight, bias, element_type, error, arithmetic).error
         expected = linear_float64(expected, weight.astype(np.float64), bias.astype(np.float64))
     assert error is not None
     return expected, error

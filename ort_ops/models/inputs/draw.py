@@ -18,12 +18,15 @@ from ort_ops.files.inputs import InputError
 from ort_ops.files.npy_file import read_npz
 from ort_ops.models.inputs.integer_limits import ANY, IntegerLimits, Limits
 from ort_ops.models.inputs.skeleton import Dims
-from ort_ops.opdef.element_types import FLOATS
+from ort_ops.opdef.element_types import BY_ONNX_TYPE, FLOATS, element_type_name
 from ort_ops.opdef.shapes import format_shape
 
 Array = NDArray[Any]
 _FLOATS = {element_type.name for element_type in FLOATS}
 _DEFAULT_SIZE = 2  # of a dimension whose size nobody names
+TEXT = np.dtype(object)
+"""The dtype that stands for ONNX's string: arrays of Python strings."""
+_WORDS = np.array(["", "a", "b", "Some words"], object)
 _USUAL = Limits(0, 1)
 """Limits of integers that no node limits, such as masks and token types."""
 
@@ -42,14 +45,16 @@ class ModelInput:
 
     Attributes:
         dims: sizes, and for a dynamic dimension its name, or None where it has none; None if the rank is not known.
-        dtype: None for anything but a tensor of numbers.
+        dtype: `TEXT` for strings; None where it is no tensor, or one of which onnxruntime takes no arrays.
         is_required: False for an input with a default among the model's initializers.
+        kind: what it is where it has no dtype, in words.
     """
 
     name: str
     dims: Dims | None
     dtype: np.dtype[Any] | None
     is_required: bool = True
+    kind: str = ""
 
     @property
     def is_floating(self) -> bool:
@@ -72,7 +77,9 @@ def model_inputs(model: onnx.ModelProto) -> list[ModelInput]:
         dims: Dims | None = None
         if tensor.HasField("shape"):
             dims = [int(d.dim_value) if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-        found.append(ModelInput(value.name, dims, _dtype(tensor.elem_type), value.name not in stored))
+        dtype = _dtype(tensor.elem_type)
+        kind = "" if dtype is not None else _kind(value.type)
+        found.append(ModelInput(value.name, dims, dtype, value.name not in stored, kind))
     return found
 
 
@@ -115,12 +122,14 @@ def _as_wanted(array: Array, value: ModelInput) -> Array:
             return array.view(value.dtype)
         if array.dtype == np.float32:
             return array.astype(value.dtype)
+    if value.dtype == TEXT and array.dtype.kind == "U":
+        return array.astype(object)
     return array.astype(array.dtype.newbyteorder("=")) if array.dtype.kind in "iufc" else array
 
 
 def _complaint(array: Array, value: ModelInput) -> str:
     if value.dtype is None:
-        return f"input '{value.name}' is no tensor of numbers, which a file cannot give"
+        return f"input '{value.name}' is {value.kind}"
     if array.dtype != value.dtype:
         return f"'{value.name}' must be {value.dtype.name}, got {array.dtype.name}"
     if value.dims is None:
@@ -193,7 +202,9 @@ class InputDrawer:
 
 def _draw(value: ModelInput, limits: Limits, shape: Sequence[int], rng: np.random.Generator) -> Array:
     if value.dtype is None:
-        raise NoExampleError(f"no numbers can be drawn for input '{value.name}', which is no tensor of numbers")
+        raise NoExampleError(f"nothing can be drawn for input '{value.name}', which is {value.kind}")
+    if value.dtype == TEXT:
+        return rng.choice(_WORDS, shape).astype(object)
     if limits.reason:
         raise NoExampleError(f"no numbers can be drawn for input '{value.name}': {limits.reason}")
     if value.is_floating and not limits.is_bounded:
@@ -202,6 +213,14 @@ def _draw(value: ModelInput, limits: Limits, shape: Sequence[int], rng: np.rando
     if low > high and 0 not in shape:
         raise NoExampleError(f"no numbers can be drawn for input '{value.name}': it indexes an axis without elements")
     return rng.integers(low, max(low, high) + 1, shape).astype(value.dtype)
+
+
+def _kind(type_proto: onnx.TypeProto) -> str:
+    """Say what an input is that has no dtype here."""
+    if type_proto.WhichOneof("value") != "tensor_type" or not type_proto.tensor_type.elem_type:
+        return "no tensor of a known element type; make it one, or give the model another input for it"
+    name = element_type_name(type_proto.tensor_type.elem_type)
+    return f"a tensor of {name}, of which onnxruntime takes no arrays from Python; cast from another type in the model"
 
 
 def _ends(value: ModelInput, limits: Limits) -> tuple[int, int]:
@@ -219,9 +238,8 @@ def _ends(value: ModelInput, limits: Limits) -> tuple[int, int]:
 
 
 def _dtype(onnx_type: int) -> np.dtype[Any] | None:
-    if onnx_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+    if onnx_type == onnx.TensorProto.STRING:
+        return TEXT
+    if onnx_type not in BY_ONNX_TYPE:
         return None
-    try:
-        return np.dtype(helper.tensor_dtype_to_np_dtype(onnx_type))
-    except (KeyError, TypeError, ValueError):
-        return None
+    return np.dtype(helper.tensor_dtype_to_np_dtype(onnx_type))

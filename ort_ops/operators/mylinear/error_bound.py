@@ -102,20 +102,3 @@ def _halves(values: Float64Array) -> tuple[Float64Array, Float64Array]:
     finite = values if is_finite.all() else np.where(is_finite, values, 0.0)
     positive = np.maximum(finite, 0.0)
     return positive, positive - finite
-
-
-def linear_error_bound(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    element_type: ElementType,
-    x_error: Array | None = None,
-    arithmetic: Arithmetic = ROUNDED,
-) -> Float64Array:
-    """Bound |y - exact| for every element of MYLINEAR's result; arguments as of `linear_bound`.
-
-    Returns: ``[..., out_features]``; infinite where a partial sum may overflow, NaN where x or weight is not finite.
-    """
-    bound = linear_bound(x, weight, bias, element_type, x_error, arithmetic)
-    is_finite = np.isfinite(bound.error)
-    return np.where(is_finite & (bound.above | bound.below), np.inf, bound.error)
