@@ -10,7 +10,8 @@ from typing import Any
 import onnx
 
 from ort_ops.errors import ModelError
-from ort_ops.models.graphs import NodeContainer, Scope, function_scopes, node_label, scopes, scopes_at
+from ort_ops.models.function_types import state_types, typed_functions
+from ort_ops.models.graphs import NodeContainer, Scope, function_scopes, node_label, scopes, scopes_at, scopes_in
 from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import BY_ONNX_TYPE, ElementType, element_type_name
 from ort_ops.opdef.kit import OperatorKit
@@ -157,9 +158,11 @@ def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the types and shapes that onnx can infer; unchanged where onnx refuses it."""
     register_schemas()
     try:
-        return onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model)
     except Exception:  # errors of many types; onnxruntime says more clearly what is wrong
         return model
+    state_types(inferred, registry.names())
+    return inferred
 
 
 def stated_types(found: OperatorNode) -> dict[str, int]:
@@ -197,16 +200,30 @@ def types_by_operator(model: onnx.ModelProto) -> dict[tuple[str, str, int], dict
     Raises: as `node_types`.
     """
     result: dict[tuple[str, str, int], dict[str, set[str]]] = {}
-    for found, types in zip(operator_nodes(model), node_types(model), strict=True):
+    nodes = operator_nodes(model)
+    for found in nodes if all(map(has_all_types, nodes)) else _nodes_of_calls(model):
         variables = result.setdefault(found.operator.key, {})
-        for name, element_type in types.items():
+        for name, element_type in _checked_types(found).items():
             variables.setdefault(name, set()).add(element_type.name)
+    for operator in {id(found.operator): found.operator for found in nodes}.values():
+        # Of nodes in functions that nothing calls no type is known, and none matters.
+        result.setdefault(operator.key, {v.name: {v.dtypes[0]} for v in operator.variables})
     return result
+
+
+def _nodes_of_calls(model: onnx.ModelProto) -> list[OperatorNode]:
+    """Return the operators' nodes with their types: those in functions once for each combination that calls have."""
+    typed = with_shapes(model)
+    variants = typed_functions(typed, registry.names())
+    functions = [function for found in variants.values() for function in found]
+    table = _Kits(typed)
+    inner = [scope for function in functions for scope in function_scopes(function)]
+    return [found for scope in (*scopes_in(Scope(typed.graph)), *inner) for found in table.nodes_of(scope)]
 
 
 def element_types(model: onnx.ModelProto) -> set[str]:
     """Return the names of all element types that the operators' nodes have. Raises: as `node_types`."""
-    return {element_type.name for types in node_types(model) for element_type in types.values()}
+    return {name for types in types_by_operator(model).values() for names in types.values() for name in names}
 
 
 def attach_functions(model: onnx.ModelProto) -> None:
