@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     stream = summary_stream(args.output)
     worst = max(comparison.max_in_bounds for comparison in result.comparisons.values())
     print(
-        f"{result.path}: {result.num_linear} MYLINEAR nodes, opset {result.opset}, IR version {result.ir_version}; "
+        f"{result.path}: {result.nodes_in_words}, opset {result.opset}, IR version {result.ir_version}; "
         f"onnxruntime agrees with torch (largest error {worst:.3f} of its bound)",
         file=stream,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ort_ops.analysis.evaluation import Value
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.analysis.stored import Stored
 from ort_ops.models.graphs import all_nodes
-from ort_ops.models.nodes import element_types, operator_nodes
+from ort_ops.models.nodes import OperatorNode, element_types, operator_nodes
 from ort_ops.numerics.compare import Comparison
 from ort_ops.session import InferenceSession
 
@@ -40,8 +41,8 @@ def compare_with_torch(
 
     Both are compared with the exported graph in float64, each within the one bound, and so with each other within
     twice that: a graph that is not the model's is left by torch, and a runtime that is wrong by onnxruntime. One number
-    of a weight in a deep model changes the outputs by less than rounding does, and so the weights of MYLINEAR nodes are
-    compared bit by bit first.
+    of a weight in a deep model changes the outputs by less than rounding does, and so what the operators' nodes take of
+    the model's weights is compared bit by bit first.
 
     Args:
         path: the file, for a model whose weights lie beside it and not in ``proto``.
@@ -50,15 +51,18 @@ def compare_with_torch(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    nodes = operator_nodes(proto)
+    # By the definitions that the file carries, as any onnxruntime would run it.
+    kernels = "body" if all(found.operator.make_body is not None for found in nodes) else "auto"
     try:
-        session = InferenceSession(path or proto.SerializeToString(), options, kernels="body")
+        session = InferenceSession(path or proto.SerializeToString(), options, kernels=kernels)
     except Exception as error:
         raise ExportError(
             f"onnxruntime {onnxruntime.__version__} cannot run the exported model, so that it cannot be compared "
             f"with torch: {root_cause(error)}{_remedy(proto, error)}"
         ) from error
     folder = None if path is None else path.parent
-    _check_weights(proto, model, folder)
+    _check_weights(proto, nodes, model, folder)
     output_names = [output.name for output in proto.graph.output]
     in_float64 = Float64Run(proto, folder)
     worst: dict[str, Comparison] = {}
@@ -109,10 +113,15 @@ def _where_they_differ(value: Value, got: NDArray[Any], torch_output: NDArray[An
     return replace(value, undecided=is_same if value.undecided is None else is_same | value.undecided)
 
 
-def _check_weights(proto: onnx.ModelProto, model: nn.Module, folder: Path | None) -> None:
-    """Compare what MYLINEAR nodes take and bears a parameter's name with it. Raises: ExportError naming the first."""
+def _check_weights(
+    proto: onnx.ModelProto, nodes: Sequence[OperatorNode], model: nn.Module, folder: Path | None
+) -> None:
+    """Compare what the operators' nodes take, and what has a parameter's name, with it.
+
+    Raises: ExportError naming the first that differs.
+    """
     parameters = dict(model.state_dict(keep_vars=True))
-    taken = {name for linear in operator_nodes(proto) for name in linear.node.input[1:]}
+    taken = {name for found in nodes for name in found.node.input}
     for tensor in proto.graph.initializer:
         parameter = parameters.get(tensor.name, parameters.get(PREFIX + tensor.name))
         if tensor.name not in taken or not isinstance(parameter, Tensor):

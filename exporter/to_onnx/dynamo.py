@@ -12,12 +12,12 @@ from torch import Tensor
 from exporter.errors import ExportError
 from exporter.to_onnx.agreement import root_cause
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes
-from exporter.to_onnx.job import Job, check_count
+from exporter.to_onnx.job import Job
+from exporter.to_onnx.node_counts import count_in_graphs
 from exporter.to_onnx.scalars import check_precision, exact_scalars, has_float64, translations
 from exporter.to_onnx.simplify import simplify
 from exporter.to_onnx.surroundings import every_layer
 from ort_ops.models.files import load_model
-from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
 
 def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
@@ -27,9 +27,8 @@ def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
         with exact_scalars():
             program = _translate(job)
         check_precision(program)
-    found = [n for graph in program.model.graphs() for n in graph if (n.domain, n.op_type) == (DOMAIN, NAME)]
     inner = sum(len(list(graph)) for graph in program.model.graphs()) > len(program.model.graph)
-    check_count(len(found), job, has_inner_graphs=inner)
+    job.check_count(count_in_graphs(program.model), has_inner_graphs=inner)
     simplify(program.model)
     if job.program is not None:
         _name_dims(program, job)
@@ -75,13 +74,6 @@ def _name_dims(program: Any, job: Job) -> None:
             if value.shape is not None and not isinstance(value.shape[dim], int):
                 names[value.shape[dim]] = wanted
     program.rename_axes(names)
-
-
-def count_in_program(program: torch.export.ExportedProgram) -> int:
-    """Count the calls of the operator in all graphs of a program."""
-    operator = torch.ops.mylinear.linear.default
-    modules = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    return sum(node.target is operator for module in modules for node in module.graph.nodes)
 
 
 def symbolic_only(

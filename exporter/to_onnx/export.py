@@ -1,8 +1,9 @@
-"""Export a torch model with MYLINEAR nodes to ONNX, by either of torch's exporters, checked and compared."""
+"""Export a torch model to ONNX by either of torch's exporters, each call of an operator as one node, and check it."""
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +16,26 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from exporter.errors import ExportError
+from exporter.errors import ExportError, NoOperatorWarning
 from exporter.to_onnx.agreement import root_cause
-from exporter.to_onnx.dynamo import count_in_program, export_dynamo, symbolic_only
+from exporter.to_onnx.dynamo import export_dynamo, symbolic_only
 from exporter.to_onnx.example_call import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
 from exporter.to_onnx.job import Job, check_names, check_value_names, dynamic_axes
+from exporter.to_onnx.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.torchscript import export_torchscript
 from exporter.to_onnx.versions import choose_opset, ir_version
 from exporter.torch_ops.counting import count_calls
+from exporter.torch_ops.kit import torch_kits
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
 from ort_ops.models.complete import complete_inputs
-from ort_ops.models.nodes import attach_functions, domain_version, operator_nodes
+from ort_ops.models.nodes import attach_functions, domain_version
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
-from ort_ops.opdef.onnx_objects import register_schema
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef import registry
+from ort_ops.opdef.onnx_objects import register_schemas
 from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
 
 
@@ -42,16 +45,30 @@ class ExportResult:
 
     Attributes:
         path: the file.
-        num_linear: number of MYLINEAR nodes.
+        num_nodes: number of nodes of each registered operator that the model calls, by ``domain::NAME``; empty for
+            none. The number of one operator may also have a name of its own (`TorchKit.count_name`): ``num_linear``.
         opset, ir_version: of the model.
         comparisons: onnxruntime's outputs beside the exact ones, by output name; the worst of the batch sizes.
     """
 
     path: Path
-    num_linear: int
+    num_nodes: dict[str, int]
     opset: int
     ir_version: int
     comparisons: dict[str, Comparison]
+
+    def __getattr__(self, name: str) -> int:
+        """Return the number of nodes of the operator whose ``count_name`` it is."""
+        for kit in torch_kits() if not name.startswith("_") else ():
+            if kit.count_name == name:
+                return self.num_nodes.get(kit.operator.op_type, 0)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    @property
+    def nodes_in_words(self) -> str:
+        """The numbers of nodes: ``2 SOFTSIGN nodes and 1 SCALE node``."""
+        parts = [f"{n} {op_type.rpartition(':')[2]} node{'s' * (n != 1)}" for op_type, n in self.num_nodes.items()]
+        return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:]))) or "no node of a registered operator"
 
 
 def export(
@@ -70,10 +87,11 @@ def export(
     metadata: Mapping[str, str] | None = None,
     training: bool = False,
 ) -> ExportResult:
-    """Write ``model`` as an ONNX file in which every call of `linear` is one MYLINEAR node.
+    """Write ``model`` as an ONNX file in which every call of a registered operator is one node.
 
-    The file carries the operator's definition as a model-local function, so that it runs in any onnxruntime from
-    1.17 on; a kernel that is registered runs instead. Before this returns, the file's bytes pass onnx's checker
+    The file carries the definitions of these operators as model-local functions, so that it runs in any onnxruntime
+    from 1.17 on; a kernel that is registered runs instead. A model without any is exported too, with a
+    `NoOperatorWarning`. Before this returns, the file's bytes pass onnx's checker
     and give in onnxruntime what the model gives in torch, for the example's sizes and for others. Weights of more
     than 1.5 GiB lie beside the file, in ``<path>.data``.
 
@@ -98,7 +116,7 @@ def export(
         training: whether to export as in training, with dropout and batch statistics; else in eval mode. What is
             random then cannot be compared, and is not.
 
-    Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that the operator
+    Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that an operator
         does not have.
     """
     if not isinstance(path, str | Path):
@@ -106,6 +124,7 @@ def export(
         raise ExportError(f"path must be the name of a file, got {kind_of(path)}{hint}")
     check_output(path)
     opset = choose_opset(engine, opset, target)
+    torch_kits()  # each registers its operator with torch's exporters
     module, program = _module_of(model, engine, is_copied=training)
     if program is not None:
         args, kwargs = _arguments_of(program, args, kwargs)
@@ -113,7 +132,7 @@ def export(
         with torch.no_grad(), count_calls() as calls:
             example = make_example(module, args, kwargs)
             raw = example.call(*example.tensors)
-            expected_nodes = calls.total() if program is None else count_in_program(program)
+            expected_nodes = calls if program is None else count_in_program(program)
         outputs = flatten_outputs(raw)
         if not outputs:
             raise ExportError(f"the model must return tensors, in tuples, lists or dicts; it returns {kind_of(raw)}")
@@ -130,7 +149,17 @@ def export(
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
         write = _export_large if is_large else _export_small
         proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
-    return ExportResult(Path(path), len(operator_nodes(proto)), opset, proto.ir_version, comparisons)
+    num_nodes = dict(count_in_model(proto))
+    if not num_nodes:
+        warnings.warn(NoOperatorWarning(_no_operator()), stacklevel=2)
+    return ExportResult(Path(path), num_nodes, opset, proto.ir_version, comparisons)
+
+
+def _no_operator() -> str:
+    known = ", ".join(sorted(f"{domain}::{name}" for domain, name in registry.names()))
+    advice = [kit.advice for kit in torch_kits() if kit.advice]
+    hints = [*advice, "`mylinear adopt` makes nodes of standard operators in an ONNX file"]
+    return f"the model calls no registered operator ({known}), so the file has none; {'; '.join(hints)}"
 
 
 def _module_of(
@@ -245,17 +274,11 @@ def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file:
         raise ExportError(f"opset {opset} was not reached, the exporter stopped at {reached}; choose that, or another")
     clean = onnx_ir.to_proto(ClearMetadataAndDocStringPass()(onnx_ir.from_proto(proto)).model)
     proto.CopyFrom(clean)
-    if not operator_nodes(proto):
-        raise ExportError(
-            "the model calls MYLINEAR nowhere; use exporter.MyLinear in place of torch.nn.Linear, or "
-            "exporter.swap_linear(model) to turn every nn.Linear into one; what is an ONNX file already takes "
-            "`mylinear adopt`"
-        )
     complete_inputs(proto)
     proto.ir_version = ir_version(opset)
     attach_functions(proto)
     onnx.helper.set_model_props(proto, dict(metadata))
-    register_schema(MYLINEAR)
+    register_schemas()
     if file is not None:
         file.write_bytes(proto.SerializeToString())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.operators.mylinear.autograd import AUTOGRAD_NODE_NAMES
 from exporter.to_onnx.agreement import compare_with_torch
 from exporter.to_onnx.example_call import DynamicShapes, Example, flatten_outputs
+from exporter.to_onnx.node_counts import check_count
 from ort_ops.numerics.compare import Comparison
 
 _FAST_PATH = (
@@ -25,7 +26,7 @@ _FAST_PATH = (
 
 @dataclass(frozen=True)
 class Job:
-    """What is exported: the example, and what the graph must have."""
+    """What is exported: the example, and what the graph must have; expected nodes by ``domain::NAME``."""
 
     example: Example
     program: torch.export.ExportedProgram | None
@@ -33,8 +34,13 @@ class Job:
     inputs: list[str]
     outputs: list[str]
     axes: DynamicShapes
-    expected_nodes: int
+    expected_nodes: Mapping[str, int]
     training: bool
+
+    def check_count(self, found: Mapping[str, int], *, has_inner_graphs: bool) -> None:
+        """Check that no call of an operator that an output needs is missing. Raises: ExportError."""
+        is_program = self.program is not None
+        check_count(found, self.expected_nodes, self.example, has_inner_graphs=has_inner_graphs, is_program=is_program)
 
     def compare(self, proto: onnx.ModelProto, path: Path | None = None) -> dict[str, Comparison]:
         if not self.is_comparable():
@@ -78,40 +84,6 @@ def dynamic_axes(names: list[str], example: tuple[Any, ...], wanted: DynamicShap
         if bad:
             raise ExportError(f"dynamic_shapes of '{name}' must be dimensions 0 to {tensor.dim() - 1}, got {bad}")
     return {name: dict(wanted.get(name, {})) for name in names}
-
-
-def check_count(found: int, job: Job, *, has_inner_graphs: bool) -> None:
-    """Check that no call of the operator that an output needs is missing. Raises: ExportError."""
-    if found >= job.expected_nodes or (has_inner_graphs and found):  # a node in a loop's body stands for many calls
-        return
-    expected = job.expected_nodes if job.program else min(job.expected_nodes, _num_live_calls(job.example))
-    if found < expected:
-        raise ExportError(
-            f"the model calls MYLINEAR {expected} times and the exported graph has {found} nodes of it; "
-            "call exporter.linear or MyLinear directly, not through torch.jit.script or a fused fast path"
-        )
-
-
-def _num_live_calls(example: Example) -> int:
-    """Count the calls that an output depends on; exporters leave the others out, such as a pooler that nobody reads."""
-    parameters = [p for p in example.call.parameters() if p.is_floating_point()]
-    before = [p.requires_grad for p in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            outputs = flatten_outputs(example.call(*example.tensors))
-    finally:
-        for parameter, needs_grad in zip(parameters, before, strict=True):
-            parameter.requires_grad_(needs_grad)
-    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        for function, _ in waiting.pop().next_functions:
-            if function is not None and function not in seen:
-                seen.add(function)
-                waiting.append(function)
-    return sum(function.name() in AUTOGRAD_NODE_NAMES for function in seen)
 
 
 def check_value_names(proto: onnx.ModelProto, input_names: list[str], output_names: list[str]) -> None:

@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from exporter.errors import ExportError
 from exporter.to_onnx.job import Job
 from ort_ops.models.graphs import all_nodes, node_label
-from ort_ops.opdef.element_types import ElementType
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef.element_types import FLOATS, ElementType
 
 
 class _FloatTypes(TorchDispatchMode):
@@ -44,7 +43,7 @@ def check_casts(proto: onnx.ModelProto, job: Job) -> None:
     Raises: ExportError naming the node.
     """
     narrow: dict[str, ElementType] = {}
-    types = {element_type.onnx_type: element_type for element_type in MYLINEAR.element_types}
+    types = {element_type.onnx_type: element_type for element_type in FLOATS}
     coarsest: ElementType | None = None
     for node in all_nodes(proto):
         came_by = next((narrow[name] for name in node.input if name in narrow), None)
@@ -71,5 +70,5 @@ def _coarsest_type(job: Job) -> ElementType:
     with torch.no_grad(), _FloatTypes() as types:
         job.example.call(*(tensor.clone() for tensor in job.example.tensors))
     names = {str(dtype).removeprefix("torch.") for dtype in types.seen}
-    known = [element_type for element_type in MYLINEAR.element_types if element_type.name in names]
-    return max(known or MYLINEAR.element_types, key=lambda element_type: element_type.unit_roundoff)
+    known = [element_type for element_type in FLOATS if element_type.name in names]
+    return max(known or FLOATS, key=lambda element_type: element_type.unit_roundoff)

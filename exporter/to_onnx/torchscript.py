@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -14,21 +15,23 @@ from torch.onnx import TrainingMode
 from exporter.errors import ExportError
 from exporter.to_onnx.agreement import root_cause
 from exporter.to_onnx.example_call import PREFIX, output_dims
-from exporter.to_onnx.job import Job, check_count
+from exporter.to_onnx.job import Job
+from exporter.to_onnx.node_counts import count_in_model
 from exporter.to_onnx.precision import check_casts
 from exporter.to_onnx.surroundings import every_layer
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.models.files import load_model
 from ort_ops.models.graphs import Scope, all_nodes
-from ort_ops.models.nodes import operator_nodes
-from ort_ops.opdef.onnx_objects import register_schema
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.opdef import registry
+from ort_ops.opdef.onnx_objects import register_schemas
 
 
 def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
     """Return the model, in ``file`` if one is given. Raises: ExportError."""
     buffer = io.BytesIO()
-    mode = {"training": TrainingMode.TRAINING, "do_constant_folding": False} if job.training else {}
+    mode: dict[str, Any] = {"training": TrainingMode.TRAINING, "do_constant_folding": False} if job.training else {}
+    if versions := _versions(job):
+        mode["custom_opsets"] = versions
     try:
         with every_layer():
             torch.onnx.export(
@@ -40,18 +43,24 @@ def export_torchscript(job: Job, file: Path | None = None) -> onnx.ModelProto:
                 input_names=job.inputs,
                 output_names=job.outputs,
                 dynamic_axes={name: dict(dims) for name, dims in job.axes.items() if dims},
-                **mode,  # type: ignore[arg-type]
+                **mode,
             )
     except Exception as error:
         hint = "; engine='dynamo' exports functions that are compiled" if "dynamo-optimized" in str(error) else ""
         raise ExportError(f"torch.onnx.export(dynamo=False) failed: {root_cause(error)}{hint}") from error
     proto = load_model(file, external_data=False) if file else onnx.load_model_from_string(buffer.getvalue())
-    check_count(len(operator_nodes(proto)), job, has_inner_graphs=_has_inner_graphs(proto))
+    job.check_count(count_in_model(proto), has_inner_graphs=_has_inner_graphs(proto))
     check_casts(proto, job)
     if job.example.is_wrapped:
         _remove_prefix(proto)
     _restore_unused_inputs(proto, job)
     return _infer_shapes_anew(proto, job)
+
+
+def _versions(job: Job) -> dict[str, int]:
+    """Return the versions of the operators' domains that the model uses; the exporter takes 1 for the others."""
+    domains = {op_type.rpartition("::")[0] for op_type in job.expected_nodes}
+    return {domain: version for domain in domains if (version := registry.newest_version(domain)) > 1}
 
 
 def _remove_prefix(proto: onnx.ModelProto) -> None:
@@ -91,7 +100,7 @@ def _infer_shapes_anew(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
 
     Where that does not reach an output, its dimensions are found by running the model on other sizes.
     """
-    register_schema(MYLINEAR)
+    register_schemas()
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -73,6 +73,8 @@ class TorchKit:
         network: () -> a network of layers that call it, for `mylinear train`; None for none.
         gradient_checks: () -> how `verify` checks the backward; None for torch's gradcheck, and for the exact gradient
             where the `OperatorKit` has one with a bound.
+        advice: how a model comes to call the operator, for messages.
+        count_name: a name under which the result of `export` has the number of nodes; empty for none.
     """
 
     operator: Operator
@@ -84,6 +86,8 @@ class TorchKit:
     examples: Callable[[], Iterable[ExampleModule]] | None = None
     network: Callable[[], NetworkKit] | None = None
     gradient_checks: Callable[[], Sequence[GradientCheck]] | None = None
+    advice: str = ""
+    count_name: str = ""
 
     @property
     def argument_names(self) -> tuple[str, ...]:
@@ -139,21 +143,23 @@ def torch_kit(kit: OperatorKit) -> TorchKit | None:
     """
     if not kit.torch:
         return None
-    if kit.torch not in _loaded:
-        module, _, attribute = kit.torch.partition(":")
-        try:
-            found = getattr(import_module(module), attribute)
-        except Exception as error:
-            raise DefinitionError(
-                f"{kit.operator.op_type}: torch must be 'module:attribute' of a TorchKit, got '{kit.torch}': "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(found, TorchKit) or found.operator != kit.operator:
-            got = found.operator.op_type if isinstance(found, TorchKit) else type(found).__name__
-            raise DefinitionError(f"{kit.operator.op_type}: '{kit.torch}' must be its TorchKit, got {got}")
-        registration.register(found.operator, found.library_op, found.arguments)
-        _loaded[kit.torch] = found
-    return _loaded[kit.torch]
+    found = _loaded.get(kit.torch)
+    if found is not None and found.operator == kit.operator:
+        return found
+    module, _, attribute = kit.torch.partition(":")
+    try:
+        imported = getattr(import_module(module), attribute)
+    except Exception as error:
+        raise DefinitionError(
+            f"{kit.operator.op_type}: torch must be 'module:attribute' of a TorchKit, got '{kit.torch}': "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(imported, TorchKit) or imported.operator != kit.operator:
+        got = imported.operator.op_type if isinstance(imported, TorchKit) else type(imported).__name__
+        raise DefinitionError(f"{kit.operator.op_type}: '{kit.torch}' must be its TorchKit, got {got}")
+    registration.register(imported.operator, imported.library_op, imported.arguments)
+    _loaded[kit.torch] = imported
+    return imported
 
 
 def torch_kits() -> list[TorchKit]:

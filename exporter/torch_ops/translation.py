@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+import itertools
+import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,9 +54,8 @@ def translate(operator: Operator, library_op: str, overload: str, arguments: Seq
     formal = {attribute.name: attribute for attribute in operator.attributes}
     parameters = [argument.name for argument in schema.arguments]
 
-    def emit(*given, **keywords):  # type: ignore[no-untyped-def]  # onnxscript reads annotations, and knows its own only
-        bound = dict(zip(parameters, given, strict=False)) | keywords
-        found = dict(zip(arguments, (bound.get(parameter) for parameter in parameters), strict=True))
+    def emit(*given: Any) -> Any:
+        found = dict(zip(arguments, given, strict=True))
         attributes = {
             key: _constant(operator, attribute, found[key])
             for key, attribute in formal.items()
@@ -63,15 +63,29 @@ def translate(operator: Operator, library_op: str, overload: str, arguments: Seq
         }
         return op(*(found[parameter.name] for parameter in operator.inputs), **attributes)
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     required = {parameter.name for parameter in operator.inputs if not parameter.is_optional}
-    emit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(p, kind, default=inspect.Parameter.empty if a in required else None)
-            for p, a in zip(parameters, arguments, strict=True)
-        ]
-    )
-    return emit
+    num_required = next((i for i, name in enumerate(arguments) if name not in required), len(arguments))
+    return _with_parameters(emit, f"translate_{name}_{overload}", parameters, num_required)
+
+
+def _with_parameters(
+    emit: Callable[..., Any], name: str, parameters: Sequence[str], num_required: int
+) -> Callable[..., Any]:
+    """Return a function that gives its parameters to another.
+
+    onnxscript reads the text of a translation, and understands neither ``*`` nor annotations.
+    """
+    formal = [p if i < num_required else f"{p}=None" for i, p in enumerate(parameters)]
+    text = f"def {name}({', '.join(formal)}):\n    return emit({', '.join(parameters)})\n"
+    file = f"<{__name__}.{name}.{next(_numbers)}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    namespace: dict[str, Any] = {"__name__": __name__, "emit": emit}
+    exec(compile(text, file, "exec"), namespace)
+    made: Callable[..., Any] = namespace[name]
+    return made
+
+
+_numbers = itertools.count()
 
 
 def emit_symbolic(operator: Operator, arguments: Sequence[str], g: Any, values: Sequence[Any]) -> Any:

@@ -91,6 +91,11 @@ class _Completion:
             self._store(name, dims, absent.value, self._stored[like].data_type)
             return
         like = next((v for v in (*sources, *same_type) if v in same_type), None)
+        sizes = [dim for dim in absent.dims if isinstance(dim, int)]
+        if like is None and len(sizes) == len(absent.dims):
+            # No value of the node has its type variable, so that any of the element types will do.
+            self._store(name, sizes, absent.value, parameter.type.element_types[0].onnx_type)
+            return
         if like is None:
             raise ModelError(f"node '{found.label}' has no input of the type of its absent {parameter.argument}")
         if self._opset < 15:

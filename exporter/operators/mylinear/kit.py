@@ -39,4 +39,6 @@ KIT = TorchKit(
     examples=_examples,
     network=_network,
     gradient_checks=gradient_checks.gradient_checks,
+    advice="use exporter.MyLinear in place of torch.nn.Linear, or exporter.swap_linear(model) for every nn.Linear",
+    count_name="num_linear",
 )
