@@ -3,8 +3,8 @@
 //
 //   Y = alpha * X + SHIFT, and MASK = COUNT where Y > 0, else 0
 //
-// X has any shape, COUNT is a scalar, SHIFT (optional) is [last dimension of X], MASK is optional. float16 is
-// computed in float32 and rounded once.
+// X has rank 1 or more, COUNT is a scalar, SHIFT (optional) is [last dimension of X], MASK is optional.
+// float16 is computed in float32 and rounded once.
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -58,10 +58,13 @@ class ScaledClipKernel {
   }
 
   static void check_shapes(const ort::Shape& x, const ort::Shape* shift, const ort::Shape& count) {
-    if (shift && (x.rank == 0 || shift->rank != 1 || shift->data[0] != x.data[x.rank - 1])) {
-      const std::string rule =
-          x.rank == 0 ? "absent (X is a scalar)" : "[" + std::to_string(x.data[x.rank - 1]) + "]";
-      throw ort::ContractError(ort::message("SCALED_CLIP", "SHIFT", rule, ort::format_shape(*shift)));
+    if (x.rank == 0) {
+      throw ort::ContractError(ort::message("SCALED_CLIP", "X", "of rank 1 or more", "[]"));
+    }
+    const ort::Shape last{x.data + x.rank - 1, 1};
+    if (shift && (shift->rank != 1 || shift->data[0] != last.data[0])) {
+      throw ort::ContractError(
+          ort::message("SCALED_CLIP", "SHIFT", ort::format_shape(last), ort::format_shape(*shift)));
     }
     if (count.rank != 0) {
       throw ort::ContractError(ort::message("SCALED_CLIP", "COUNT", "a scalar", ort::format_shape(count)));
