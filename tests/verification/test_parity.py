@@ -17,7 +17,7 @@ PAIRS = [(backend, case) for backend in BACKENDS for case in CASES if case.dtype
 SMALL_PAIRS = [(r, c) for r, c in PAIRS if c.dtype in ("float16", "bfloat16") and not isinstance(r, Eager)]
 
 
-def test_every_dtype_is_served_by_several_roads() -> None:
+def test_every_dtype_is_served_by_several_backends() -> None:
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         served = {backend.name for backend, c in PAIRS if c.dtype == dtype}
         assert {"eager", "library op", "evaluator", "body"} <= served
