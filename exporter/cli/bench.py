@@ -1,4 +1,4 @@
-"""`mylinear bench`: our operators beside their peers and the machine's ceilings; peers need not be installed."""
+"""`mylinear bench`: time our operators beside their peers and the machine's ceilings; peers need not be installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, write the files, print what was found."""
+    """Measure, write the files, print the results."""
     import sys
 
     from exporter.bench.measure.cells import BenchError, make_plan

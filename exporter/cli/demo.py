@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration, print what it showed, and return 1 if parity does not hold."""
+    """Run the demonstration, print its result, and return 1 if parity does not hold."""
     from ort_ops.console.progress import progress
 
     with progress("demo", None) as line:

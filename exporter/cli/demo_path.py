@@ -1,4 +1,4 @@
-"""The demonstration: the linear example from training to a proof of parity, with everything it leaves behind."""
+"""The demonstration: the linear example from training to a proof of parity, with all files on the way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OnProgress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration showed.
+    """The result of the demonstration.
 
     Attributes:
         training: of the linear example.

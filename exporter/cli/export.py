@@ -1,4 +1,4 @@
-"""`mylinear export`: a checkpoint of `mylinear train` becomes an ONNX file."""
+"""`mylinear export`: turn a checkpoint of `mylinear train` into an ONNX file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and say what was written."""
+    """Export, and print what was written."""
     from exporter.training.trained import export_checkpoint
     from ort_ops.files.atomic import is_stream, summary_stream
 

@@ -37,7 +37,7 @@ _TABLE_OPTIONS = ("features", "ignore", "categorical")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the subcommand. Those left out are the problem's own, or the resumed checkpoint's."""
+    """Declare the options; the defaults are the problem's own, or those of the resumed checkpoint."""
     parser.description = (
         "Train on the linear example, y = 2 x0 + 3 x1 + 4 (linear), on an example of scikit-learn (digits, diabetes), "
         "or on a file."
@@ -123,13 +123,13 @@ def _train_together(
         check_resume(checkpoint, problem.describe(), options)
     with joined(select_device(options.device).type) as processes:
         if processes.is_writer:
-            with lock_folder(make_folder(args.output)):  # before anything is said of the training
+            with lock_folder(make_folder(args.output)):  # before anything is printed about the training
                 return _train_and_tell(args, problem, options, checkpoint, processes.count)
         try:
             train(problem, options, resume=checkpoint)
         except TrainingInterrupted:
             return _INTERRUPTED
-        except TrainingError:  # rank 0 has it too, and says so
+        except TrainingError:  # rank 0 has it too, and reports it
             return 2
         return 0
 
@@ -163,7 +163,7 @@ def _train_and_tell(
 
 
 def _check_combinations(args: argparse.Namespace) -> None:
-    """Take a file for --data, and raise OptionError for options that do not go together."""
+    """Take a file for --data, and raise OptionError for options that do not fit together."""
     if args.problem is not None and args.problem not in PROBLEMS and args.data is None:
         args.problem, args.data = None, args.problem
     if args.problem is None and args.data is None:
@@ -200,7 +200,7 @@ def _load_problem(args: argparse.Namespace) -> Problem:
 
 
 def _options(args: argparse.Namespace, checkpoint: Checkpoint | None) -> TrainingOptions:
-    """Return the options given, over the checkpoint's or the problem's defaults."""
+    """Return the given options, over the checkpoint's or the problem's defaults."""
     given: dict[str, Any] = {
         field.name: getattr(args, field.name)
         for field in fields(TrainingOptions)

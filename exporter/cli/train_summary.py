@@ -1,4 +1,4 @@
-"""What `mylinear train` prints before and after a training."""
+"""Print what `mylinear train` says before and after a training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _METRIC_NAMES = {"mse": "mean squared error", "r2": "R2", "accuracy": "accuracy"
 
 
 def print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None) -> None:
-    """Print what is learned from, by which network, and from which epoch on."""
+    """Print the data, the network, and the epoch to start from."""
     from exporter.training.data.dataset import Dataset
 
     outputs = 1
@@ -38,7 +38,7 @@ def print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoin
 
 
 def _print_columns(problem: Dataset) -> None:
-    """Print what becomes of columns that are not plain numbers."""
+    """Print how columns that are not plain numbers are used."""
     for column in problem.columns:
         if column.categories is not None:
             print(f"column    {column.name}: {len(column.categories)} categories, an input each")

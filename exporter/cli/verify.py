@@ -1,4 +1,4 @@
-"""`mylinear verify`: the parity table of one model. Exit status 1 unless every node of ours is proved."""
+"""`mylinear verify`: print the parity table of one model. Exit status 1 unless every node of ours is proved."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, print the table, and write what was asked for."""
+    """Verify, print the table, and write the requested files."""
     from ort_ops.files.atomic import check_output, summary_stream, write_atomically
 
     outputs = [path for path in (args.json, args.junit, args.html) if path is not None]
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(result: Verification, stream: TextIO, *, with_all: bool) -> None:
-    """Print the table, what it says of edge values, what did not run or was not tested, and the conclusion."""
+    """Print the table, edge values, what did not run or was not tested, and the conclusion."""
     from exporter.verification.row import EDGES_IN_WORDS
     from ort_ops.console.table import print_table
 

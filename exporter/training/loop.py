@@ -1,4 +1,4 @@
-"""A small honest training loop, reproducible from its seed and resumable without a trace."""
+"""A small training loop that is reproducible from its seed, and whose result does not depend on interruptions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     Attributes:
         epoch: the one that was interrupted.
-        saved_epoch: the one that the last checkpoint was written after; None if there is none yet.
+        saved_epoch: the last one with a checkpoint; None if there is none yet.
         checkpoint: its file.
     """
 
@@ -41,14 +41,14 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `train` made.
+    """The result of `train`.
 
     Attributes:
         network: on the CPU, in eval mode.
-        history: a record for each epoch, those before a resume included.
+        history: a record for each epoch, also for those before a resume.
         metrics: ``train`` and, with validation rows, ``validation``: ``mse`` and ``r2`` of a regression in the
             targets' own units, ``accuracy`` and ``cross_entropy`` of a classification.
-        options: as trained.
+        options: those of the training.
         checkpoint: its file; None without a folder.
     """
 
@@ -67,7 +67,7 @@ def train(
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
 ) -> TrainingResult:
-    """Train a network of layers that call an operator of ours.
+    """Train a network of layers that call a registered operator.
 
     The same problem, options and number of threads give the same bits on the CPU, whether or not the training was
     resumed on the way, and the same as ``torch.nn.Linear`` layers would after ``torch.manual_seed(seed)``.
@@ -80,12 +80,12 @@ def train(
         problem: rows to learn from, or the linear example.
         options: by default those of `default_options` for the problem.
         folder: where checkpoint, loss.csv and loss.png go; nothing is written without one.
-        resume: the checkpoint to go on from; the data and all options that shape the result must be the same.
+        resume: the checkpoint to go on from; the data and all options that influence the result must be the same.
         on_step: called after each step with the steps done, of `count_steps`, and the step's loss.
 
     Raises:
         DataError: the rows are too few, or too large for the dtype.
-        OptionError: the device is not there.
+        OptionError: the device is not available.
         GradientError: a backward is wrong; nothing has been trained.
         TrainingError: the loss is no longer finite (the last good checkpoint is kept).
         TrainingInterrupted: Ctrl-C (a KeyboardInterrupt; the last checkpoint is kept).
@@ -114,7 +114,7 @@ def train(
 
 
 def _train_all_epochs(run: Run, on_step: OnStep | None) -> None:
-    """Train the epochs that are left, with checkpoints between them and the loss curve at the end."""
+    """Train the remaining epochs, with checkpoints between them and the loss curve at the end."""
     options = run.options
     try:
         while run.epoch < options.epochs:
@@ -151,13 +151,13 @@ def check_network_gradients(architecture: Architecture, device: torch.device | s
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device; for ``auto``, CUDA if there is one. Raises: OptionError if it is not there."""
+    """Return the device; for ``auto``, CUDA if there is one. Raises: OptionError if it is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # raises for meta, which holds no numbers
-    except Exception as error:  # torch tells an unknown device and a missing one by half a dozen types
+    except Exception as error:  # torch raises half a dozen types for an unknown or a missing device
         reason = why_not_cuda() if name.startswith("cuda") else None
         why = "" if reason is None else f": {reason}"
         raise OptionError(f"device {name} is not available here{why}; use cpu or auto") from error

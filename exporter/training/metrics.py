@@ -1,4 +1,4 @@
-"""How good a network is on given rows: the loss that training minimizes, and metrics in the targets' own units."""
+"""Measure how good a network is on given rows: by the loss, and by metrics in the targets' own units."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Rows:
 
 
 def compute_loss(network: Network, standardized: Tensor, y: Tensor) -> Tensor:
-    """Return the cross-entropy for classes, else the mean squared error on the standardized scale.
+    """Return the cross-entropy for classes, or the mean squared error on the standardized scale.
 
     float16 and bfloat16 are widened to float32 first.
 
     Args:
-        standardized: what `Network.standardized` gave, ``[rows, outputs]``.
+        standardized: the result of `Network.standardized`, ``[rows, outputs]``.
         y: ``[rows]``, int64, or ``[rows, outputs]`` in the targets' own units.
     """
     if y.dtype == torch.int64:

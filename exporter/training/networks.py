@@ -1,4 +1,4 @@
-"""Find the network to train, which is an operator's, and standardize what it learns from."""
+"""Find the network to train, which an operator brings, and standardize its data."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def column_statistics(columns: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     (array([2. , 0.1]), array([1., 1.]))
     """
     is_constant = columns.min(axis=0) == columns.max(axis=0)
-    # Rounding can give a constant column a tiny deviation, and a mean beside its value.
+    # Rounding can give a constant column a tiny deviation, and a mean that differs from its value.
     mean = np.where(is_constant, columns[0], columns.mean(axis=0))
     return mean, np.where(is_constant, 1.0, columns.std(axis=0))

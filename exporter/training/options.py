@@ -1,4 +1,4 @@
-"""What a training can be asked: `TrainingOptions`, and the defaults for each problem."""
+"""The options of a training, and their defaults for each problem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = tuple(element_type.name for element_type in FLOATS)
 
 
 class OptionError(MylinearError, ValueError):
-    """An option outside its range, or one that does not go with the others."""
+    """An option is outside its range, or does not fit the others."""
 
 
 def _check(name: str, value: object, is_right: bool, rule: str) -> None:
@@ -27,16 +27,16 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        epochs: passes over the training rows in all, those before a resume included. For the linear example,
+        epochs: passes over the training rows in all, with those before a resume. For the linear example,
             which has no fixed rows, an epoch is one step on one fresh batch.
         batch_size: rows per step.
         lr: learning rate.
         optimizer: ``sgd`` or ``adamw``.
         momentum: of ``sgd``.
         weight_decay: of either; coupled for ``sgd``, decoupled for ``adamw``, as torch has them.
-        hidden: numbers that each hidden layer gives; none for a single layer.
+        hidden: outputs of each hidden layer; none for a single layer.
         dtype: of parameters, inputs and outputs.
-        device: ``auto`` (CUDA if there is one), ``cpu``, or what ``torch.device`` takes.
+        device: ``auto`` (CUDA if there is one), ``cpu``, or any other for ``torch.device``.
         seed: of the initialization, the order of the rows and the split.
         validation: fraction of the rows that is kept for validation; 0 for none.
         standardize: whether inputs (and targets of a regression) are standardized within the network.
@@ -93,13 +93,13 @@ DEFAULTS: Mapping[str, TrainingOptions] = {
     "diabetes": TrainingOptions(hidden=(16,)),
     "file": TrainingOptions(),
 }
-"""The options that `mylinear train` starts from, by problem."""
+"""The default options of `mylinear train`, by problem."""
 OLD_NAMES = {"article": "linear"}
 """Problems under the names that they had before."""
 
 
 def default_options(problem: str, optimizer: str | None = None) -> TrainingOptions:
-    """Return the defaults of a problem, with rates that suit the optimizer if that is another than its own.
+    """Return the defaults of a problem, with rates that suit the optimizer if it is not the problem's own.
 
     Args:
         problem: a name in `DEFAULTS` or `OLD_NAMES`; any other is taken as a file.

@@ -1,4 +1,4 @@
-"""A training on its way: its network, optimizer, random stream, rows, and what it writes."""
+"""A running training: its network, optimizer, random stream and rows, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _ADAMW_EPS = {"float16": 1e-4}
 
 
 class TrainingError(MylinearError, ArithmeticError):
-    """A training that diverged; the message names the epoch and what to try."""
+    """The training diverged; the message names the epoch and what to try."""
 
 
 def count_steps(problem: Problem, options: TrainingOptions) -> int:
-    """Return the number of steps that the training takes in all, those before a resume included."""
+    """Return the number of steps of the whole training, with those before a resume."""
     if isinstance(problem, LinearExample):
         return options.epochs
     rows = problem.rows - problem.count_validation_rows(options.validation)
@@ -49,7 +49,7 @@ def count_steps(problem: Problem, options: TrainingOptions) -> int:
 
 
 class Run:
-    """A training on its way."""
+    """A running training."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Run:
         plot_loss_curve(self.history, self.folder / LOSS_PLOT_NAME, title=f"Training on {self.problem.name}")
 
     def write_curve_if_possible(self) -> None:
-        """Do the same where something worse is being reported already."""
+        """Write them, ignoring errors, where something worse is being reported."""
         with contextlib.suppress(OutputError):
             self.write_curve()
 
@@ -163,7 +163,7 @@ class Run:
             yield x[chosen], y[chosen]
 
     def _differentiate(self, x: Tensor, y: Tensor) -> Tensor:
-        """Set the gradients of the batch's mean loss, and return it; of several processes, each does its part."""
+        """Set the gradients of the batch's mean loss, and return the loss; each process does its part."""
         if self.processes.count == 1:
             loss = compute_loss(self.network, self.network.standardized(x), y)
             loss.backward()
@@ -231,7 +231,7 @@ def _build(problem: Problem, train_set: Dataset | None, options: TrainingOptions
 
 
 def _require_memory(architecture: Architecture) -> None:
-    """Raise OptionError for a network that no memory of this machine can hold, before the system ends the process."""
+    """Raise OptionError for a network that does not fit in this machine's memory, where the system would end it."""
     dtype: torch.dtype = getattr(torch, architecture.dtype)
     needed = architecture.num_parameters * dtype.itemsize * 2  # parameters and gradients
     try:
@@ -250,7 +250,7 @@ def _require_memory(architecture: Architecture) -> None:
 def _statistics(
     dataset: Dataset, columns: np.ndarray[tuple[int, int], np.dtype[np.float64]], dtype: str
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Return mean and standard deviation, once it is sure that the dtype can hold them."""
+    """Return mean and standard deviation, after checking that the dtype can hold them."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = column_statistics(columns)
     held = torch.from_numpy(np.stack([mean, std])).to(getattr(torch, dtype))

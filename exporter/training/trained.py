@@ -1,4 +1,4 @@
-"""Export what `mylinear train` left: the network of a checkpoint, with what is known of it as metadata."""
+"""Export the network of a checkpoint, with its columns, classes and metrics as metadata."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def export_checkpoint(
     Args:
         checkpoint: written by `mylinear train`.
         path, engine, opset, target, target_python: as in `exporter.export`.
-        dtype: element type of the exported model; by default the one that was trained in.
+        dtype: element type of the exported model; by default that of the training.
 
     Raises: CheckpointError, ExportError, ContractError.
     """

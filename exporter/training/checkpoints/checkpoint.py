@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a training needs to go on, and an export to begin, in one file."""
+"""Checkpoints: one file with everything that a resumed training or an export needs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from ort_ops.files.inputs import InputError, first_line, input_path, open_input
 CHECKPOINT_NAME = "checkpoint.pt"
 FORMAT = "mylinear checkpoint"
 FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, 2)  # 1 had no columns
+_READABLE_VERSIONS = (1, 2)  # version 1 had no columns
 
 Metrics = Mapping[str, Mapping[str, float]]
 
 
 class CheckpointError(MylinearError, ValueError):
-    """A checkpoint that cannot be written, read, or continued from."""
+    """A checkpoint cannot be written, read, or continued from."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Checkpoint:
     Attributes:
         architecture: of the network.
         network_state: its ``state_dict``; the standardization is in it.
-        data: what it was trained on.
-        options: how.
+        data: description of the training data.
+        options: of the training.
         epoch: how many epochs are done.
-        optimizer_state: the optimizer's ``state_dict``; read back, what follows from the options is left out.
-        generator_state: of the random stream, which initialization, order of rows and samples share.
+        optimizer_state: the optimizer's ``state_dict``; when read back, without what follows from the options.
+        generator_state: of the one random stream for initialization, order of rows and samples.
         history: a record for each epoch done.
         metrics: of the finished training, ``{"train": {"accuracy": ...}, "validation": {...}}``; empty before.
     """
@@ -79,7 +79,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint; a failure leaves what was there before.
+    """Write the checkpoint; a failure leaves the old file.
 
     Raises: CheckpointError if the folder is missing or read-only, or the disk is full.
     """
@@ -105,9 +105,9 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, onto the CPU; nothing in the file is executed.
+    """Read a checkpoint onto the CPU, without executing anything in the file.
 
-    Raises: CheckpointError if it is missing, no checkpoint, damaged, or of another format version.
+    Raises: CheckpointError if it is missing, not a checkpoint, damaged, or of another format version.
     """
     try:
         path = input_path(path, what="checkpoint")
@@ -132,7 +132,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _checked(content: dict[str, Any]) -> Checkpoint:
-    """Return the checkpoint that the content of a file is. Raises: KeyError, TypeError, ValueError, RuntimeError."""
+    """Make a checkpoint from the content of a file. Raises: KeyError, TypeError, ValueError, RuntimeError."""
     architecture: Architecture = from_fields(network_kit().architecture, content["architecture"])
     options = from_fields(TrainingOptions, content["options"])
     epoch = convert("epoch", content["epoch"], int)
@@ -152,7 +152,7 @@ def _checked(content: dict[str, Any]) -> Checkpoint:
 
 
 def _with_columns(data: Any) -> Any:
-    """Return a description of format version 1, which had plain columns only, as one of today."""
+    """Convert a description of format version 1, which had plain columns only, to the current one."""
     if not isinstance(data, dict) or "columns" in data:
         return data
     names = data.get("feature_names")
@@ -172,13 +172,13 @@ def _load(path: Path) -> Any:
         ) as file:
             _check_archive(path, file)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of archives that are something else
+                warnings.simplefilter("ignore")  # about archives that are something else
                 return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except InputError as error:
         raise CheckpointError(str(error)) from error
-    except pickle.UnpicklingError as error:  # torch's advice is to execute what is in the file
+    except pickle.UnpicklingError as error:  # torch advises to execute the content of the file
         raise CheckpointError(
             f"'{path}' is not a checkpoint of `mylinear train`, or is damaged: it holds more than plain data, "
             "and nothing in it was executed"
@@ -190,7 +190,7 @@ def _load(path: Path) -> Any:
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Check that the archive holds no more than its file, and its sums, which torch does not check."""
+    """Check the archive's sizes, and its checksums, which torch does not check."""
     if not zipfile.is_zipfile(file):
         raise CheckpointError(f"'{path}' is not a checkpoint of `mylinear train`, or is damaged")
     archive = zipfile.ZipFile(file)

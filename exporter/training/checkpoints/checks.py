@@ -1,6 +1,6 @@
-"""Check what a checkpoint holds, before anything is built of it: every value's type, every tensor's shape and memory.
+"""Check the content of a checkpoint before anything is built from it: every value's type, every tensor's shape.
 
-Sizes are compared with the tensors in the file, so that a claim without data behind it takes no memory.
+Sizes are compared with the tensors in the file, so that a false size takes no memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PARTS = ("train", "validation")
 
 
 def check_data(data: DataDescription, architecture: Architecture, options: TrainingOptions) -> None:
-    """Raise ValueError if data, architecture and options are not of one training."""
+    """Raise ValueError if data, architecture and options do not fit together."""
     outputs = None if data.class_names is None else len(data.class_names)
     for what, is_right in (
         ("the columns do not give the features", feature_names(data.columns) == data.feature_names),
@@ -37,7 +37,7 @@ def check_data(data: DataDescription, architecture: Architecture, options: Train
 
 
 def check_network_state(state: object, architecture: Architecture) -> dict[str, Tensor]:
-    """Return the network's state, if it is finite and of the architecture. Raises: TypeError, ValueError."""
+    """Return the network's state if it is finite and fits the architecture. Raises: TypeError, ValueError."""
     shapes = dict(state_shapes(architecture))
     if not isinstance(state, Mapping) or state.keys() != shapes.keys():
         raise ValueError("network_state does not have the architecture's tensors")
@@ -60,7 +60,7 @@ def state_shapes(architecture: Architecture) -> Iterator[tuple[str, tuple[int, .
 
 
 def check_tensor(what: str, value: object, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return the value, if it is a whole tensor of the shape and dtype. Raises: TypeError, ValueError."""
+    """Return the value if it is a complete tensor of this shape and dtype. Raises: TypeError, ValueError."""
     if type(value) is not Tensor and type(value) is not torch.nn.Parameter:
         raise TypeError(f"{what} must be a tensor, got {type(value).__name__}")
     if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
@@ -72,7 +72,7 @@ def check_tensor(what: str, value: object, shape: Sequence[int], dtype: torch.dt
 
 
 def check_optimizer_state(state: object, architecture: Architecture, options: TrainingOptions) -> dict[str, Any]:
-    """Return the optimizer's state of each parameter, if it is whole; the rest of it follows from the options.
+    """Return the optimizer's state of each parameter if it is complete; the rest follows from the options.
 
     Raises: TypeError, ValueError.
     """
@@ -104,7 +104,7 @@ def _unused(options: TrainingOptions) -> set[str]:
 
 
 def check_generator_state(state: object) -> Tensor:
-    """Return the state of the random stream, if a generator takes it. Raises: TypeError, ValueError, RuntimeError."""
+    """Return the state of the random stream if a generator accepts it. Raises: TypeError, ValueError, RuntimeError."""
     generator = torch.Generator()
     tensor = check_tensor("generator_state", state, generator.get_state().shape, torch.uint8)
     generator.set_state(tensor)

@@ -1,4 +1,4 @@
-"""What can be learned from: `Dataset`, which is rows with targets, and scikit-learn's examples."""
+"""Datasets: rows with targets, from scikit-learn's examples or elsewhere."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _MIN_TRAINING_ROWS = 2
 
 
 class DataError(InputError):
-    """Data that cannot be read or learned from; the message names file, line and column."""
+    """Data cannot be read or learned from; the message names file, line and column."""
 
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a checkpoint keeps of the data: enough to read rows as it did, to label predictions, and to know it again.
+    """A description of the data for a checkpoint: to read rows in the same way, label predictions, and recognize it.
 
     Attributes:
         name, task, feature_names, class_names: as in `Dataset`.
-        rows: their number; 0 where there are no fixed rows.
+        rows: number of rows; 0 if they are not fixed.
         fingerprint: changes with any value, name or class.
-        columns: of the table, with what stands for missing numbers once that is known.
-        fill: how that was found.
+        columns: of the table, with the numbers that replace missing ones once they are known.
+        fill: how those were found.
     """
 
     name: str
@@ -48,7 +48,7 @@ class DataDescription:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Rows with what to predict for each.
+    """Rows, each with a target to predict.
 
     Attributes:
         name: for messages; the file's name.
@@ -58,9 +58,9 @@ class Dataset:
         feature_names: one for each column of ``features``.
         class_names: one for each class; None for a regression.
         columns: of the table that the features were made of; none where each feature is a column of numbers.
-        fill: what `split` puts in place of missing numbers: ``mean``, that of the rows to train on.
+        fill: how `split` replaces missing numbers: ``mean``, by that of the rows to train on.
 
-    Raises: DataError if these do not go together.
+    Raises: DataError if these do not fit together.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Dataset:
 
     @property
     def table_columns(self) -> tuple[Column, ...]:
-        """The columns of the table, plain ones too."""
+        """The columns of the table, also plain ones."""
         return self.columns or plain_columns(self.feature_names)
 
     @property
@@ -114,7 +114,7 @@ class Dataset:
         return len(self.class_names) if self.class_names is not None else int(self.targets.shape[1])
 
     def count_validation_rows(self, validation: float) -> int:
-        """Return how many rows that fraction is: none for 0, else at least one."""
+        """Return how many rows the fraction is: none for 0, otherwise at least one."""
         return max(1, round(self.rows * validation)) if validation > 0 else 0
 
     def count_missing(self) -> int:
@@ -159,7 +159,7 @@ class Dataset:
         )
 
     def _column_means(self) -> NDArray[np.float64]:
-        """Return the mean of what is there in each feature. Raises: DataError where nothing is."""
+        """Return the mean of the numbers in each feature. Raises: DataError for a feature without any."""
         is_there = ~np.isnan(self.features)
         counts = is_there.sum(axis=0)
         if not counts.all():

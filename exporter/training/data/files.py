@@ -1,4 +1,4 @@
-"""Datasets from CSV and NPZ files; whatever is wrong in one is reported with its line and column."""
+"""Read datasets from CSV and NPZ files; every fault is reported with its line and column."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def load_csv(
 ) -> Dataset:
     """Read a CSV file with a header: columns to learn from, and the target column, which may be text.
 
-    UTF-8; separated by commas, or by semicolons or tabs where the header has those and no comma; empty lines are
-    passed over.
+    It is UTF-8, separated by commas, or by semicolons or tabs where the header has those and no comma. Empty lines are
+    skipped.
 
     Raises: DataError that names file, line and column, and lists all columns that cannot be used.
     """
@@ -111,7 +111,7 @@ def _as_data_errors() -> Iterator[None]:
 
 
 def _widened(values: NDArray[Any]) -> NDArray[np.float64]:
-    with np.errstate(over="ignore", invalid="ignore"):  # of long double, and NaN; what is not finite is refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # of long double, and NaN; both are refused later
         return values.astype(np.float64)
 
 
