@@ -50,7 +50,6 @@ LONG: frozenset[str] = frozenset(
         "ort_ops/kernels/choose.py",
         "ort_ops/kernels/providers.py",
         "ort_ops/kernels/register.py",
-        "ort_ops/models/inputs/integer_limits.py",
         "ort_ops/models/nodes.py",
         "ort_ops/opdef/operator.py",
         "ort_ops/python_kernels/node.py",

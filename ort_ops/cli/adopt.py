@@ -48,6 +48,8 @@ def show(result: Rewrite, args: argparse.Namespace) -> int:
         f"{len(result.rewritten)} rewritten, {len(result.left)} left alone; weights {result.nbytes / 2**20:.1f} MiB",
         file=stream,
     )
+    for entry in result.left_out:
+        print(f"left out: {entry}", file=stream)
     for check in result.checks:
         print(f"compared: {check}", file=stream)
     return 0

@@ -13,7 +13,7 @@ GROUP = "mylinear.commands"
 
 _SERVING = {
     "run": "predict with a model",
-    "adopt": "replace the linear layers of any ONNX model by our operators",
+    "adopt": "put our operators in for what they can stand for, in any ONNX model",
     "lower": "replace our operators by standard ones",
     "inspect": "say what is in a model, and what would run it here",
     "doctor": "say what is installed, which kernels there are, and how to mend what is wrong",

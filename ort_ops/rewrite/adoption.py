@@ -12,16 +12,19 @@ from ort_ops.rewrite.graph.shapes import infer_shapes
 from ort_ops.rewrite.graph.walk import constant_initializers, count_nodes, graphs_of, opset_of, owners_of
 from ort_ops.rewrite.pattern import Pattern
 from ort_ops.rewrite.reasons import NoMatch, Reason
-from ort_ops.rewrite.report import Check, Extent, Left, Place, Rewrite, Rewritten
+from ort_ops.rewrite.report import Check, Extent, Left, LeftOut, Place, Rewrite, Rewritten
 from ort_ops.rewrite.selection import select
 
 
 def adopt_model(model: ir.Model, operators: Sequence[str] | None = None) -> Rewrite:
     """Do what `ort_ops.rewrite.adopt` does, in place; nodes are compared one by one, the whole model is not."""
+    result = Rewrite(num_nodes_before=count_nodes(model))
     kits = [kit for kit in select(operators) if kit.patterns is not None]
+    if operators is None:
+        kits = _without_newer(model, kits, result)
     check_opsets(model, kits)
     infer_shapes(model)
-    result, editor = Rewrite(num_nodes_before=count_nodes(model)), Editor(model)
+    editor = Editor(model)
     patterns = [(kit, pattern) for kit in kits if kit.patterns is not None for pattern in kit.patterns()]
     adopted: dict[int, OperatorKit] = {}
     with constant_initializers(model, result):
@@ -69,6 +72,16 @@ def _adopt_node(
     if reasons:
         result.left.append(Left(name, place, node.domain, node.op_type, reasons[0]))
     return None
+
+
+def _without_newer(model: ir.Model, kits: list[OperatorKit], result: Rewrite) -> list[OperatorKit]:
+    """Leave out operators that need a newer opset than the model has, and note them; unless that would be all."""
+    oldest = min(opset_of(owner) or 0 for owner in owners_of(model))
+    newer = [kit.operator for kit in kits if 0 < oldest < kit.operator.min_opset]
+    if len(newer) == len(kits):
+        return kits
+    result.left_out = [LeftOut(operator.op_type, operator.min_opset, oldest) for operator in newer]
+    return [kit for kit in kits if kit.operator not in newer]
 
 
 def check_opsets(model: ir.Model, kits: Sequence[OperatorKit]) -> None:

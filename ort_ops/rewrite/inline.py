@@ -11,7 +11,7 @@ from onnx import defs
 from ort_ops.models.graphs import bodies
 from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import Operator
-from ort_ops.rewrite.absent import absent_input
+from ort_ops.rewrite.graph.absent import absent_input
 from ort_ops.rewrite.graph.editor import Editor, is_used, remove_dead, take_over, types_of
 from ort_ops.rewrite.pattern import Change
 from ort_ops.rewrite.reasons import RewriteError

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from ort_ops.opdef.operator import Operator
-from ort_ops.rewrite.absent import dtype_of, shape_of
+from ort_ops.rewrite.graph.absent import dtype_of, shape_of
 from ort_ops.rewrite.graph.constants import Constant
 from ort_ops.rewrite.graph.editor import Editor, node_like, remove_dead, take_over
 from ort_ops.rewrite.reasons import GraphCause, NoMatch, Reason

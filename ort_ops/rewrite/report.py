@@ -81,6 +81,28 @@ class Left:
         return {"name": self.name, "where": str(self.place), "what": self.what, "reason": reason.pop("text"), **reason}
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """An operator that was not looked for.
+
+    Attributes:
+        operator: domain and name.
+        min_opset: that it needs.
+        opset: of the model or one of its functions.
+    """
+
+    operator: str
+    min_opset: int
+    opset: int
+
+    def __str__(self) -> str:
+        return f"{self.operator} takes opset {self.min_opset} or newer, and the model has {self.opset}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return strings and numbers, for JSON."""
+        return {"operator": self.operator, "min_opset": self.min_opset, "opset": self.opset}
+
+
 class Extent(Enum):
     """What a `Check` compared, or why it did not. The value is the sentence, over the fields of the check."""
 
@@ -139,6 +161,7 @@ class Rewrite:
     Attributes:
         rewritten: nodes that changed.
         left: nodes that could have been meant and were not changed, with the reason.
+        left_out: operators that were not looked for, because the model's opset is too old for them.
         num_nodes_before, num_nodes_after: of all graphs and functions, the operator's own definition not counted.
         checks: how it was proven that the model means what it meant.
         nbytes: of the weights in the rewritten model.
@@ -146,6 +169,7 @@ class Rewrite:
 
     rewritten: list[Rewritten] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     num_nodes_before: int = 0
     num_nodes_after: int = 0
     checks: list[Check] = field(default_factory=list)
@@ -169,6 +193,7 @@ class Rewrite:
         return {
             "rewritten": [entry.as_dict() for entry in self.rewritten],
             "left": [entry.as_dict() for entry in self.left],
+            "left_out": [entry.as_dict() for entry in self.left_out],
             "num_nodes_before": self.num_nodes_before,
             "num_nodes_after": self.num_nodes_after,
             "checks": [str(check) for check in self.checks],

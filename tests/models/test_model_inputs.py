@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ort_ops.errors import ModelError
 from ort_ops.models.inputs import integer_limits
 from ort_ops.models.inputs.draw import ExampleError, InputDrawer, NoExampleError, read_examples
-from ort_ops.models.inputs.integer_limits import Limits
+from ort_ops.models.inputs.limits import Limits
 from ort_ops.models.inputs.skeleton import infer_dims, skeleton
 from ort_ops.models.validation.node_order import sort_nodes
 

@@ -17,6 +17,7 @@ from ort_ops.cli import main as cli
 from ort_ops.models.complete import complete_inputs
 from ort_ops.models.nodes import attach_functions, operator_nodes
 from ort_ops.opdef import registry
+from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.rewrite import adopt, lower
 from ort_ops.rewrite.graph.editor import Editor
@@ -249,6 +250,18 @@ def test_operators_are_chosen_on_the_command_line(tmp_path: Path, capsys: pytest
     assert [each.op_type for each in onnx.load(target).graph.node] == [TOY.name, "MatMul", "Add"]
     assert cli.main(["adopt", str(source), str(target), "--operator", "SHIFTED"]) == 2
     assert "the operator must be among" in capsys.readouterr().err
+
+
+def test_an_operator_that_needs_a_newer_opset_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = standard()
+    model.opset_import[0].version = 13
+    onnx.save(model, tmp_path / "m.onnx")
+    assert cli.main(["adopt", str(tmp_path / "m.onnx"), str(tmp_path / "a.onnx")]) == 0
+    told = "left out: toy.ops::SHIFTED takes opset 15 or newer, and the model has 13"
+    assert told in capsys.readouterr().out.splitlines()
+    assert [each.op_type for each in onnx.load(tmp_path / "a.onnx").graph.node] == ["Mul", "Add", MYLINEAR.name]
+    with pytest.raises(ContractError, match="SHIFTED: the opset version must be 15 or newer, got 13"):
+        adopt(tmp_path / "m.onnx", tmp_path / "a.onnx", operators=[TOY.op_type])
 
 
 def test_a_pattern_says_why_it_leaves_a_node_alone(tmp_path: Path) -> None:

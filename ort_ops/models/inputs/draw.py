@@ -16,7 +16,8 @@ from onnx import helper
 from ort_ops.errors import MylinearError
 from ort_ops.files.inputs import InputError
 from ort_ops.files.npy_file import read_npz
-from ort_ops.models.inputs.integer_limits import ANY, IntegerLimits, Limits
+from ort_ops.models.inputs.integer_limits import IntegerLimits
+from ort_ops.models.inputs.limits import ANY, Limits
 from ort_ops.models.inputs.skeleton import Dims
 from ort_ops.opdef.element_types import BY_ONNX_TYPE, FLOATS, element_type_name
 from ort_ops.opdef.shapes import format_shape
