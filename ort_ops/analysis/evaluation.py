@@ -1,4 +1,4 @@
-"""What an evaluation of a whole model in float64 gives; `ort_ops.analysis.float64_run` makes it."""
+"""The result of evaluating a whole model in float64; `ort_ops.analysis.float64_run` makes it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Value:
     undecided: NDArray[np.bool_] | None = None
 
     def compare(self, actual: Array) -> Comparison:
-        """Compare what a runtime computed."""
+        """Compare a runtime's result with it."""
         if self.element_type is None:
             return compare_exactly(actual, self.exact, self.undecided)
         return compare(actual, self.exact, self.error, self.element_type, self.undecided)
@@ -40,12 +40,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one input gave.
+    """The evaluation of one input.
 
     Attributes:
         outputs: by name.
         calls: what each node of a registered operator received, labelled by its path.
-        values: every value of the main graph, if they were asked for.
+        values: every value of the main graph, if requested.
     """
 
     outputs: dict[str, Value]

@@ -1,8 +1,8 @@
-"""onnx's reference evaluator, with operators of ours where its own are wrong, or too slow for whole models. No torch.
+"""onnx's reference evaluator, with our own operators where its are wrong, or too slow for whole models. No torch.
 
-Of onnx 1.23: Erf and Gelu round to float32 whatever comes in, and take a Python call for each number;
-GatherElements fails along an axis of more than 64 elements. Some operators ignore attributes that they had in older
-opsets, such as ``broadcast`` of Add, and give another result without a word; a model with one is refused.
+In onnx 1.23, Erf and Gelu round every input to float32, and take a Python call for each number; GatherElements fails
+along an axis of more than 64 elements. Some operators ignore attributes that they had in older opsets, such as
+``broadcast`` of Add, and silently give another result; a model with one is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def erf(x: Array) -> Array:
 def _erf() -> Callable[[Array], Array]:
     try:
         from scipy.special import erf
-    except ImportError:  # the base install has none; math.erf gives the same, one number at a time
+    except ImportError:  # the base install has no scipy; math.erf gives the same, one number at a time
         return lambda x: np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
     function: Callable[[Array], Array] = erf
     return function
@@ -77,14 +77,14 @@ class GatherElements(OpRun):
     op_domain = ""
 
     def _run(self, data: Any, indices: Any, axis: int = 0) -> tuple[Array]:
-        # What is larger in another dimension than its indices is cut there, by the operator's definition.
+        # By the operator's definition, data that is larger than the indices in another dimension is cut there.
         axis %= data.ndim
         kept = tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(indices.shape))
         return (np.take_along_axis(data[kept], indices, axis=axis),)
 
 
 class IgnoredAttributeError(NotImplementedError):
-    """A model that the evaluator would compute wrongly: its implementation of an operator ignores an attribute."""
+    """The evaluator would compute the model wrongly: its implementation of an operator ignores an attribute."""
 
 
 Compute = Callable[[OperatorKit, Call], Sequence[Array]]
@@ -102,7 +102,7 @@ def make_evaluator(model: onnx.ModelProto, compute: Compute | None = None) -> Re
     own: list[type[OpRun]] = [Erf, Gelu, GatherElements]
 
     class Evaluator(ReferenceEvaluator):
-        """Makes others of its own class for bodies and functions; for functions it forgets the operators."""
+        """Make evaluators of the same class for bodies and functions; onnx's forgets the operators for functions."""
 
         def __init__(self, proto: Any, *, new_ops: Any = None, **options: Any) -> None:
             super().__init__(proto, new_ops=own, **options)
@@ -120,7 +120,7 @@ def make_evaluator(model: onnx.ModelProto, compute: Compute | None = None) -> Re
 
 def _computed_by(base: type[OperatorOp], compute: Compute) -> type[OperatorOp]:
     class Computed(base):  # type: ignore[misc, valid-type]
-        """Runs in the element types of the arrays that it gets."""
+        """Run in the element types of the arrays that it gets."""
 
         def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
             call = self.make_call(inputs, [element_type_of(value) for value in inputs])
@@ -134,7 +134,7 @@ def _computed_by(base: type[OperatorOp], compute: Compute) -> type[OperatorOp]:
 
 def _check_attributes(node: OpRun) -> None:
     """Check that the implementation of a node reads all its attributes. Raises: IgnoredAttributeError."""
-    if isinstance(node, OpFunction | OperatorOp) or node.op_type == "Constant":  # they read whatever there is
+    if isinstance(node, OpFunction | OperatorOp) or node.op_type == "Constant":  # they read all attributes
         return
     known = _names_read(type(node))
     for attribute in node.onnx_node.attribute:
@@ -146,7 +146,7 @@ def _check_attributes(node: OpRun) -> None:
 
 @cache
 def _names_read(implementation: type[OpRun]) -> frozenset[str]:
-    """Return every name that the methods of an implementation use; an attribute is a parameter, or is read of self."""
+    """Return every name that the methods of an implementation use; an attribute is a parameter, or read from self."""
     names: set[str] = set()
     for cls in implementation.__mro__[: implementation.__mro__.index(OpRun)]:
         pending = [getattr(member, "__func__", member) for member in vars(cls).values()]

@@ -58,7 +58,7 @@ Array = NDArray[Any]
 RUNS = ("independent",) * 4 + ("tied",) * 2 + ("drift",)
 """The perturbed runs, for each of: float64 nodes, and nodes of the other types."""
 MAX_CALLS = 3
-"""Of a node that runs more than once, as in the body of a Loop: these many, the last of them in place of the others."""
+"""Calls to keep of a node that runs more than once, as in the body of a Loop; the last replaces the rest."""
 BOUND_IN_WORDS = "the rounding errors of every node, as they arrive at the outputs (float64, to first order)"
 
 
@@ -66,10 +66,10 @@ class Float64Run:
     """A model prepared to be run in float64 on several inputs."""
 
     def __init__(self, model: onnx.ModelProto, folder: str | Path | None = None) -> None:
-        """Prepare the model, which is neither copied nor widened.
+        """Prepare the model, without copying or widening it.
 
         Args:
-            folder: of its external data, for a model that was read without.
+            folder: of its external data, for a model that was read without it.
 
         Raises: ModelError for a model that onnx's evaluator cannot read.
         """
@@ -88,7 +88,7 @@ class Float64Run:
             self._evaluator = make_float64_evaluator(model, self._tracker, fallback, place)
         except MylinearError:
             raise
-        except Exception as error:  # it wants more of a model than onnxruntime does
+        except Exception as error:  # it requires more of a model than onnxruntime does
             raise ModelError(f"the model cannot be run in float64: {_first_line(error)}") from error
 
     def __call__(self, feed: Mapping[str, Array], *, keep_values: bool = False) -> Evaluation:
@@ -96,9 +96,9 @@ class Float64Run:
 
         Args:
             feed: by name, in the model's own dtypes.
-            keep_values: whether to give all values of the main graph too, which takes memory for six times all of them.
+            keep_values: whether to return all values of the main graph too, which takes six times their memory.
 
-        Raises: ModelError for a node that nothing here can run; ContractError for shapes that break an operator's
+        Raises: ModelError for a node that cannot be run here; ContractError for shapes that break an operator's
             contract.
         """
         self._calls = {}
@@ -159,7 +159,7 @@ def _first_line(error: Exception) -> str:
 
 @dataclass
 class _Spread:
-    """One value, and what the perturbed runs made of it."""
+    """One value, and its changes in the perturbed runs."""
 
     exact: Array
     element_type: ElementType | None
@@ -191,7 +191,7 @@ class _Spread:
         self.kinds = {}
 
     def value(self) -> Value:
-        """Return what there is to compare with."""
+        """Return the value with its bound."""
         shape = self.exact.shape
         if self.element_type is None:
             undecided = np.broadcast_to(self.undecided | (np.asarray(self.turned) != 0), shape)
@@ -205,7 +205,7 @@ class _Spread:
 
 
 def _is_vacuous(bound: Array, exact: Array, where: Array) -> bool:
-    """Whether a bound is larger than the values themselves, in the mean: nothing follows from being within it."""
+    """Whether a bound is larger than the values themselves, in the mean, so that it proves nothing."""
     where = where & np.isfinite(exact)
     if not where.any():
         return False
@@ -216,7 +216,7 @@ def _is_vacuous(bound: Array, exact: Array, where: Array) -> bool:
 
 
 def _change(value: Any, exact: Array) -> tuple[Array | None, Any]:
-    """Return by how much a value is another, and where that is no number; None for another shape, everywhere."""
+    """Return how much two values differ, and where the difference is not a number; None for another shape."""
     if not isinstance(value, np.ndarray) or value.shape != exact.shape:
         return None, True
     if exact.dtype != np.float64:

@@ -39,7 +39,7 @@ class OperatorOp(OpRun):
     def make_call(
         self, inputs: Sequence[Any], types: Sequence[ElementType | None], stated: Sequence[ElementType | None] = ()
     ) -> Call:
-        """Return what the node received.
+        """Make the call of what the node received.
 
         Args:
             inputs: arrays, or where they can be read; None for an absent one.
@@ -91,5 +91,5 @@ def make_operator_op(node: onnx.NodeProto, opsets: Mapping[str, int]) -> type[Op
 
 
 def element_type_of(value: Any) -> ElementType | None:
-    """Return the element type of an array; None for what is no array of numbers."""
+    """Return the element type of an array; None for anything but an array of numbers."""
     return ELEMENT_TYPES.get(value.dtype.name) if isinstance(value, np.ndarray | np.generic) else None

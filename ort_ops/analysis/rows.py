@@ -1,4 +1,4 @@
-"""Rows of a call: where each row of an input is computed by itself, some of them stand for all."""
+"""Take a few rows of a call, where each row of an input is computed by itself, to stand for all."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
 MAX_ROWS = 256
-"""That are kept of a call."""
+"""The number of rows to keep of a call."""
 
 
 def rows_index(kit: OperatorKit) -> int | None:
-    """Return which input has rows that are computed by themselves; None for none."""
+    """Return the input whose rows are computed by themselves, or None."""
     names = [parameter.name for parameter in kit.operator.inputs]
     return names.index(kit.rows) if kit.rows else None
 
@@ -34,7 +34,7 @@ def as_rows(values: Array) -> Array:
 
 
 def thinned(kit: OperatorKit, call: Call, most: int = MAX_ROWS) -> Call:
-    """Return the call with at most so many rows, evenly spaced; as it is where it has no more, or no rows at all."""
+    """Return the call with at most so many rows, evenly spaced; unchanged if it has no more, or no such input."""
     index = rows_index(kit)
     values = None if index is None else call.array(index)
     if index is None or values is None or not values.size or values.size // values.shape[-1] <= most:

@@ -1,4 +1,4 @@
-"""Tensors of a model that are read when they are needed."""
+"""Tensors of a model, read when they are needed."""
 
 from __future__ import annotations
 

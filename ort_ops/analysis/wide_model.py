@@ -1,4 +1,4 @@
-"""A model in float64 whose large weights are inputs, so that a run holds them once and each is widened when it runs."""
+"""A model in float64 whose large weights are inputs: a run holds them once, and widens each when it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ort_ops.models.graphs import all_nodes
 from ort_ops.models.validation.node_order import sort_nodes
 
 Array = NDArray[Any]
-_MIN_LARGE = 1024  # numbers; smaller tensors may be what an operator wants as constants
+_MIN_LARGE = 1024  # elements; operators may need smaller tensors as constants
 _RANDOM = {
     "RandomNormal": 0.0, "RandomNormalLike": 0.0, "RandomUniform": 0.0, "RandomUniformLike": 0.0, "Multinomial": 0.0,
     "Bernoulli": 0.0, "Dropout": 0,

@@ -1,4 +1,4 @@
-"""Make a float64 copy of a model, to tell what it computes from how it rounds. No torch."""
+"""Make a float64 copy of a model, to separate what it computes from how it rounds. No torch."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _key(function: onnx.FunctionProto) -> FunctionKey:
 
 
 def _write_defaults(model: onnx.ModelProto) -> None:
-    """Give each call of a function the attributes that it leaves to their defaults: onnx's evaluator knows none."""
+    """Give each call of a function the attributes that it leaves to their defaults, which onnx's evaluator ignores."""
     defaults = {_key(function): function.attribute_proto for function in model.functions if function.attribute_proto}
     if not defaults:
         return
@@ -146,7 +146,7 @@ def _graphs_of(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
 
 
 class _Widener:
-    """Widens graphs and functions in place; ``passed`` is what `_passed_dtypes` found."""
+    """Widen graphs and functions in place; ``passed`` is the result of `_passed_dtypes`."""
 
     def __init__(self, passed: Mapping[FunctionKey, Set[str]]) -> None:
         self._passed = passed
@@ -196,7 +196,7 @@ class _Widener:
 
 
 def _widen_default(node: onnx.NodeProto) -> None:
-    """Make a float64 of what is float32 because nothing else is said."""
+    """Make float64 of numbers that are float32 by default."""
     given = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type == "ConstantOfShape" and not given:
         node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))

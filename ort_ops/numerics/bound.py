@@ -1,6 +1,6 @@
-"""How far a right kernel may be from the exact result, for any operator.
+"""Parts of the bounds on how far a right kernel may be from the exact result, shared by all operators.
 
-Each operator derives its own bound; here are the parts that they share.
+Each operator derives its own bound from them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Arithmetic:
     """How a kernel computes products and sums.
 
     Attributes:
-        factor_roundoff: relative error of each factor when it is taken in.
-        flushed: absolute error of each factor and each product, where tiny numbers may be taken for 0.
+        factor_roundoff: relative error of each factor when it is read.
+        flushed: absolute error of each factor and each product, where tiny numbers may become 0.
         sum_scale: the relative error of one addition, in units of the accumulator's unit roundoff.
     """
 
@@ -53,13 +53,13 @@ def _nowhere() -> NDArray[np.bool_]:
 class Bound:
     """What a right kernel may return for each element of a result.
 
-    Every partial sum, in whatever order, lies between the sum of the negative terms and that of the positive ones.
+    Every partial sum, in any order, lies between the sum of the negative terms and that of the positive ones.
     Where neither reaches the largest number of the accumulator, no partial sum overflows.
 
     Attributes:
         error: largest |y - exact| of a finite result; NaN where an input is not finite.
         above: where a partial sum may be +infinity; by default nowhere.
-        below: where a partial sum may be -infinity; NaN may come of both. By default nowhere.
+        below: where a partial sum may be -infinity; where both hold, also NaN. By default nowhere.
     """
 
     error: Float64Array

@@ -1,7 +1,7 @@
-"""The one comparator: a result beside the exact one. NaN and infinities first, then |got - exact| <= bound.
+"""The one comparator of a result with the exact one: NaN and infinities first, then |got - exact| <= bound.
 
 There are two kinds of bound: derived element by element (`ort_ops.opdef.kit.OperatorKit.bound`), and derived for a
-whole graph (`ort_ops.analysis.float64_run`). What has no rounding error is compared bit by bit.
+whole graph (`ort_ops.analysis.float64_run`). Results without rounding errors are compared bit by bit.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Array = NDArray[Any]
 
 
 class Verdict(Enum):
-    """What a comparison found, from right to wrong; only `OK` says that the result is right."""
+    """The result of a comparison, from right to wrong; only `OK` says that the result is right."""
 
     OK = "ok"
     UNDECIDED = "undecided"
     """Some values hang on a decision, such as a comparison of numbers, that rounding errors may turn."""
     UNBOUNDED = "unbounded"
-    """Some values have no bound, or one as large as the values themselves, and so any value would do."""
+    """Some values have no bound, or one as large as the values themselves, so any value would pass."""
     VIOLATED = "violated"
 
     @property
@@ -40,16 +40,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One result beside the exact one.
+    """One result compared with the exact one.
 
     Attributes:
         max_error: largest absolute error where both are finite and bounded; 0 for no elements.
         max_in_bounds: largest error in units of its bound; at most 1 for a right kernel. Infinite where NaN or
-            infinity stand in the wrong place. Values that are undecided or unbounded do not count.
+            infinity is in the wrong place. Values that are undecided or unbounded do not count.
         fault: what is wrong and where; None if nothing is.
-        num_values: all of them.
-        num_undecided: that were not compared, because rounding errors may turn a decision before them.
-        num_unbounded: for which nothing but NaN would have been wrong, or not even that where the contract allows it.
+        num_values: number of all values.
+        num_undecided: not compared, because rounding errors may turn a decision before them.
+        num_unbounded: any value but NaN would have passed, or also NaN where the contract allows it.
     """
 
     max_error: float
@@ -101,7 +101,7 @@ class Comparison:
 
 
 def failed(fault: Fault, num_values: int = 0) -> Comparison:
-    """Return the comparison of a result that is not there, or is none of the kind that it must be."""
+    """Return the comparison of a result that is missing, or of the wrong kind."""
     return Comparison(math.inf, math.inf, fault, num_values)
 
 
@@ -120,16 +120,16 @@ def compare(
         bound: largest allowed |actual - expected|, shape of ``actual``; or what the contract allows. An infinite bound
             allows any value but NaN, and is counted.
         element_type: of ``actual``; decides where a finite result may become infinite.
-        undecided: where no value is wrong; None for nowhere.
+        undecided: where no value counts as wrong; None for nowhere.
     """
     if actual.shape != expected.shape:
         return failed(WrongShape(actual.shape, expected.shape), expected.size)
-    with np.errstate(invalid="ignore"):  # of signalling NaN
+    with np.errstate(invalid="ignore"):  # from signalling NaN
         got = actual.astype(np.float64)
     skipped = np.zeros(got.shape, bool) if undecided is None else undecided
     error_bound = bound.error if isinstance(bound, Bound) else bound
     with np.errstate(all="ignore"):
-        # Rounding to nearest makes infinity of what is half a unit in the last place beyond the largest number.
+        # Rounding to nearest gives infinity from half a unit in the last place beyond the largest number on.
         may_overflow = np.abs(expected) + error_bound >= element_type.largest * (1 + element_type.unit_roundoff / 2)
         is_same = (np.isnan(got) & np.isnan(expected)) | (got == expected)
         is_same |= may_overflow & np.isinf(got) & (np.signbit(got) == np.signbit(expected))
@@ -154,7 +154,7 @@ def compare(
 
 
 def compare_exactly(actual: Array, expected: Array, undecided: NDArray[np.bool_] | None = None) -> Comparison:
-    """Compare what has no rounding errors: integers, booleans, text, and numbers that must be equal bit by bit.
+    """Compare results without rounding errors: integers, booleans, text, and numbers that must be equal bit by bit.
 
     NaN is equal to NaN, whatever its bits; 0 is not equal to -0.
     """
@@ -170,7 +170,7 @@ def compare_output(
         expected: of `OperatorKit.reference`: float64, or integers and booleans.
         bound: of `OperatorKit.bound`; None where the output must be equal bit by bit.
         element_type: of the output.
-        dtype: that the output must have.
+        dtype: the one that the output must have.
     """
     if actual.dtype != dtype:
         return failed(WrongType(actual.dtype.name, dtype.name), expected.size)

@@ -1,4 +1,4 @@
-"""What may be wrong with a result; each is a class with fields, and its ``str`` is the sentence for people."""
+"""The faults of a result: each is a class with fields, and its ``str`` is the sentence for people."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class WrongValues:
     Attributes:
         count, total: how many of how many.
         index: of the first.
-        got, expected: its value and the exact one; text for what is no number.
+        got, expected: its value and the exact one; text for anything but numbers.
         allowed: how far it may be off; None where values must be equal.
     """
 
@@ -68,7 +68,7 @@ class WrongValues:
 
 @dataclass(frozen=True)
 class Failure:
-    """There is no result, because what should compute it failed."""
+    """There is no result, because computing it failed."""
 
     message: str
 

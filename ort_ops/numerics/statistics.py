@@ -1,4 +1,4 @@
-"""Errors of one result in units of the last place, and how they are distributed in units of the bound."""
+"""Measure the errors of a result in units of the last place, and their distribution in units of the bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
 EDGES = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Of the histogram, in units of the bound; below the first stands 0 too, above the last stand violations."""
+"""Bin edges of the histogram, in units of the bound; the first bin includes 0, the last has violations."""
 
 
 def max_ulp(actual: Array, expected: Array, element_type: ElementType) -> float:

@@ -1,4 +1,4 @@
-"""Sums of products: how large their rounding errors usually are, for the bound of a whole graph.
+"""Estimate the rounding errors of sums of products, for the bound of a whole graph.
 
 `ort_ops.analysis.float64.local_error` says what the size of an error is: each rounding at its worst, added as squares.
 """
@@ -18,14 +18,14 @@ FACTOR = 4.0
 """How many sizes an error may have; `ort_ops.analysis.float64_run` derives it."""
 _CHECKPOINTS = 4
 _EQUAL = 1e-6
-"""Of terms: their variance relative to the square of their mean; with it goes what float32 loses of the variance."""
+"""Variance of terms that count as equal, relative to the square of their mean; covers what float32 loses of it."""
 
 
 def largest_finite(values: NDArray[Any]) -> float:
     """Return the size of the largest finite number; 0 for none."""
     if not values.size:
         return 0.0
-    largest = max(float(values.max()), -float(values.min()))  # without a copy of a large array; NaN comes through
+    largest = max(float(values.max()), -float(values.min()))  # no copy of a large array; NaN propagates
     if np.isfinite(largest):
         return largest
     return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))

@@ -111,7 +111,7 @@ def _as_data_errors() -> Iterator[None]:
 
 
 def _widened(values: NDArray[Any]) -> NDArray[np.float64]:
-    with np.errstate(over="ignore", invalid="ignore"):  # of long double, and NaN; both are refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # of long double, and NaN; checked later
         return values.astype(np.float64)
 
 
