@@ -1,6 +1,6 @@
-"""Train with the MYLINEAR operator in PyTorch, export it to ONNX, and prove that both compute the same.
+"""Train with custom operators in PyTorch, export models to ONNX, and prove that both compute the same.
 
-After ``import exporter``, plain ``torch.onnx.export`` emits MYLINEAR nodes, with either of its exporters.
+After ``import exporter``, plain ``torch.onnx.export`` emits nodes of every registered operator, with either exporter.
 
 Names are imported when they are first used, so that the command line can serve models where torch is not installed.
 """
@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # as typing has it; the command line handles signals befo
 if TYPE_CHECKING:
     from typing import Any
 
-    from exporter.errors import ExportError
+    from exporter.errors import ExportError, NoOperatorWarning
     from exporter.operators.mylinear.autograd import LinearF
     from exporter.operators.mylinear.functional import linear
     from exporter.operators.mylinear.module import MyLinear
@@ -26,6 +26,7 @@ __all__ = [
     "GradientError",
     "LinearF",
     "MyLinear",
+    "NoOperatorWarning",
     "SwapReport",
     "Verification",
     "check_gradients",
@@ -42,6 +43,7 @@ _MODULES = {
     "GradientError": "torch_ops.gradients",
     "LinearF": "operators.mylinear.functional",
     "MyLinear": "operators.mylinear.module",
+    "NoOperatorWarning": "errors",
     "SwapReport": "operators.mylinear.swap",
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from exporter.errors import ExportError
-from exporter.to_onnx.agreement import root_cause
+from exporter.to_onnx.checks.agreement import root_cause
+from exporter.to_onnx.checks.node_counts import count_in_graphs
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes
 from exporter.to_onnx.job import Job
-from exporter.to_onnx.node_counts import count_in_graphs
 from exporter.to_onnx.scalars import check_precision, exact_scalars, has_float64, translations
 from exporter.to_onnx.simplify import simplify
 from exporter.to_onnx.surroundings import every_layer

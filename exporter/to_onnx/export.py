@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from exporter.errors import ExportError, NoOperatorWarning
-from exporter.to_onnx.agreement import root_cause
+from exporter.to_onnx.checks.agreement import root_cause
+from exporter.to_onnx.checks.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.dynamo import export_dynamo, symbolic_only
 from exporter.to_onnx.example_call import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
 from exporter.to_onnx.job import Job, check_names, check_value_names, dynamic_axes
-from exporter.to_onnx.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.torchscript import export_torchscript
 from exporter.to_onnx.versions import choose_opset, ir_version
@@ -46,7 +46,7 @@ class ExportResult:
     Attributes:
         path: the file.
         num_nodes: number of nodes of each registered operator that the model calls, by ``domain::NAME``; empty for
-            none. The number of one operator may also have a name of its own (`TorchKit.count_name`): ``num_linear``.
+            none. The number of one operator may also have a name of its own, `TorchKit.count_name`.
         opset, ir_version: of the model.
         comparisons: onnxruntime's outputs beside the exact ones, by output name; the worst of the batch sizes.
     """
@@ -172,7 +172,7 @@ def _module_of(
         return model.module(), model
     if isinstance(model, torch.jit.ScriptModule):
         raise ExportError(
-            "model is a torch.jit.ScriptModule, in which MYLINEAR cannot be found any more; export the module that "
+            "model is a torch.jit.ScriptModule, in which no operator can be found any more; export the module that "
             "it was made from"
         )
     if not isinstance(model, nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.to_onnx.agreement import compare_with_torch
+from exporter.to_onnx.checks.agreement import compare_with_torch
+from exporter.to_onnx.checks.node_counts import check_count
 from exporter.to_onnx.example_call import DynamicShapes, Example, flatten_outputs
-from exporter.to_onnx.node_counts import check_count
 from ort_ops.numerics.compare import Comparison
 
 _FAST_PATH = (

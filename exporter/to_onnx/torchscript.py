@@ -13,11 +13,11 @@ from onnx import helper
 from torch.onnx import TrainingMode
 
 from exporter.errors import ExportError
-from exporter.to_onnx.agreement import root_cause
+from exporter.to_onnx.checks.agreement import root_cause
+from exporter.to_onnx.checks.node_counts import count_in_model
+from exporter.to_onnx.checks.precision import check_casts
 from exporter.to_onnx.example_call import PREFIX, output_dims
 from exporter.to_onnx.job import Job
-from exporter.to_onnx.node_counts import count_in_model
-from exporter.to_onnx.precision import check_casts
 from exporter.to_onnx.surroundings import every_layer
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.models.files import load_model

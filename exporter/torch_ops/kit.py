@@ -42,7 +42,7 @@ class GradientCheck:
     """One way to check the backward of an operator, for `verify`.
 
     Attributes:
-        label: in the table of results, such as ``gradients, nn.Linear``.
+        label: in the table of results, such as ``gradients, finite differences``.
         compare: (what a node received, random generator) -> how far the gradients are off, in units of their bound.
         dtype: name of the element type that it computes in; empty for that of the call.
     """
@@ -58,8 +58,8 @@ class TorchKit:
 
     Attributes:
         operator: the description.
-        library_op: the name of the library op that stays one node in exported programs: ``mylinear::linear``. An
-            overload, ``mylinear::linear.name``, of each further number of outputs may stand beside the default one.
+        library_op: the name of the library op that stays one node in exported programs: ``my_ops::square``. An
+            overload, ``my_ops::square.name``, of each further number of outputs may stand beside the default one.
         function: what users call, differentiable, on every path of torch: takes the inputs by position, in the
             operator's order (None for an absent one), and the attributes by keyword; returns the output, or a tuple of
             those that the operator has for these inputs, without trailing absent ones.

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from exporter.operators.mylinear.module import MyLinear
-from exporter.to_onnx.agreement import ExportError, compare_with_torch
+from exporter.to_onnx.checks.agreement import ExportError, compare_with_torch
 from exporter.to_onnx.export import export
 from exporter.verification.backends import base as backends
 from exporter.verification.verify import verify

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from exporter import ExportError, MyLinear, export
 from exporter.to_onnx import dynamo as export_dynamo
-from exporter.to_onnx.agreement import compare_with_torch, root_cause
-from exporter.to_onnx.trials import trials
+from exporter.to_onnx.checks.agreement import compare_with_torch, root_cause
+from exporter.to_onnx.checks.trials import trials
 
 ENGINES = ("dynamo", "torchscript")
 

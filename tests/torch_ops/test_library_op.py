@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.torch_ops.counting import count_calls
 from exporter.torch_ops.gradients import GradientError, check_gradients
-from exporter.torch_ops.library_op import define_library_op
+from exporter.torch_ops.library_ops.define import define_library_op
 from ort_ops.opdef.operator import ContractError, DefinitionError
 from ort_ops.opdef.signature import Float, read_operator
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporter.torch_ops.kit import ExampleModule
-from exporter.torch_ops.library_op import define_library_op
+from exporter.torch_ops.library_ops.define import define_library_op
 from ort_ops.numerics.bound import Arithmetic, Bound, gamma
 from ort_ops.opdef.call import Call, make_call
 from ort_ops.opdef.element_types import ElementType

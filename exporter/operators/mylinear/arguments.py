@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from exporter.torch_ops.arguments import dtype_name
-from exporter.torch_ops.autocast import cast_tensors
+from exporter.torch_ops.library_ops.autocast import cast_tensors
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import ELEMENT_TYPES, MYLINEAR, infer_shape
 

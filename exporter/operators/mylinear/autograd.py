@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from exporter.torch_ops.library_ops.vmap import batch_first, loop
 from exporter.torch_ops.torch_private import below_autograd, forward_mode_depth
-from exporter.torch_ops.vmap import batch_first, loop
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]

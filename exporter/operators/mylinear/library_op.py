@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.operators.mylinear.arguments import check
 from exporter.operators.mylinear.autograd import Inputs, OpLinearF, batched, linear_gradients, save_for_backward
-from exporter.torch_ops.autocast import register_autocast
+from exporter.torch_ops.library_ops.autocast import register_autocast
 from exporter.torch_ops.registration import register
 from exporter.torch_ops.torch_private import CAN_GO_BELOW_AUTOGRAD, are_transforms_active, forward_mode_level
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporter.errors import ExportError
+from exporter.to_onnx.checks.trials import TIE_BREAKERS, trials
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes, flatten_outputs
-from exporter.to_onnx.trials import TIE_BREAKERS, trials
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.evaluation import Value
 from ort_ops.analysis.float64_run import Float64Run

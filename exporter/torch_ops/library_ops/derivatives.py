@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from exporter.torch_ops.arguments import check_tensors
+from exporter.torch_ops.library_ops.vmap import loop
 from exporter.torch_ops.torch_private import (
     CAN_GO_BELOW_AUTOGRAD,
     are_transforms_active,
@@ -19,7 +20,6 @@ from exporter.torch_ops.torch_private import (
     forward_mode_level,
     is_tracing,
 )
-from exporter.torch_ops.vmap import loop
 from ort_ops.opdef.operator import DefinitionError, Operator
 
 Backward = Callable[..., Any]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from exporter.torch_ops.arguments import check_results, check_tensors
-from exporter.torch_ops.autocast import register_autocast
 from exporter.torch_ops.counting import counters
-from exporter.torch_ops.derivatives import Backward, Derivatives, SetupContext
-from exporter.torch_ops.fake import make_fake
 from exporter.torch_ops.kit import ExampleModule, Tensors, TorchKit
+from exporter.torch_ops.library_ops.autocast import register_autocast
+from exporter.torch_ops.library_ops.derivatives import Backward, Derivatives, SetupContext
+from exporter.torch_ops.library_ops.fake import make_fake
+from exporter.torch_ops.library_ops.vmap import loop
 from exporter.torch_ops.registration import register
-from exporter.torch_ops.vmap import loop
 from ort_ops.opdef.operator import Attribute, DefinitionError, Operator
 
 NumOutputs = Callable[[Tensors, Mapping[str, Any]], int]

@@ -1,0 +1,1 @@
+"""What a library op is made of: definition, fake kernel, derivatives, batch rule, autocast."""
