@@ -12,18 +12,12 @@ import numpy as np
 import onnxruntime
 
 from ort_ops.kernels import extensions, prepare
-from ort_ops.kernels.choose import Kernel, KernelError, available_kernels, joined, select_kernel
+from ort_ops.kernels.choose import Kernel, available_kernels, joined, select_kernel
 from ort_ops.kernels.explain import raise_cause
+from ort_ops.kernels.fallbacks import CpuFallbackWarning, FunctionBodyWarning
 from ort_ops.kernels.providers import CPP, CUDA, EXTENSIONS
-from ort_ops.kernels.register import (
-    CpuFallbackWarning,
-    FunctionBodyWarning,
-    Plan,
-    check_request,
-    plan_of,
-    register,
-    register_plan,
-)
+from ort_ops.kernels.refusal import KernelError
+from ort_ops.kernels.register import Plan, check_request, plan_of, register, register_plan
 from ort_ops.native import cuda
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.python_kernels import failures as kernel_failures

@@ -54,17 +54,6 @@ class SessionOptions(onnxruntime.SessionOptions):  # type: ignore[misc]  # onnxr
         return _restored, (_attributes(self), self._calls)
 
 
-def record_registration(options: onnxruntime.SessionOptions, num_calls: int, arguments: Mapping[str, Any]) -> None:
-    """Let one call of `ort_ops.register` stand for all calls after the first ``num_calls``."""
-    if isinstance(options, SessionOptions):
-        options._calls[num_calls:] = [("", (), dict(arguments))]
-
-
-def num_recorded(options: onnxruntime.SessionOptions) -> int:
-    """Return how many calls the options have recorded."""
-    return len(options._calls) if isinstance(options, SessionOptions) else 0
-
-
 def _attributes(options: onnxruntime.SessionOptions) -> dict[str, Any]:
     """Return the options that were set, by name; defaults are those of the onnxruntime that unpickles them."""
     default = onnxruntime.SessionOptions()

@@ -38,12 +38,7 @@ NAMES_AN_OPERATOR: frozenset[str] = frozenset(
 LONG: frozenset[str] = frozenset(
     {
         "benchmarks/cuda.py",
-        "ort_ops/kernels/choose.py",
-        "ort_ops/kernels/providers.py",
-        "ort_ops/kernels/register.py",
-        "ort_ops/models/nodes.py",
         "ort_ops/opdef/operator.py",
-        "ort_ops/python_kernels/node.py",
         "tests/analysis/test_float64_run.py",
         "tests/command_mutations.py",
         "tests/files/test_files.py",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ort_ops.errors import MylinearError
-from ort_ops.kernels.choose import KernelError
+from ort_ops.kernels.refusal import KernelError
 from ort_ops.opdef.operator import ContractError
 
 if TYPE_CHECKING:

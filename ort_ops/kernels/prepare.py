@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import onnxruntime
 from packaging.version import Version
 
-from ort_ops.kernels.choose import KernelError, Lack, Refusal
 from ort_ops.kernels.providers import Provider
+from ort_ops.kernels.refusal import KernelError, Lack, Refusal
 from ort_ops.kernels.register import Plan
 from ort_ops.native import library as native
 from ort_ops.opdef.element_types import element_type_name

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ort_ops.errors import MylinearError
 from ort_ops.kernels import extensions
+from ort_ops.kernels.registration import Registration
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 from ort_ops.native.library_file import check_whole
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.operator import Operator, TypeVariable
-
-
-@dataclass
-class Registration:
-    """The libraries and kernels to register with session options, collected from the chosen offers.
-
-    Attributes:
-        libraries: paths of shared libraries, each once, in the order of the operators.
-        python_kernels: of operators from kits, run by the C++ library.
-        has_extensions: whether onnxruntime-extensions' library is registered too.
-        entries: config entries that must be set before the libraries are registered.
-    """
-
-    libraries: list[str] = field(default_factory=list)
-    python_kernels: list[Any] = field(default_factory=list)
-    has_extensions: bool = False
-    entries: dict[str, str] = field(default_factory=dict)
-
-    def add_library(self, path: str) -> None:
-        """Add a shared library, unless it is there."""
-        if path not in self.libraries:
-            self.libraries.append(path)
 
 
 @dataclass(frozen=True)

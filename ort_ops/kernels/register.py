@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +12,6 @@ from ort_ops.kernels import extensions
 from ort_ops.kernels.choose import (
     AUTO,
     Kernel,
-    KernelError,
-    Lack,
     Need,
     check_element_types,
     check_name,
@@ -25,12 +21,14 @@ from ort_ops.kernels.choose import (
     refusals,
     types_of,
 )
-from ort_ops.kernels.providers import BODY, CUDA, Offer, Provider, Registration
+from ort_ops.kernels.fallbacks import warn
+from ort_ops.kernels.providers import Offer, Provider
+from ort_ops.kernels.refusal import KernelError
+from ort_ops.kernels.registration import Registration
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 from ort_ops.opdef import registry
-from ort_ops.python_kernels import node, trampoline
-from ort_ops.session_options import num_recorded, record_registration
+from ort_ops.python_kernels import overloads, trampoline
 
 # Under these keys the options themselves remember what was registered.
 _CONFIG_KEY = "mylinear.kernels"
@@ -40,15 +38,6 @@ ElementTypes = Collection[str] | Mapping[str, Collection[str]]
 """Names of element types: of all operators, or of each by its domain and name."""
 
 _plans: list[Plan] = []  # the entry of _PLAN_KEY is an index into it, because a value holds only 8192 bytes
-_warned: set[tuple[str, ...]] = set()
-
-
-class FunctionBodyWarning(RuntimeWarning):
-    """A model runs by the function body inside it, because no kernel at hand serves its element types."""
-
-
-class CpuFallbackWarning(RuntimeWarning):
-    """An operator runs on the CPU in a session that asks for CUDA, because its CUDA kernel is not available."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +127,9 @@ def register_plan(
             "and onnxruntime takes a domain once; make new SessionOptions"
         )
     needs = _needs(element_types, versions, operators)
-    num_calls = num_recorded(session_options)
-    own = node.domains_to_register(python_domains, versions)
+    calls: list[Any] = getattr(session_options, "_calls", [])  # what options that can be pickled remember
+    num_calls = len(calls)
+    own = overloads.domains_to_register(python_domains, versions)
     with_cuda = cuda.asks_for_cuda(providers)
     taken = {domain[0] for domain in own}
     offers = choose(kernels, needs, with_cuda=with_cuda, python_domains=taken)
@@ -152,14 +142,15 @@ def register_plan(
         raise KernelError(str(refusal), [refusal])
     domains = _register_offers(session_options, offers, own, python_domains, versions)
     if kernels == AUTO:
-        _warn(needs, offers, with_cuda)
+        warn(needs, offers, with_cuda)
     plan = Plan(kernels, {offer.kit.operator.op_type: offer.provider for offer in offers}, domains)
     if plan not in _plans:
         _plans.append(plan)
     session_options.add_session_config_entry(_CONFIG_KEY, plan.name or kernels)
     session_options.add_session_config_entry(_PLAN_KEY, str(_plans.index(plan)))
     request = {"kernels": kernels, "element_types": element_types, "providers": providers, "operators": operators}
-    record_registration(session_options, num_calls, {**request, "python_domains": python_domains, "versions": versions})
+    # One call of `register` stands for all that it did.
+    calls[num_calls:] = [("", (), {**request, "python_domains": python_domains, "versions": versions})]
     return plan, offers
 
 
@@ -220,7 +211,7 @@ def _register_offers(
         options.add_session_config_entry(key, value)
     if path:
         kernels = registration.python_kernels
-        domains = node.domains_to_register(names, versions, kernels) if kernels else own
+        domains = overloads.domains_to_register(names, versions, kernels) if kernels else own
         with_cpp_kernels = path in registration.libraries
         if with_cpp_kernels or domains:
             trampoline.register(options, path, domains, with_cpp_kernels=with_cpp_kernels)
@@ -241,7 +232,7 @@ def _own_library(
     """
     missing = sorted(set(python_domains or ()) - {domain[0] for domain in own})
     if missing:
-        known = ", ".join(domain[0] for domain in node.domains_to_register()) or "none"
+        known = ", ".join(domain[0] for domain in overloads.domains_to_register()) or "none"
         raise KernelError(f"python_domains must be among those of python_kernel ({known}), got {', '.join(missing)}")
     path = next((library for library in registration.libraries if native.is_own(library)), "")
     if path or not (own or registration.python_kernels):
@@ -268,54 +259,3 @@ def _register_library(options: onnxruntime.SessionOptions, path: str, offers: Se
 
 def _domains_of(plan: Plan) -> str:
     return " and ".join(dict.fromkeys(f"'{op_type.rpartition('::')[0]}'" for op_type in plan.providers)) or "none"
-
-
-def _warn(needs: Sequence[Need], offers: Sequence[Offer], with_cuda: bool) -> None:
-    """Warn of operators that run in another way than expected, once in a process."""
-    by_operator = {need.op_type: need for need in needs}
-    for offer in offers:
-        need = by_operator[offer.kit.operator.op_type]
-        if offer.provider is BODY:
-            _warn_of_body(need)
-        if with_cuda and offer.provider is not CUDA:
-            _warn_of_cpu(need)
-
-
-def _warn_of_body(need: Need) -> None:
-    # An operator that nobody wrote a kernel for has its body only, and lacks nothing.
-    lacking = [r for r in refusals(need) if r.lack is not Lack.NONE_WRITTEN and r.kernel != CUDA.name]
-    key = (need.op_type, *sorted(need.types))
-    if not lacking or key in _warned:
-        return
-    _warned.add(key)
-    names = sorted(need.types & {name for v in need.kit.operator.variables for name in v.dtypes})
-    warnings.warn(
-        f"no kernel at hand serves {' and '.join(names) or 'the model'}, so {need.kit.operator.name} runs by the "
-        f"function body inside the model ({'; '.join(refusal.short for refusal in lacking)}); kernels='body' says "
-        "that this is wanted",
-        FunctionBodyWarning,
-        stacklevel=_level_of_caller(),
-    )
-
-
-def _warn_of_cpu(need: Need) -> None:
-    # Without the provider the session has no CUDA at all, which onnxruntime says itself.
-    if cuda.PROVIDER not in onnxruntime.get_available_providers() or ("cuda", need.op_type) in _warned:
-        return
-    _warned.add(("cuda", need.op_type))
-    (refusal,) = refusals(need, None, [CUDA.name])
-    warnings.warn(
-        f"{need.kit.operator.name} runs on the CPU in this CUDA session, and what it reads and writes is copied, "
-        f"because the CUDA kernel is not available: {refusal.detail or refusal.lack.value}; kernels='cpp' says that "
-        "this is wanted",
-        CpuFallbackWarning,
-        stacklevel=_level_of_caller(),
-    )
-
-
-def _level_of_caller() -> int:
-    """Return the ``stacklevel``, for a caller that warns, of the nearest frame outside of this package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "ort_ops":
-        frame, level = frame.f_back, level + 1
-    return level

@@ -8,7 +8,7 @@ as soon as the kernel returns, so a kernel that keeps a view of it is an error, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,9 @@ from ort_ops.opdef.element_types import ONNX_TYPES
 from ort_ops.opdef.operator import KIND_NAMES, Attribute, Operator
 from ort_ops.opdef.shapes import Shape, format_shape
 from ort_ops.python_kernels import kept_views
-from ort_ops.python_kernels.decorator import PythonKernel, PythonKernelError, Slot, defined_kernels, like_first, slots
+from ort_ops.python_kernels.decorator import PythonKernel, PythonKernelError, Slot, like_first
 from ort_ops.python_kernels.failures import of_kernels_made_now
 from ort_ops.python_kernels.kept_views import Loans
-from ort_ops.python_kernels.trampoline import Domain, Overload
 
 _NO_ELEMENTS = (0,)  # the shape of an output that a node should lack; it has no memory
 _MAX_SHAPES = 64  # input shapes for which a node remembers the output shapes
@@ -30,96 +29,8 @@ _ndarray: Any = np.ndarray  # (shape, dtype, buffer)
 _DTYPES = {number: name for name, number in ONNX_TYPES.items()}
 
 
-_kit_slots: dict[tuple[str, str, int], Slot] = {}
-"""The slots of operators from kits, which `python_kernel` does not define."""
-
-
-def domains_to_register(
-    names: Collection[str] | None = None,
-    versions: Mapping[str, int] | None = None,
-    kit_kernels: Sequence[PythonKernel[..., Any]] = (),
-) -> list[Domain]:
-    """Return the domains that have kernels now, for `ort_ops.python_kernels.trampoline.register`.
-
-    Args:
-        names: only these domains; None for all.
-        versions: what a model imports. onnxruntime takes one version of an operator, so for each it is the newest
-            that is not newer than that; the newest for a domain that is not named.
-        kit_kernels: of operators from kits, whatever their domains.
-    """
-    chosen: dict[tuple[str, str], tuple[PythonKernel[..., Any], Slot]] = {}
-    for kernel in sorted(defined_kernels(), key=lambda kernel: kernel.since_version):
-        is_named = names is None or kernel.domain in names
-        if is_named and kernel.since_version <= (versions or {}).get(kernel.domain, kernel.since_version):
-            chosen[kernel.domain, kernel.name] = kernel, slots[kernel.key]
-    for kernel in kit_kernels:
-        slot = _kit_slots.setdefault(kernel.key, Slot(kernel))
-        slot.kernel = kernel
-        chosen[kernel.domain, kernel.name] = kernel, slot
-    by_domain: dict[str, list[tuple[PythonKernel[..., Any], Slot]]] = {}
-    for (domain, _), entry in sorted(chosen.items(), key=lambda item: item[0]):
-        by_domain.setdefault(domain, []).append(entry)
-    return [_domain(name, entries) for name, entries in by_domain.items()]
-
-
-def _domain(name: str, entries: Sequence[tuple[PythonKernel[..., Any], Slot]]) -> Domain:
-    """Return one domain with its kernels; a slot belongs to one operator for the life of the process."""
-
-    def make() -> list[Overload]:
-        return [overload for kernel, slot in entries for overload in make_overloads(kernel, slot)]
-
-    return name, tuple((kernel.operator, id(slot)) for kernel, slot in entries), make
-
-
-def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]:
-    """Return an operator's overloads, one for each combination of its element types."""
-    operator = kernel.operator
-
-    def overload(bound: Mapping[Any, str]) -> Overload:
-        input_dtypes = [bound[i.type] for i in operator.inputs]
-        output_dtypes = [bound[output.type] for output in operator.outputs]
-
-        def make_node(*attributes: tuple[int, Any] | None) -> Callable[..., tuple[Any, ...]]:
-            return _Node(slot, operator, input_dtypes, output_dtypes, attributes).prepare
-
-        return Overload(
-            name=kernel.name,
-            since_version=kernel.since_version,
-            input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
-            output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),
-            input_is_optional=tuple(parameter.is_optional for parameter in operator.inputs),
-            output_is_optional=tuple(parameter.is_optional for parameter in operator.outputs),
-            attributes=tuple(a.name for a in operator.attributes),
-            make_node=make_node,
-            infer=lambda attributes, *rest: _infer(slot, operator, attributes, rest),
-        )
-
-    return [overload(bound) for bound in operator.overloads()]
-
-
-def _infer(slot: Slot, operator: Operator, read: Sequence[Any], types_and_shapes: Sequence[Any]) -> tuple[Any, ...]:
-    """Return types and shapes of the outputs, in the library's form: names as bytes, None for unknown ones."""
-    kernel = _current(slot, operator)
-    formal = operator.inputs
-    bound = operator.bind_known(types_and_shapes[::2])
-    if bound is None:
-        raise kernel.error("the inputs' types", "known", "nothing")
-    shapes = [
-        None if s is None else tuple(dim.decode() if isinstance(dim, bytes) else dim for dim in s)
-        for s in types_and_shapes[1::2]
-    ]
-    shapes += [None] * (len(formal) - len(shapes))
-    attributes = kernel.defaults | _present(kernel, operator.attributes, read)
-    result: list[Any] = []
-    for output, shape in zip(operator.outputs, kernel.infer_shapes(shapes, attributes), strict=True):
-        is_known = shape is not None and all(dim is not None for dim in shape)
-        dims = tuple(d.encode() if isinstance(d, str) else d for d in shape) if shape is not None and is_known else None
-        # onnxruntime shows both an unknown rank and a scalar as rank 0, so rank 0 is not stated either.
-        result += [ONNX_TYPES[bound[output.type]] if output.type in bound else 0, dims or None]
-    return tuple(result)
-
-
-def _current(slot: Slot, operator: Operator) -> PythonKernel[..., Any]:
+def current(slot: Slot, operator: Operator) -> PythonKernel[..., Any]:
+    """Return the kernel that an operator has now. Raises: PythonKernelError if it is gone, or of another signature."""
     kernel = slot.kernel
     if kernel is None:
         raise PythonKernelError(f"{slot.name}: the kernel of {slot.domain}::{slot.name} was removed; define it again")
@@ -131,7 +42,7 @@ def _current(slot: Slot, operator: Operator) -> PythonKernel[..., Any]:
     return kernel
 
 
-def _present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
+def present(kernel: PythonKernel[..., Any], attributes: Sequence[Attribute], read: Sequence[Any]) -> dict[str, Any]:
     """Return the attributes that a node has, decoded; see ``attribute_object`` in ``cpp_ops/python/attributes.h``.
 
     Raises: PythonKernelError for one of another type.
@@ -178,7 +89,7 @@ def _dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-class _Node:
+class Node:
     """One node of one session: its attributes and element types, and the slot of its operator's kernel.
 
     Attributes:
@@ -198,8 +109,8 @@ class _Node:
         self._operator = operator
         self._input_dtypes = [_dtype(name) for name in input_dtypes]
         self._output_dtypes = [_dtype(name) for name in output_dtypes]
-        kernel = _current(slot, operator)
-        self._present = _present(kernel, operator.attributes, attributes)
+        kernel = current(slot, operator)
+        self._present = present(kernel, operator.attributes, attributes)
         kernel.check_attributes(self._present)
         self._bound = self._bind(kernel)
 
@@ -214,7 +125,7 @@ class _Node:
         """
         bound = self._bound
         if self._slot.kernel is not bound[0]:
-            bound = self._bound = self._bind(_current(self._slot, self._operator))
+            bound = self._bound = self._bind(current(self._slot, self._operator))
         kernel, function, attributes, known_shapes = bound
         expected = known_shapes.get(shapes)
         if expected is None:

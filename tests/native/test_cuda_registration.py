@@ -28,7 +28,7 @@ from exporter.verification.backends.find import find_backends
 from exporter.verification.verify import VerificationError, verify
 from ort_ops.cli import main as cli
 from ort_ops.inspection import doctor
-from ort_ops.kernels import register
+from ort_ops.kernels import fallbacks
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 from tests.linear_model import make_linear_model
@@ -63,7 +63,7 @@ def backend(fake_backend: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The fake backend, and an onnxruntime that says that it has CUDA."""
     monkeypatch.setenv(cuda.LIBRARY_VARIABLE, str(fake_backend))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
-    monkeypatch.setattr(register, "_warned", set())
+    monkeypatch.setattr(fallbacks, "_warned", set())
     return fake_backend
 
 

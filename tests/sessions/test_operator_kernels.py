@@ -17,8 +17,8 @@ import pytest
 
 import ort_ops
 from ort_ops.errors import MylinearError
-from ort_ops.kernels import providers, register
-from ort_ops.kernels.choose import Lack
+from ort_ops.kernels import fallbacks, providers
+from ort_ops.kernels.refusal import Lack
 from ort_ops.native import library as native
 from ort_ops.python_kernels.decorator import implements
 from tests.sessions.operator_kits import (
@@ -273,7 +273,7 @@ def test_an_unknown_attribute_is_refused() -> None:
 
 
 def test_a_kernel_of_another_operator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "_warned", set())
+    monkeypatch.setattr(fallbacks, "_warned", set())
     with registered(make_kit(NEGATE, affine)):
         with pytest.warns(ort_ops.FunctionBodyWarning, match="python: its kit must have a kernel made by implements"):
             session = ort_ops.InferenceSession(chain(negate_node()))
@@ -285,7 +285,7 @@ def test_a_kernel_of_another_operator_is_told(monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_library_an_operator_with_attributes_runs_by_its_body(
     no_library: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(register, "_warned", set())
+    monkeypatch.setattr(fallbacks, "_warned", set())
     with registered(affine_kit()):
         with pytest.warns(ort_ops.FunctionBodyWarning, match=r"so Affine runs by the .*it has attributes"):
             session = ort_ops.InferenceSession(chain(linear_node(), affine_node(shift=True)))

@@ -18,7 +18,7 @@ import pytest
 import ort_ops
 from ort_ops.errors import ModelError
 from ort_ops.kernels import extensions as pyop
-from ort_ops.kernels import register
+from ort_ops.kernels import fallbacks
 from ort_ops.native import library as native
 from tests.cases import numpy_dtype
 from tests.linear_model import make_linear_model
@@ -46,7 +46,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "_warned", set())
+    monkeypatch.setattr(fallbacks, "_warned", set())
 
 
 def test_all_kernels_are_known() -> None:
