@@ -68,7 +68,7 @@ def require_operator_nodes(model: onnx.ModelProto, source: object) -> list[Opera
         known = ", ".join(sorted(f"{domain}::{name}" for domain, name in registry.names()))
         raise ModelError(
             f"'{source}' has no node of a registered operator ({known}); `mylinear adopt` makes such nodes of standard "
-            "ones, and exporter.swap_linear of the linear layers of a torch model"
+            "ones; for a torch model, use the operator's module before you export it"
         )
     return nodes
 
