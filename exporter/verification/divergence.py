@@ -1,4 +1,4 @@
-"""Where in a graph a backend leaves the bound first."""
+"""Find where in a graph a backend leaves the bound first."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def first_divergence(model: onnx.ModelProto, backend: Backend, feed: Feed, evalu
 def _within(
     model: onnx.ModelProto, backend: Backend, node: onnx.NodeProto, output: str, evaluation: Evaluation
 ) -> Divergence:
-    """Find the operator's node in a node's bodies, or in functions that it calls, that leaves its bound alone."""
+    """Find the operator's node that leaves its bound alone, in a node's bodies or in functions that it calls."""
     found = Divergence(node.name or output, node.op_type)
     inside = {inner.path: inner for inner in operator_nodes_within(model, node)}
     if not inside or (node.domain, node.op_type) in registry.names():

@@ -1,4 +1,4 @@
-"""What the proof runs a whole model on: examples from files, drawn numbers, and edge values."""
+"""Make the inputs for the whole model: examples from files, drawn numbers, and edge values."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Case:
     """One input of the whole model.
 
     Attributes:
-        label: which, in words.
-        attempts: functions that make a feed each; the next is tried where the model does not run on one.
-        num_rows: about how much work it is.
+        label: its name in words.
+        attempts: functions that each make a feed; the next one is tried if the model does not run on the first.
+        num_rows: a rough measure of the work.
     """
 
     label: str
@@ -112,7 +112,7 @@ def edge_inputs(model: onnx.ModelProto) -> dict[str, Array]:
 
 
 def edge_patterns(element_type: ElementType) -> list[list[float]]:
-    """Return what each row repeats: zeros of both signs, small, large, near cancellation, infinities and NaN."""
+    """Return the numbers that each row repeats: zeros of both signs, small, large, cancelling, infinite and NaN."""
     tiny, large = element_type.smallest, element_type.largest**0.25
     patterns = [[0.0], [-0.0], [tiny, -tiny], [large, -large], [1.0, -1.0, 1.0 + 2 * element_type.unit_roundoff]]
     return [*patterns, [np.inf, 1.0], [-np.inf, 1.0], [np.inf, -np.inf], [np.nan, 1.0]]

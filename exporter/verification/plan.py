@@ -1,4 +1,4 @@
-"""How far a verification has come, and how long the rest will take."""
+"""Estimate how far a verification has come, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 OnProgress = Callable[[int, int, str], None]
-_SILENT_S = 3.0  # before which no time is told: the first steps say little
+_SILENT_S = 3.0  # before it no estimate is shown: the first steps say little
 
 
 @dataclass
 class Plan:
     """Steps with estimates of their cost, in any unit that is the same for all.
 
-    The time left is the cost left at the speed so far, by kinds of steps: a kind that has not begun is taken to be as
-    fast as all others together.
+    The time left is the remaining cost at the speed so far, by kinds of steps; a kind that has not begun counts as fast
+    as all others together.
     """
 
     on_progress: OnProgress | None
     clock: Callable[[], float] = time.monotonic
     costs: dict[str, list[float]] = field(default_factory=dict)
-    """By kind: what its steps will cost, in their order."""
+    """The costs of the steps of each kind, in their order."""
     _done: int = 0
     _spent: dict[str, tuple[float, float]] = field(default_factory=dict)
     _running: tuple[str, float] | None = None
@@ -56,7 +56,7 @@ class Plan:
     _counts: dict[str, int] = field(default_factory=dict)
 
     def seconds_left(self) -> float | None:
-        """Return how long this step and those after it will take; None as long as nobody can know."""
+        """Return how long this step and the later ones will take; None while that is unknown."""
         seconds, cost = (sum(pair[i] for pair in self._spent.values()) for i in (0, 1))
         if self.clock() - self._began < _SILENT_S or not cost:
             return None

@@ -1,4 +1,4 @@
-"""The result of the proof for others: JUnit XML for pipelines, and a page with histograms and the graph."""
+"""Write the result of the proof as JUnit XML for pipelines, and as a page with histograms and the graph."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def to_junit(result: Verification) -> str:
             ElementTree.SubElement(case, "skipped", message=printable(str(row.reason)))
         elif row.is_violated:
             ElementTree.SubElement(case, "failure", message=printable(row.verdict))
-    for node, reason in result.untested.items():  # skipped where they are allowed, and in the open all the same
+    for node, reason in result.untested.items():  # skipped, and so still visible, where they are allowed
         names = {"classname": f"{result.path}.every backend", "name": f"node '{node}'"}
         case = ElementTree.SubElement(suite, "testcase", {key: printable(name) for key, name in names.items()})
         outcome = "skipped" if result.allow_untested else "failure"

@@ -1,4 +1,4 @@
-"""What `verify` found: a row for each backend on each input, what went untested, and both in words."""
+"""The result of `verify`: a row for each backend on each input, what went untested, and both in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ort_ops.errors import MylinearError
 
 
 class ParityError(MylinearError, AssertionError):
-    """A backend that leaves its bound, or a node that went untested; the message says which."""
+    """A backend leaves its bound, or a node went untested; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GraphNode:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found; ``rows`` in the order in which they ran.
+    """The result of `verify`; ``rows`` in the order in which they ran.
 
     Attributes:
         path: of the model.
@@ -76,13 +76,13 @@ class Verification:
         """Return `is_ok`, or where untested nodes are allowed `is_within_bounds`.
 
         Args:
-            allow_untested: None for what `verify` was called with.
+            allow_untested: None for the argument of `verify`.
         """
         allowed = self.allow_untested if allow_untested is None else allow_untested
         return self.is_within_bounds if allowed else self.is_ok
 
     def check(self, *, allow_untested: bool | None = None) -> None:
-        """Do nothing if parity holds; ``allow_untested`` as of `passes`.
+        """Check that parity holds; ``allow_untested`` as for `passes`.
 
         Raises: ParityError with the rows that violate it and the untested nodes.
         """
@@ -148,8 +148,8 @@ class Verification:
     def summary(self, *, with_gradients: bool = True) -> tuple[list[str], list[list[str]]]:
         """Return a table with one row for each backend and dtype: its worst verdict and its largest errors.
 
-        Rows of edge values are left out: `edge_rows` has them, and among them are numbers so large that an error of
-        theirs tells nothing. Gradients, which only torch has, get rows of their own.
+        Rows of edge values are left out, because absolute errors of very large numbers say nothing; `edge_rows` has
+        them. Gradients, which only torch has, get rows of their own.
         """
         rows = [row for row in self.rows if not row.is_edge and (with_gradients or row.part is not Part.GRADIENTS)]
         ran = {row.backend for row in rows if row.comparison is not None}
@@ -173,7 +173,7 @@ class Verification:
         return worst_of_each(rows, lambda row: (row.backend, row.dtype))
 
     def not_run(self) -> list[Row]:
-        """Return the rows of backends that did run something, but not this."""
+        """Return the rows of backends that ran something, but not this."""
         ran = {row.backend for row in self.rows if row.comparison is not None}
         return [row for row in self.rows if row.comparison is None and row.backend in ran]
 

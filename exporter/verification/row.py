@@ -1,4 +1,4 @@
-"""One row of what `verify` found: one backend on one input."""
+"""One row of the result of `verify`: one backend on one input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EDGES_IN_WORDS = "zeros of both signs, the smallest and large numbers, cancellat
 
 
 class Part(Enum):
-    """What a row is about."""
+    """The subject of a row."""
 
     WHOLE = "the whole model"
     NODES = "each node alone"
@@ -32,15 +32,15 @@ class Row:
 
     Attributes:
         backend: ``torch eager``, ``reference``, or the name of a kernel.
-        inputs: which input, in words; `NODES` for the nodes one by one, on what they received of all inputs.
-        comparison: with the exact result; None where there was none.
-        reason: why there was none.
+        inputs: the input in words; `NODES` for the nodes one by one, on what they received from all inputs.
+        comparison: with the exact result; None if there was none.
+        reason: why there was no comparison.
         ulp: largest error in units of the last place.
         histogram: of the errors in units of their bound, in the classes of `ort_ops.numerics.statistics.EDGES`.
         where: the first node whose value leaves its bound, if the result does; None where it is not known.
-        part: what the row is about.
-        dtype: element types of what was compared.
-        is_edge: whether the input is of edge values, whose absolute errors tell nothing.
+        part: the subject of the row.
+        dtype: element types of the compared results.
+        is_edge: whether the input has edge values, whose absolute errors say nothing.
     """
 
     backend: str
@@ -71,7 +71,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """What was found, in words."""
+        """The result in words."""
         if self.comparison is None:
             return f"not run: {self.reason}"
         where = f"; {self.where}" if self.is_violated and self.where is not None else ""
@@ -91,7 +91,7 @@ class Row:
         found = self.comparison
         entry = {
             "backend": self.backend,
-            "road": self.backend,  # what "backend" was called until 0.2; for programs that read it
+            "road": self.backend,  # the name of "backend" until 0.2, for programs that read it
             "inputs": self.inputs,
             "comparison": None
             if found is None

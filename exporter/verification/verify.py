@@ -1,4 +1,4 @@
-"""`verify`: do torch, the reference, the function body and every kernel compute the same, within the derived bound?"""
+"""Verify that torch, the reference, the function body and every kernel compute the same, within the derived bound."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _EVALUATE, _RUN, _ALONE, _GRADIENTS = "evaluate", "run", "alone", "gradients"
 
 
 class VerificationError(MylinearError, ValueError):
-    """Something that `verify` was asked for and that cannot be."""
+    """`verify` was asked for something impossible; the message says what."""
 
 
 def verify(
@@ -87,11 +87,11 @@ def verify(
         dtypes: further element types to run each node alone in, with its weights rounded to them.
         compile_backend: of the backend ``torch.compile``: ``aot_eager`` traces forward as inductor does but generates
             no code, which takes long; ``inductor`` does all; None leaves it out.
-        device: ``auto`` takes the CPU's backends, and CUDA's where onnxruntime has its provider; ``cuda`` does so too,
-            and raises where the CUDA kernel cannot run; ``cpu`` leaves CUDA's out.
+        device: ``auto`` takes the CPU's backends, and CUDA's if onnxruntime has its provider; ``cuda`` does the same,
+            but raises if the CUDA kernel cannot run; ``cpu`` leaves CUDA's out.
         allow_untested: whether `Verification.passes` and `check` accept nodes that went untested; the conclusion names
             them all the same.
-        on_progress: called with steps done, steps in all, and what is done next, with the time left after a while.
+        on_progress: called with steps done, steps in all, and the next step, after a while with the time left.
 
     Raises: VerificationError, ExampleError, ModelError, ContractError, CheckpointError, KernelError; never for a mere
         difference, which the result reports.
@@ -142,7 +142,7 @@ class _Verifier:
         self._why_not_run: Reason | None = None
 
     def run(self, backends: Sequence[Backend], dtypes: Sequence[str]) -> Verification:
-        """Do everything, in an order in which no two backends are open at once."""
+        """Run everything, in an order in which no two backends are open at once."""
         found: dict[str, list[Row]] = {
             backend.name: [] if backend.reason is None else [Row(backend.name, "-", None, backend.reason)]
             for backend in backends
@@ -186,7 +186,7 @@ class _Verifier:
         ]
 
     def _make_plan(self, num_backends: int, num_gradients: int) -> None:
-        """Estimate costs in multiply-adds; what a node costs beside them is as much as some million."""
+        """Estimate costs in multiply-adds; the overhead of a node counts as some million."""
         sizes = [float(self._stored_size(found)) for found in self._nodes]
         one_row, fixed = sum(sizes), 1e5 * len(self._model.graph.node)
         rows = [max(1, case.num_rows) for case in self._cases]
@@ -226,7 +226,7 @@ class _Verifier:
         return ran
 
     def _row_nbytes(self, found: OperatorNode) -> int:
-        """Return what one row of a call takes in memory."""
+        """Return the memory of one row of a call."""
         index = rows_index(found.kit)
         dims = None if index is None else self._drawer.dims.get(found.inputs[index])
         last = dims[-1] if dims else None

@@ -1,4 +1,4 @@
-"""The whole model: on which inputs it runs, and what each backend makes of them."""
+"""Run the whole model on its inputs, in float64 and on each backend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Ran:
-    """A case on which the model ran in float64: its feed, and what must come out."""
+    """A case on which the model ran in float64: its feed, and its exact outputs."""
 
     case: Case
     feed: Feed
@@ -47,8 +47,8 @@ class WholeModel:
     def feeds(self, cases: Sequence[Case]) -> list[Feed | Reason]:
         """Return for each case the first feed that onnxruntime takes, or why it takes none.
 
-        What drawn numbers do not suit fails there, such as reflecting an axis that is too short: onnx's evaluator may
-        take it nevertheless, and give something else.
+        onnxruntime fails on drawn numbers that do not suit a node, such as reflecting an axis that is too short, where
+        onnx's evaluator may silently compute something else.
         """
         probe = Probe(self._path)
         found: list[Feed | Reason] = []

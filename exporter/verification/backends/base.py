@@ -26,7 +26,7 @@ RunCall = Callable[[Call], Sequence[Array]]
 
 
 class WholeModelError(MylinearError, RuntimeError):
-    """A runtime cannot run a model, because of an operator that is not ours; each node alone it can."""
+    """A runtime cannot run a model because of an operator that is not ours; it can still run each node alone."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(str(reason))
@@ -34,15 +34,15 @@ class WholeModelError(MylinearError, RuntimeError):
 
 
 class RunError(MylinearError, RuntimeError):
-    """A runtime opened a model and fails to run it, on an input that the float64 evaluation takes."""
+    """A runtime opened a model, and fails to run it on an input that the float64 evaluation takes."""
 
 
 class Backend:
-    """A way to run the model, and to run one of its operators' nodes alone; with a reason, it is not there.
+    """A way to run the model, and to run one of its operators' nodes alone; with a reason, it is not available.
 
     Attributes:
         name: in the table of results.
-        reason: why it is not there; None if it is.
+        reason: why it is not available; None if it is.
         element_types: of floating-point numbers that it serves; None for all.
         has_backward: whether it has gradients.
         arithmetic: how its sums are made.
@@ -62,14 +62,14 @@ class Backend:
         return LacksTypes(self.element_types or (), missing) if missing else None
 
     def open_model(self) -> Run:
-        """Return what runs the model and gives its outputs; what that holds is released with it.
+        """Return a function that runs the model and returns its outputs; its resources are released with it.
 
         Both raise: WholeModelError where another operator than ours cannot be run.
         """
         raise NotImplementedError
 
     def open_node(self, node: NodeAlone, call: Call) -> RunCall:
-        """Return what runs the node alone on calls of the same key as this one; it gives the outputs that it has."""
+        """Return a function that runs the node alone on calls of this one's key, and returns the node's outputs."""
         raise NotImplementedError
 
     def run_all(self, feed: Feed) -> dict[str, Array]:
@@ -83,7 +83,7 @@ def missing_types(types: Types, served: Collection[str]) -> tuple[str, ...]:
 
 
 class _OperatorError(Exception):
-    """Carries what an operator itself raised out of the evaluator; never shown."""
+    """Carries an operator's own exception out of the evaluator; never shown."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))

@@ -1,4 +1,4 @@
-"""Which backends there are for a model on this machine, and why others are not."""
+"""Find the backends for a model on this machine, and say why others are not available."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_backends(
     compile_backend: str | None,
     device: str = "auto",
 ) -> list[Backend]:
-    """Return every backend: how it runs, or the reason why it is not there; ``device`` as in `verify`.
+    """Return every backend, with the reason where it is not available; ``device`` as in `verify`.
 
     Args:
         model: without the operators' own definitions, which onnx's evaluator would take instead of an operator.

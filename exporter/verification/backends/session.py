@@ -27,7 +27,7 @@ from ort_ops.opdef.kit import OperatorKit
 from ort_ops.session import InferenceSession, Kernel
 
 Array = NDArray[Any]
-# What is proved of float32 on CUDA is float32; TF32, which onnxruntime allows by default, is a wish for less.
+# float32 is proved without TF32 on CUDA, which onnxruntime allows by default and which is less precise.
 ON_CUDA = [(cuda.PROVIDER, {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
@@ -46,7 +46,7 @@ class SessionBackend(Backend):
 
         Args:
             kits: of the operators that the model has.
-            isa: the instruction set that the C++ kernels shall take; None for the best.
+            isa: the instruction set for the C++ kernels; None for the best.
             providers: of onnxruntime; None for the CPU's.
         """
         variant = isa or ("cuda" if providers and kernel.name != "cuda" else None)
@@ -73,7 +73,7 @@ class SessionBackend(Backend):
         """Open the model; see `Backend`."""
         try:
             session = self._open(self._path)
-        except NoKernel as error:  # of onnxruntime's own, such as for a Relu in bfloat16: that tells nothing of ours
+        except NoKernel as error:  # of onnxruntime's own, such as for a Relu in bfloat16; not our fault
             raise WholeModelError(CannotRunModel("onnxruntime cannot run the model", first_line(error))) from error
         except Exception as error:
             lacking = next((reason for kit in self._kits if (reason := self.why_not(kit, {})) is not None), None)
@@ -107,7 +107,7 @@ class SessionBackend(Backend):
         return run_all(load_model(self._path), feed, self._open)
 
     def probe(self, model: bytes) -> Any:
-        """Open a small model, to see what onnxruntime makes of the providers."""
+        """Open a small model, to see which providers onnxruntime takes."""
         return self._open(model)
 
     def _open(self, source: Any, options: Any = None) -> Any:
@@ -125,14 +125,14 @@ def quiet_options() -> onnxruntime.SessionOptions:
 
 
 class Probe:
-    """Runs the model once in onnxruntime to see whether an input suits it, and forgets the result."""
+    """Run the model once in onnxruntime, to see whether it takes an input."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
         self._sessions: dict[str, Any] = {}
 
     def __call__(self, feed: Feed) -> None:
-        """Do nothing if the model runs by any kind of kernel, or cannot be opened.
+        """Check that the model runs by any kind of kernel, unless it cannot be opened.
 
         Raises: RunError where it opens and runs by none.
         """
@@ -153,7 +153,7 @@ class Probe:
     def _session(self, kernel: str) -> Any:
         if kernel not in self._sessions:
             self._sessions[kernel] = None
-            with suppress(Exception):  # the backends will say why
+            with suppress(Exception):  # the backends will report why
                 session = InferenceSession(self._path, quiet_options(), ["CPUExecutionProvider"], kernels=kernel)
                 self._sessions[kernel] = session
         return self._sessions[kernel]

@@ -25,7 +25,7 @@ EAGER = "torch eager"
 
 
 class TorchBackend(EvaluatorBackend):
-    """Each operator by the function of its `TorchKit`, as it is or wrapped; with a checkpoint, a network of its own."""
+    """Run each operator by the function of its `TorchKit`, plain or wrapped; with a checkpoint, run its network."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ def _compiled(function: Function, compile_backend: str) -> Function:
     compiled = torch.compile(function, backend=compile_backend, dynamic=True, fullgraph=True)
 
     def run(*arguments: Any, **attributes: Any) -> Any:
-        # Every rank and dtype is another graph, and a proof wants them all; dynamo's own warnings are not ours.
+        # Every rank and dtype is another graph, and a proof needs them all; dynamo's own warnings are not ours.
         with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=9999):
             warnings.simplefilter("ignore")
             return compiled(*arguments, **attributes)

@@ -1,1 +1,1 @@
-"""Each node alone: what it is run on, what must come out of it, and its gradients."""
+"""Verify each node alone: its inputs, its exact results, and its gradients."""

@@ -1,4 +1,4 @@
-"""One node alone: the model that a session opens for it, and what must come out of it, with bounds."""
+"""One node alone: the model that a session opens for it, and its exact results with bounds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
 TOGETHER = 2**21
-"""Results that are computed from one pass over the inputs that several calls share."""
+"""The most results to compute in one pass over the inputs that several calls share."""
 
 
 class NodeAlone:
-    """One node with the inputs that its calls share; its model is made once for all sessions of it.
+    """One node with the inputs that its calls share; its model is made once for all sessions.
 
     Attributes:
         call: the first call, in the element types that it runs in; the shared inputs are in it.
@@ -39,7 +39,7 @@ class NodeAlone:
         self._serialized: dict[tuple[Any, ...], bytes] = {}
 
     def key(self, call: Call) -> tuple[Any, ...]:
-        """Return what calls have in common that one session can run: for rows their rank, else all shapes."""
+        """Return what calls must have in common for one session: with rows their rank, otherwise all shapes."""
         if rows_index(self.kit) is not None:
             return (len(shape_of(call, self.fed[0])),)
         return tuple(shape_of(call, index) for index in self.fed)
@@ -71,14 +71,14 @@ class NodeAlone:
         return self._serialized[key]
 
     def feed(self, call: Call) -> dict[str, Array]:
-        """Return what a session of the model is fed with."""
+        """Return the feed for a session of the model."""
         inputs = self.call.operator.inputs
         return {inputs[index].argument: _contiguous(call.array(index)) for index in self.fed}
 
 
 def _contiguous(array: Array | None) -> Array:
     assert array is not None
-    return np.ascontiguousarray(array).reshape(array.shape)  # it makes a scalar a vector
+    return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray turns a scalar into a vector
 
 
 def shape_of(call: Call, index: int) -> tuple[int, ...]:
@@ -89,7 +89,7 @@ def shape_of(call: Call, index: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What must come out of one call: exact results, and for each arithmetic the bound of each."""
+    """The exact results of one call, and for each arithmetic the bound of each."""
 
     exact: list[Array]
     bounds: dict[Arithmetic, list[Bound | None]]
@@ -99,7 +99,7 @@ def in_types(call: Call, types: Types, like: Call | None = None) -> Call:
     """Return the call with its inputs as arrays of these element types; those of ``like`` for the shared ones.
 
     Args:
-        like: a call of the same node in the same types, whose inputs are taken but for those that are arrays here.
+        like: a call of the same node in the same types, whose inputs stand for those that are not arrays here.
     """
     formal = call.operator.inputs
     inputs: list[Array | None] = []
@@ -116,10 +116,10 @@ def in_types(call: Call, types: Types, like: Call | None = None) -> Call:
 
 
 def expected_of(calls: Sequence[Call], kit: OperatorKit, ways: Iterable[Arithmetic]) -> Iterator[Expected]:
-    """Give for each call of one node what must come out of it.
+    """Compute the exact results and bounds of each call of one node.
 
-    Every pass over a large shared input in float64 costs, and so the rows of several calls go together, as far as their
-    results fit.
+    Every pass over a large shared input in float64 is expensive, so the rows of several calls go together, as far as
+    their results fit.
     """
     index = rows_index(kit)
     if index is None:

@@ -1,4 +1,4 @@
-"""Calls for one node: drawn where nothing reaches it, of edge values, and in other element types."""
+"""Make calls for one node: drawn ones where nothing reaches it, edge values, and other element types."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _is_floating(call: Call, variable: str) -> bool:
 
 
 def edge_call(kit: OperatorKit, call: Call) -> Call | None:
-    """Return the call with edge values where numbers come to it through the model; None where none can.
+    """Return the call with edge values in an input that the model computes; None if it has no such input.
 
     The input whose rows are computed by themselves gets a row of each kind. Where an operator has no such input, the
     first floating-point one that the model does not store is filled with all of them in turn.
@@ -75,7 +75,7 @@ def edge_call(kit: OperatorKit, call: Call) -> Call | None:
 
 
 class NodeDrawer:
-    """Draws what a node may receive, where the model was not run or did not reach it."""
+    """Draw what a node may receive, where the model was not run or did not reach it."""
 
     def __init__(self, model: onnx.ModelProto, dims: Mapping[str, Dims], seed: int) -> None:
         self._dims = dims
@@ -90,10 +90,10 @@ class NodeDrawer:
                     self._stored[node.output[0]] = attribute.t
 
     def draw(self, found: OperatorNode, types: Types, sizes: Sequence[int]) -> list[Call] | tuple[str, ...]:
-        """Return calls with what the model stores, and normal numbers or small integers for what it computes.
+        """Return calls with the stored inputs, and normal numbers or small integers for the computed ones.
 
-        Where the shape of an input is not known, the operator's own samples that agree with what the model stores and
-        with the node's attributes are taken.
+        If the shape of an input is not known, take those of the operator's own samples that agree with the stored
+        inputs and the node's attributes.
 
         Returns: the word for the first input that cannot be drawn, if nothing can.
         """
@@ -119,7 +119,7 @@ class NodeDrawer:
         return self._checked(found, arrays, types)
 
     def _row_length(self, found: OperatorNode, arrays: list[Array | None], rows: int) -> int | None:
-        """Return the length of a row: as the model states it, or the only small one that the contract accepts."""
+        """Return the length of a row that the model states, or the only small one that the contract accepts."""
         dims = self._dims.get(found.inputs[rows])
         last = dims[-1] if dims else None
         if isinstance(last, int):

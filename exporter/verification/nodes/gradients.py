@@ -1,4 +1,4 @@
-"""Is torch's backward right at the nodes of a model? By the checks of each operator, or by torch's gradcheck."""
+"""Check torch's backward at the nodes of a model, by the operator's own checks or torch's gradcheck."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Array = NDArray[Any]
 FINITE_DIFFERENCES = "gradients, finite differences in float64"
 EXACT = "gradients, exact"
 _MAX_ROWS, _MAX_ROWS_DIFFERENCES = 64, 3
-_MOST_OF_A_SHAPE = 3  # nodes whose gradients are checked: they are one function of the same shapes
-_SLOW_NUMBERS = 200  # up to which every derivative by every input is compared, and not random projections
+_MOST_OF_A_SHAPE = 3  # nodes of one shape to check: they are one function
+_SLOW_NUMBERS = 200  # up to so many numbers every derivative is compared; beyond, random projections
 
 
 def gradient_labels(kits: Sequence[OperatorKit]) -> list[str]:
@@ -36,7 +36,7 @@ def gradient_labels(kits: Sequence[OperatorKit]) -> list[str]:
 def gradient_row(name: str, label: str, calls: Mapping[str, Sequence[NodeCall]]) -> Row:
     """Check the gradients at the nodes by one check: at a few nodes of equal shapes.
 
-    torch's backward is one function; what it gives depends on shapes and dtypes, and not on which node it is.
+    torch's backward is one function; its result depends on shapes and dtypes, but not on the node.
 
     Args:
         name: of the backend.
@@ -70,11 +70,11 @@ def gradient_row(name: str, label: str, calls: Mapping[str, Sequence[NodeCall]])
 
 
 class NoGradientsError(Exception):
-    """A check that does not suit an operator; the message says why."""
+    """The check does not suit the operator; the message says why."""
 
 
 def _shapes(call: Call) -> tuple[Any, ...]:
-    """Return what a backward depends on: the shapes of what the model stores, and the ranks of the rest."""
+    """Return what a backward depends on: the shapes of stored inputs, and the ranks of the others."""
     values = (call.array(index) for index in range(len(call.inputs)))
     index = next((i for i, p in enumerate(call.operator.inputs) if not hasattr(call.inputs[i], "load")), None)
     return tuple(None if v is None else v.ndim if i == index else v.shape for i, v in enumerate(values))
@@ -166,7 +166,7 @@ def _floating_inputs(call: Call) -> list[int]:
 
 
 def _tame(call: Call, dtype: str | None) -> list[Array | None]:
-    """Return the inputs without NaN, infinities and large numbers, at which derivatives tell nothing."""
+    """Return the inputs without NaN, infinities and large numbers, at which derivatives say nothing."""
     arrays: list[Array | None] = []
     floating = _floating_inputs(call)
     for i, parameter in enumerate(call.operator.inputs):

@@ -1,4 +1,4 @@
-"""Each operator's node alone: on what it received, on every backend, compared by its kit."""
+"""Run each operator's node alone on what it received, on every backend, and compare by its kit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RunCall = Callable[[Call], Sequence[Array]]
 
 @dataclass(frozen=True)
 class NodeCall:
-    """What one node received from one input, which may be of edge values."""
+    """What one node received for one input of the model, which may have edge values."""
 
     kit: OperatorKit
     call: Call
@@ -61,7 +61,7 @@ class NodeRows:
     refused: dict[str, Reason] = field(default_factory=dict)
 
     def add(self, label: str, is_edge: bool, comparison: Comparison, ulp: float, counts: tuple[int, ...]) -> None:
-        """Take one result, of edge values or of others."""
+        """Add one result, of edge values or of others."""
         if is_edge not in self.worst:
             self.worst[is_edge] = label, comparison
             self.counts[is_edge] = (0,) * (len(HISTOGRAM_EDGES) + 1)
@@ -174,7 +174,7 @@ def _run_in_types(calls: Sequence[NodeCall], rows: Sequence[NodeRows], types: Ty
                     max(ulp for _, _, ulp, _ in results),
                     tuple(map(sum, zip(*(counts for _, _, _, counts in results), strict=True))),
                 )
-                # Of edge values, infinities and NaN are compared even where no number has a bound.
+                # Infinities and NaN among edge values are compared even where no number has a bound.
                 if not row.backend.is_definition and not (has_ordinary and node_call.is_edge):
                     proved |= {i for i, comparison, _, _ in results if comparison.is_proof}
     return proved
@@ -211,7 +211,7 @@ def _calls_of_one_node(calls: Sequence[NodeCall]) -> list[list[NodeCall]]:
 
 def _shares_inputs(a: NodeCall, b: NodeCall) -> bool:
     if a.kit.rows == "" and [x is None for x in a.call.inputs] == [x is None for x in b.call.inputs]:
-        # All but what the model stores is fed.
+        # All inputs that the model does not store are fed.
         pairs = [(x, y) for x, y in zip(a.call.inputs, b.call.inputs, strict=True) if hasattr(x, "load")]
         return all(x is y for x, y in pairs)
     names = [parameter.name for parameter in a.call.operator.inputs]
