@@ -57,8 +57,12 @@ EXPORT_SUITES = (
     "test_export.py",
     "test_export_any.py",
     "test_module.py",
+    "test_network.py",
     "test_rewrite.py",
+    "test_same_bits.py",
+    "test_stopped_training.py",
     "test_training.py",
+    "test_training_options.py",
     "test_verify.py",
 )
 MIN_EXPORT_PASSED = 350

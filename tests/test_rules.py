@@ -59,8 +59,6 @@ LONG: frozenset[str] = frozenset(
         "tests/torch_ops/test_functional_derivatives.py",
         "tests/torch_ops/test_functional_tensors.py",
         "tests/torch_ops/test_swap.py",
-        "tests/training/test_checkpoint.py",
-        "tests/training/test_training.py",
         "tests/verification/test_verify.py",
     }
 )
