@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ort_ops.cli import main as cli
-from tests.rewrite.test_rewrite import branches
+from tests.rewrite.test_rewrite_places import branches
 
 
 def _run(*arguments: object) -> None:

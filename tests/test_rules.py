@@ -49,8 +49,6 @@ LONG: frozenset[str] = frozenset(
         "tests/python_kernels/test_python_kernel_memory.py",
         "tests/python_kernels/test_python_kernel_processes.py",
         "tests/python_kernels/test_python_kernels.py",
-        "tests/rewrite/test_rewrite.py",
-        "tests/rewrite/test_rewrite_left.py",
         "tests/sessions/test_operator_kernels.py",
         "tests/sessions/test_session.py",
         "tests/to_onnx/test_export.py",

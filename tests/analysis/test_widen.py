@@ -17,7 +17,7 @@ from ort_ops.models.checks import function_difference
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.rewrite import adopt
 from tests.linear_model import make_linear_model
-from tests.rewrite.test_rewrite import B, W, constant, model_of, node, run
+from tests.rewrite.small_models import B, W, constant, model_of, node, run
 
 TENSOR = numpy_helper.from_array(W, "t")
 SPARSE = helper.make_sparse_tensor(

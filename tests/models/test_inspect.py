@@ -15,7 +15,8 @@ from ort_ops.inspection.model import GateError, inspect_model, require_kernel
 from ort_ops.native import library as native
 from ort_ops.rewrite.rewrite import adopt
 from tests.linear_model import make_linear_model
-from tests.rewrite.test_rewrite import DAMAGES, INNER, damaged
+from tests.rewrite.test_rewrite_damage import DAMAGES, damaged
+from tests.rewrite.test_rewrite_places import INNER
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 

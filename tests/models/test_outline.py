@@ -22,7 +22,7 @@ from ort_ops.models.complete import complete_inputs
 from ort_ops.models.files import load_model, look_at_model
 from ort_ops.models.nodes import attach_functions
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
-from tests.rewrite.test_rewrite import INNER
+from tests.rewrite.test_rewrite_places import INNER
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from ort_ops.rewrite.reasons import Origin, OriginKind, Reason
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.rewrite import adopt, lower
 from tests.linear_model import make_linear_model
-from tests.rewrite.test_rewrite import RNG, B, W, model_of, node, operators, run
+from tests.rewrite.small_models import RNG, B, W, model_of, node, operators, run
 
 MICROSOFT = "com.microsoft"
 POINTWISE = RNG.standard_normal((4, 3, 1)).astype(np.float32)
@@ -279,36 +279,3 @@ def test_a_constant_s_other_part_may_be_an_output(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
     assert operators(onnx.load(tmp_path / "a.onnx")) == ["Split", NAME]
-
-
-WRONG: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
-    "sizes that are no sizes": (
-        [helper.make_node("Split", ["U", "ones"], ["W", "rest"], axis=0), node("MatMul", "x W", "y")],
-        {"U": np.concatenate([W, W]), "ones": np.array([[3, 3]])},
-    ),
-    "a Reshape to more numbers": (
-        [node("Squeeze", "U zero", "W"), node("MatMul", "x W", "y")], {"U": W, "zero": np.array([0])}
-    ),
-    "a Reshape to text": (
-        [node("MatMul", "x W", "p"), node("Reshape", "p text", "r"), node("Add", "r B", "y")],
-        {"W": W, "B": B, "text": np.array(["a"], object)},
-    ),
-    "a Constant of two values": (
-        [helper.make_node("Constant", [], ["W"], value_float=1.0, value_int=1), node("MatMul", "x W", "y")], {}
-    ),
-    "a Constant of no type": (
-        [helper.make_node("Constant", [], ["c"], value=TensorProto(dims=[0])), node("MatMul", "x W", "y")], {"W": W}
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_graph_that_breaks_an_operator_s_rules_ends_in_no_traceback(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    nodes, stored = WRONG[name]
-    (tmp_path / "m.onnx").write_bytes(model_of(nodes, stored).SerializeToString())
-    for command in ("adopt", "lower"):
-        status = cli.main([command, str(tmp_path / "m.onnx"), str(tmp_path / "a.onnx")])
-        assert status in (0, 2)
-        assert len(capsys.readouterr().err.splitlines()) <= 1

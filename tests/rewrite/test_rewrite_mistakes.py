@@ -19,7 +19,7 @@ from ort_ops.rewrite.graph import scaling
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.witnesses import WITNESSES
-from tests.rewrite.test_rewrite import model_of, node
+from tests.rewrite.small_models import model_of, node
 
 Array = NDArray[Any]
 DEPTH, WIDTH = 60, 16

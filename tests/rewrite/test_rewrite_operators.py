@@ -24,7 +24,7 @@ from ort_ops.rewrite.graph.editor import Editor
 from ort_ops.rewrite.reasons import GraphCause, Reason, RewriteError
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.selection import SelectionError
-from tests.rewrite.test_rewrite import B, W, constant, node
+from tests.rewrite.small_models import B, W, constant, node
 from tests.rewrite.toy_operator import KIT, TOY, ToyCause
 
 Array = NDArray[Any]

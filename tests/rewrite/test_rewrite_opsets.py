@@ -22,7 +22,7 @@ from ort_ops.rewrite.report import Extent, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import adopt, adopt_model, lower
 from ort_ops.rewrite.whole import check_whole
 from tests.linear_model import make_linear_model
-from tests.rewrite.test_rewrite import B, W, model_of, node, run
+from tests.rewrite.small_models import B, W, model_of, node, run
 
 RULE = "MYLINEAR: the opset version must be 7 or newer, got 6; convert the model with onnx.version_converter"
 

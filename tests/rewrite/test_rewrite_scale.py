@@ -13,7 +13,7 @@ import onnx
 
 from ort_ops.models.files import load_model
 from ort_ops.rewrite.rewrite import adopt, lower
-from tests.rewrite.test_rewrite import model_of, node
+from tests.rewrite.small_models import model_of, node
 
 
 def chain(num_layers: int) -> onnx.ModelProto:

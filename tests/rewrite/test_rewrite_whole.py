@@ -20,7 +20,7 @@ from ort_ops.rewrite.report import Check, Extent, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
 from ort_ops.rewrite.whole import check_whole
 from tests.linear_model import make_linear_model
-from tests.rewrite.test_rewrite import B, W, constant, model_of, node
+from tests.rewrite.small_models import B, W, constant, model_of, node
 
 BOTH = ("onnx's evaluator", "onnxruntime")
 ANY = Rewrite(rewritten=[Rewritten("p", Place(), "MatMul")])
