@@ -19,12 +19,14 @@ import numpy as np
 from exporter.bench.backends.contestants import Array, aligned, bind, numpy_dtype, open_session
 from exporter.bench.backends.models import chain_model, random_layers
 from exporter.bench.measure.timing import measure
+from exporter.operators.mylinear.bench import KIT
 from exporter.torch_ops.workloads.bench import Layer
 from ort_ops.console.table import format_table
-from ort_ops.operators.mylinear.reference import linear_float64
+from ort_ops.numerics.bound import ROUNDED
+from ort_ops.numerics.compare import compare
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
-# Allowed error, in units of the largest value, after all layers.
-TOLERANCES = {"float64": 1e-11, "float32": 1e-3, "float16": 0.1}
+DTYPES = ("float64", "float32", "float16")
 
 
 def ready(backend: str, layers: Sequence[Layer], x: Array, threads: int) -> Callable[[], Any]:
@@ -32,11 +34,10 @@ def ready(backend: str, layers: Sequence[Layer], x: Array, threads: int) -> Call
     session = open_session(chain_model(backend, layers).SerializeToString(), threads, with_ours=backend == "ours")
     run, y = bind(session, x, layers[-1][0].shape[0])
     run()
-    expected = x.astype(np.float64)
-    for weight, bias in layers:
-        expected = linear_float64(expected, weight.astype(np.float64), bias.astype(np.float64))
-    largest = float(np.abs(expected).max())
-    np.testing.assert_allclose(y.astype(np.float64), expected, rtol=0, atol=TOLERANCES[x.dtype.name] * largest)
+    expected, bound = KIT.exact(x, layers, ROUNDED)
+    comparison = compare(y, expected, bound, ELEMENT_TYPES[x.dtype.name])
+    if not comparison.is_within_bound:
+        raise SystemExit(f"{backend} is wrong: {comparison.complaint}")
     return run
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=768)
     parser.add_argument("--megabytes", type=int, default=180, help="of weights in all")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=list(TOLERANCES), default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     arguments = parser.parse_args()
     dtype = numpy_dtype(arguments.dtype)
     number = max(1, (arguments.megabytes << 20) // (arguments.features**2 * dtype.itemsize))

@@ -20,7 +20,13 @@ from threadpoolctl import threadpool_limits
 
 import ort_ops
 from ort_ops import Element, Out
+from ort_ops.numerics.compare import compare
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.error_bound import linear_bound
+from ort_ops.operators.mylinear.reference import linear_float64
 from tests.linear_model import make_linear_model
+
+FLOAT32 = MYLINEAR.element_type("float32")
 
 DOMAIN = "benchmark.python"
 Run = Callable[[], Any]
@@ -100,7 +106,10 @@ def main() -> None:
         model = make_linear_model(["batch", in_features], weight, bias, with_function=False)
         in_cpp, in_python = session(model, "cpp"), session(model, "python")
         for opened in (in_cpp, in_python):
-            np.testing.assert_allclose(opened.run(None, {"x": x})[0], x @ weight.T + bias, rtol=1e-4)
+            bound = linear_bound(x, weight, bias, FLOAT32)
+            found = compare(opened.run(None, {"x": x})[0], linear_float64(x, weight, bias), bound, FLOAT32)
+            if not found.is_within_bound:
+                raise SystemExit(f"the {opened.kernel} kernel is wrong: {found.complaint}")
         contestants = {
             "numpy x @ w.T + b": lambda x=x, w=weight, b=bias: x @ w.T + b,  # type: ignore[misc]
             "cpp": lambda x=x, opened=in_cpp: opened.run(None, {"x": x}),  # type: ignore[misc]

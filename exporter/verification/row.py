@@ -91,7 +91,7 @@ class Row:
         found = self.comparison
         entry = {
             "backend": self.backend,
-            "road": self.backend,  # the name of "backend" until 0.2, for programs that read it
+            "road": self.backend,  # the former name of "backend", for programs that read it
             "inputs": self.inputs,
             "comparison": None
             if found is None
