@@ -1,4 +1,4 @@
-"""Run models with custom operators, such as MYLINEAR, in ONNX Runtime.
+"""Run models with operators of one's own in ONNX Runtime.
 
 >>> import numpy as np, ort_ops
 >>> session = ort_ops.InferenceSession("models/linear.onnx")

@@ -99,7 +99,7 @@ def _never_raise(kernel: Any, dtypes: list[np.dtype[Any]]) -> Callable[..., Any]
 
     def guarded(*arrays: NDArray[Any]) -> Any:
         try:
-            results = [np.ascontiguousarray(result) for result in compute(kernel, arrays)]
+            results = [np.asarray(result, order="C") for result in compute(kernel, arrays)]
         except BaseException as error:  # KeyboardInterrupt too: whatever escapes aborts the process
             if getattr(_failures, "error", None) is None:  # a later node that fails by the NaN matters less
                 _failures.error = error

@@ -26,6 +26,13 @@ from ort_ops.operators.mylinear.reference import linear as numpy_linear
 from tests.cases import numpy_dtype
 from tests.linear_model import make_linear_model
 
+
+@pytest.fixture(autouse=True)
+def registered() -> None:
+    """Make onnx know the operator, whichever test runs first in its process."""
+    register_schema(MYLINEAR)
+
+
 # shapes of x, weight, bias -> the whole message, whoever raises it
 BAD_SHAPES: list[tuple[list[tuple[int, ...] | None], str]] = [
     ([(), (5, 3), None], "MYLINEAR: x must be [..., in_features] with rank 1 or more, got []"),

@@ -128,7 +128,7 @@ def _check_weights(
             continue
         stored, own = Stored(tensor, folder).load(), to_numpy(parameter.detach())
         bits = f"u{own.dtype.itemsize}"
-        if stored.dtype != own.dtype or not np.array_equal(stored.view(bits), np.ascontiguousarray(own).view(bits)):
+        if stored.dtype != own.dtype or not np.array_equal(stored.view(bits), np.asarray(own, order="C").view(bits)):
             raise ExportError(f"the weight '{tensor.name}' of the exported graph is not that of the model")
 
 
