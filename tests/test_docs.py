@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.torch_ops.kit import TorchKit
 from ort_ops.cli.commands import find_commands
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.operator import Operator
@@ -45,7 +46,9 @@ def test_the_options_that_the_docs_name_are_the_command_s(command: str) -> None:
                 assert set(re.findall(r"(?<![\w-])--[\w-]+", said)) <= known, f"{path.name}: {line}"
 
 
-@pytest.mark.parametrize(("described", "page"), [(Operator, "operators"), (OperatorKit, "operators")])
+@pytest.mark.parametrize(
+    ("described", "page"), [(Operator, "operators"), (OperatorKit, "operators"), (TorchKit, "torch_operator")]
+)
 def test_every_field_is_explained(described: type, page: str) -> None:
     text = (DOCS / f"{page}.md").read_text()
     missing = [field.name for field in fields(described) if not re.search(rf"`[^`\n]*\b{field.name}\b[^`\n]*`", text)]
