@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and print what was written."""
     from exporter.training.trained import export_checkpoint
     from ort_ops.files.atomic import is_stream, summary_stream
+    from ort_ops.numerics.compare import Verdict
 
     result = export_checkpoint(
         args.checkpoint,
@@ -40,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
         f"onnxruntime agrees with torch (largest error {worst:.3f} of its bound)",
         file=stream,
     )
+    for name, comparison in result.comparisons.items():
+        if comparison.verdict is not Verdict.OK:
+            print(f"output '{name}' is not proved in full: {comparison.text}", file=stream)
     if is_stream(args.output):
         return 0
     suffix = "" if args.dtype else f" --checkpoint {args.checkpoint}"
