@@ -55,7 +55,7 @@ def _translate(job: Job) -> torch.onnx.ONNXProgram:
                 output_names=job.outputs,
                 dynamic_shapes=None if job.program else (dims,) if job.example.is_wrapped else dims,
                 custom_translation_table=translations(),
-                optimize=False,  # it merges equal calls, and none must go uncounted
+                optimize=False,  # it would merge equal calls, and every call must be counted
                 verbose=False,
             )
     except Exception as error:

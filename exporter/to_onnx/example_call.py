@@ -1,4 +1,4 @@
-"""An example call of a model as flat tensors with names: what both of torch's exporters can take."""
+"""Flatten an example call of a model into tensors with names, which both of torch's exporters can take."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Example:
     """A model, called with tensors by position.
 
     Attributes:
-        model: what an exporter takes: the caller's model where tensors by position can call it, else a wrapper that
-            puts them back into the structure of the example and returns a tuple of tensors.
+        model: for the exporter: the caller's model if it can be called with tensors by position; otherwise a wrapper
+            that puts them back into the structure of the example and returns a tuple of tensors.
         call: takes the same tensors and calls the caller's model as the caller does; exports are compared with it.
         tensors: all tensors of the example call, in order, however nested they were.
         names: one for each, from the parameters of ``forward`` and the keys within.
@@ -43,7 +43,7 @@ PREFIX = "model."
 
 
 class _Flat(nn.Module):
-    """Calls a model with tensors put back into the structure of the example, other arguments as they were."""
+    """Call a model with tensors put back into the structure of the example, and the other arguments unchanged."""
 
     def __init__(self, model: nn.Module, spec: pytree.TreeSpec, leaves: Sequence[Any]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Flat(nn.Module):
 
 
 class _OwnCall(nn.Module):
-    """Calls a model with the very arguments of the example; with other tensors in their places where others come."""
+    """Call a model with the arguments of the example, in which other tensors take the places of its own."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def _key(part: Any) -> Any:
 
 
 def _check_leaf(name: str, leaf: Any) -> None:
-    """Refuse what would become a constant of the file though it holds an input's numbers. Raises: ExportError."""
+    """Refuse a tensor that holds an input's numbers but would become a constant of the file. Raises: ExportError."""
     if isinstance(leaf, np.ndarray):
         raise ExportError(f"argument '{name}' is a numpy.ndarray; torch.from_numpy(array) makes a tensor of it")
     if not isinstance(leaf, Tensor) and _holds_tensor(leaf, set()):
@@ -227,7 +227,7 @@ def _holds_tensor(value: Any, seen: set[int]) -> bool:
 
 
 def distinct_names(names: Sequence[str], taken: Collection[str]) -> list[str]:
-    """Return the names, with a number after those that are taken, or came before.
+    """Return the names, with a number after those that are taken or repeated.
 
     >>> distinct_names(["x", "x", "y"], {"y"})
     ['x', 'x_1', 'y_1']

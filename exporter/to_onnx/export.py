@@ -41,7 +41,7 @@ from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `export` wrote.
+    """The result of `export`.
 
     Attributes:
         path: the file.
@@ -99,9 +99,9 @@ def export(
         model: a module, compiled or not, left in the mode that it was in, or an exported program.
         args: example input, or a tuple of the arguments of ``forward``; tensors may stand in tuples, lists, dicts, and
             classes that torch's pytree knows. An exported program has an example of its own.
-        path: where to write; an existing file is replaced, and only by a whole one. Devices, FIFOs and ``-``, which is
-            standard output, are written to.
-        kwargs: further arguments by name. What is no tensor, in either, becomes a constant of the file.
+        path: where to write; an existing file is replaced, and only by a complete one. Devices, FIFOs and ``-``, which
+            is standard output, are written to.
+        kwargs: further arguments by name. Arguments other than tensors become constants of the file.
         engine: ``dynamo`` (opset 18 to 25) or ``torchscript`` (opset 9 to 20).
         opset: version of ONNX's own operators; 20 by default.
         target: an onnxruntime that must load the file, such as ``1.17``; picks the newest opset that it has, and the
@@ -113,8 +113,8 @@ def export(
         dynamic_shapes: ``{input name: {dimension: its name}}``; by default the first dimension of every input of
             rank 2 or more is ``batch``. ``{}`` for none.
         metadata: entries for the model's metadata_props.
-        training: whether to export as in training, with dropout and batch statistics; else in eval mode. What is
-            random then cannot be compared, and is not.
+        training: whether to export as in training, with dropout and batch statistics; otherwise in eval mode. Random
+            outputs are not compared.
 
     Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that an operator
         does not have.

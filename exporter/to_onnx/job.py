@@ -1,4 +1,4 @@
-"""What is exported, by whichever engine, and what the graph must have in the end."""
+"""One export, by either engine: the example, and what the graph must have in the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FAST_PATH = (
 
 @dataclass(frozen=True)
 class Job:
-    """What is exported: the example, and what the graph must have; expected nodes by ``domain::NAME``."""
+    """The example to export, and what the graph must have; expected nodes by ``domain::NAME``."""
 
     example: Example
     program: torch.export.ExportedProgram | None
@@ -87,7 +87,7 @@ def dynamic_axes(names: list[str], example: tuple[Any, ...], wanted: DynamicShap
 
 
 def check_value_names(proto: onnx.ModelProto, input_names: list[str], output_names: list[str]) -> None:
-    """Check that the graph has the names asked for, and each for one value; an exporter may rename silently."""
+    """Check that the graph has the requested names, each for one value; an exporter may rename silently."""
     got = [value.name for value in (*proto.graph.input, *proto.graph.output)]
     for wanted, name in zip([*input_names, *output_names], got, strict=True):
         if name != wanted:

@@ -35,9 +35,9 @@ def has_float64(model: ir.Model) -> bool:
 
 
 def check_precision(program: torch.onnx.ONNXProgram) -> None:
-    """Check that no operation of the program that takes and gives float64 alone is translated by way of a smaller type.
+    """Check that no operation of the program on float64 alone is translated by way of a smaller type.
 
-    The comparison cannot see that: for the graph that it is given, errors of float32 are right.
+    The comparison cannot see that: in such a graph, errors of float32 are within the bound.
 
     Raises: ExportError naming the operation.
     """
@@ -106,7 +106,7 @@ def exact_scalars() -> Iterator[None]:
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """Return what translates, in float64, the operators whose scalars ONNX has as attributes."""
+    """Return translations, in float64, for the operators whose scalars are attributes in ONNX."""
     from onnxscript import opset18 as op
     from onnxscript.function_libs.torch_lib.ops import core, nn
 

@@ -15,7 +15,7 @@ _MOVES = frozenset({"Concat", "Expand", "Gather", "Identity", "Reshape", "Slice"
 
 
 def simplify(model: ir.Model) -> None:
-    """Inline functions, fold constants, merge what is equal, and drop what nobody reads; in place."""
+    """Inline functions, fold constants, merge equal nodes, and drop unused ones; in place."""
     optimizer.inline(model)
     optimizer.fold_constants(model, should_fold=_may_fold)
     Sequential(

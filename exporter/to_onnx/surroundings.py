@@ -1,4 +1,4 @@
-"""The state that a model and torch are put in while a model is exported, and out of again."""
+"""Put a model and torch into the state for an export, and back again."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ _ASKED_FOR = (
     "ONNX Preprocess - Removing mutation from node",  # outputs are compared
     r"The \.grad attribute of a Tensor that is not a leaf Tensor",
 )
-"""What torch's exporters warn of, though it is asked for, checked, or their own doing."""
+"""Warnings of torch's exporters about what is intended, checked, or their own doing."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch's exporters on matters that a caller of `export` can do nothing about."""
+    """Silence torch's exporters where a caller of `export` can do nothing."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Which opsets each of torch's exporters writes, and which one an export takes."""
+"""Choose the opset of an export, among those that torch's exporters write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_OPSET = {"dynamo": 25, "torchscript": 20}
 
 
 def choose_opset(engine: str, opset: int | None, target: str | None) -> int:
-    """Return the opset that was asked for, or the target's newest, or the default; checked."""
+    """Return the requested opset, or the target's newest, or the default, after checking it."""
     if target is None:
         chosen = DEFAULT_OPSET if opset is None else opset
     else:

@@ -1,4 +1,4 @@
-"""The arguments of `functional.linear`: the contract's checks, and the casts of autocast."""
+"""Check and cast the arguments of `functional.linear`, by the contract and as autocast does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Te
 
 
 def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise the contract's error for what torch would accept, broadcast, compute wrongly or say in other words."""
+    """Raise the contract's error for arguments that torch would accept, broadcast, or refuse in other words."""
     if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
         _explain(x, weight, bias)
     dtype, device, weight_shape = x.dtype, x.device, weight.shape
@@ -46,7 +46,7 @@ def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise the contract's error for the first rule that is broken, or TypeError for what is no tensor."""
+    """Raise the contract's error for the first rule that is broken, or TypeError for anything but a tensor."""
     for argument, value in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
             raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))

@@ -23,7 +23,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def save_for_backward(ctx: Any, x: Tensor, weight: Tensor) -> None:
-    """Save what `linear_gradients` will read and nothing else: x for grad_weight, weight for grad_x."""
+    """Save only what `linear_gradients` will read: x for grad_weight, weight for grad_x."""
     needs = ctx.needs_input_grad
     ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None)
 
@@ -51,11 +51,11 @@ def linear_gradients(ctx: Any, grad: Tensor) -> Gradients:
 
 
 class PlainLinearF(Function):
-    """The reverse-mode derivative alone, in as few Python calls as there can be: two a forward, one a backward."""
+    """The reverse-mode derivative alone, in as few Python calls as possible: two for a forward, one for a backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        needs = ctx.needs_input_grad  # `save_for_backward`, written out: a call less
+        needs = ctx.needs_input_grad  # `save_for_backward` inlined, which saves a call
         ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None)
         return F.linear(x, weight, bias)
 
@@ -108,7 +108,7 @@ class TraceableLinearF(Function):
 class LinearF(TraceableLinearF):
     """``LinearF.apply(x, weight, bias)`` is ``x @ weight.T + bias`` with the backward of `linear_gradients`.
 
-    Complete, and checks nothing: `linear` is what to call.
+    It is complete and checks nothing; call `linear` instead.
 
     Args (of apply):
         x: ``[..., in_features]``.
@@ -128,7 +128,7 @@ class LinearF(TraceableLinearF):
         """Return the forward-mode derivative dX W^T + X dW^T + dB, over the tangents that are given.
 
         Raises: NotImplementedError in forward mode over forward mode, where torch loses the tangents of this
-            function's own products without a word; `linear` calls ``F.linear`` there.
+            function's own products silently; `linear` calls ``F.linear`` there.
         """
         if (forward_mode_depth() or 0) > 1:
             raise NotImplementedError(f"{NAME}: LinearF has no forward mode over forward mode; call linear instead")
@@ -146,7 +146,7 @@ class LinearF(TraceableLinearF):
 AUTOGRAD_NODE_NAMES = frozenset(
     f"{cls.__name__}Backward" for cls in (PlainLinearF, OpLinearF, TraceableLinearF, LinearF)
 )
-"""What autograd calls the nodes that calls of `linear` and of the library op leave in its graph."""
+"""Autograd's names of the nodes that calls of `linear` and of the library op leave in its graph."""
 
 
 def batched(
@@ -165,7 +165,7 @@ def batched(
         # A node for each: ONNX has no batch of the operator, and a product of matrices would lose it.
         return loop(linear_of_one, batch_size, in_dims, (x, weight, bias))  # type: ignore[no-any-return]
     x, weight = batch_first(x, x_dim, batch_size), batch_first(weight, weight_dim, batch_size)
-    rows = math.prod(x.shape[1:-1])  # not by Size.numel, which makes a number of a dynamic dimension
+    rows = math.prod(x.shape[1:-1])  # not by Size.numel, which turns a dynamic dimension into a number
     out = torch.bmm(x.reshape(batch_size, rows, x.shape[-1]), weight.transpose(1, 2))
     if bias is not None:
         out = out + batch_first(bias, bias_dim, batch_size).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""MYLINEAR as a `BenchKit`: its exact result, and what computes the same. Imports no torch."""
+"""MYLINEAR as a `BenchKit`: its exact result, and the peers that compute the same. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""`linear`, which picks what computes the operator where it is called.
+"""`linear`, which picks the implementation of the operator for the place where it is called.
 
 docs/torch_operator.md says why:
 
 - eager: `PlainLinearF`, past the slow Python wrapper of ``Function.apply``;
-- ``torch.func``, forward-mode differentiation, ``torch.onnx.export(dynamo=False)``: `LinearF`, which has it all,
-  but for forward mode over forward mode, which torch gets wrong for any autograd function: ``F.linear``;
+- ``torch.func``, forward-mode differentiation, ``torch.onnx.export(dynamo=False)``: `LinearF`, which is
+  complete; for forward mode over forward mode, which torch gets wrong for any autograd function, ``F.linear``;
 - ``torch.compile``: `TraceableLinearF`, which is `LinearF` without ``jvp``, which dynamo cannot trace;
 - ``torch.export`` (and so ``torch.onnx.export(dynamo=True)``) and ``torch.jit.trace``: the library op
   ``mylinear::linear``, which stays one node where an autograd function would be dissolved.
@@ -76,7 +76,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear` under torch.compile and torch.export, which look into it."""
+    """Compute `linear` under torch.compile and torch.export, which trace into it."""
     x, weight, bias = autocast(x, weight, bias)
     check(x, weight, bias)
     if torch.compiler.is_exporting():
@@ -87,7 +87,7 @@ def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _traced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear` under the tracer of TorchScript; sizes are tensors there, and to compare them would be recorded."""
+    """Compute `linear` under TorchScript's tracer, where sizes are tensors and comparing them would be recorded."""
     if torch.onnx.is_in_onnx_export():
         if is_any_autocast_enabled():
             x, weight, bias = autocast(x, weight, bias)

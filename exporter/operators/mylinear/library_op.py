@@ -1,4 +1,4 @@
-"""The library op ``mylinear::linear``: what exported programs call, one node for each call."""
+"""The library op ``mylinear::linear``, which stays one node for each call in exported programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if all(isinstance(size, int) for tensor in tensors for size in tensor.shape):
         check(x, weight, bias)
-    # By torch._check, because sizes that are not known, or depend on data, have no answer yet.
+    # By torch._check, because unknown or data-dependent sizes cannot be compared yet.
     torch._check(x.shape[-1] == weight.shape[1], lambda: f"{NAME}: in_features of x and weight differ")
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
@@ -45,7 +45,7 @@ def _linear_vmap(
 
 
 def _linear_autograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Differentiate the op. `torch.library.register_autograd` would lose forward-mode tangents without a word."""
+    """Differentiate the op. `torch.library.register_autograd` would silently lose forward-mode tangents."""
     if are_transforms_active() or forward_mode_level() >= 0:
         check(x, weight, bias)
         return F.linear(x, weight, bias)  # right in every transform, and there is no graph here to keep the op in

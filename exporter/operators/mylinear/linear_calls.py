@@ -18,8 +18,8 @@ _IGNORED = ("CACHE", "EXTENDED_ARG", "PRECALL", "PUSH_NULL")
 def linear_calls(cls: type[nn.Module]) -> tuple[str, ...]:
     """Return torch's linear functions that the methods of a class name, inherited methods included.
 
-    Only what a method finds from a global name is seen, such as ``F.linear``: not ``x @ self.weight``, and not what
-    another function calls for it.
+    Only functions that a method reaches by a global name are seen, such as ``F.linear``: not ``x @ self.weight``, and
+    not the calls of another function.
 
     >>> linear_calls(nn.Linear), linear_calls(nn.ReLU)
     (('torch.nn.functional.linear',), ())
@@ -36,7 +36,7 @@ def linear_calls(cls: type[nn.Module]) -> tuple[str, ...]:
 
 
 def _named(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
-    """Yield what of `_LINEAR` a function names, by itself or as an attribute of modules."""
+    """Yield the functions of `_LINEAR` that a function names, directly or as attributes of modules."""
     current: Any = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in _IGNORED:

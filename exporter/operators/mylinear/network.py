@@ -17,7 +17,7 @@ _DTYPES = tuple(element_type.name for element_type in ELEMENT_TYPES)
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed, beside the numbers, to build a network.
+    """Everything but the parameters that is needed to build a network.
 
     Attributes:
         in_features: columns of a row.
@@ -25,7 +25,7 @@ class Architecture:
         out_features: numbers or classes that are predicted.
         dtype: of inputs, parameters and outputs, such as ``float32``.
         standardizes_inputs: whether rows are standardized first.
-        restores_outputs: whether a standardized target is taken back to its own mean and standard deviation.
+        restores_outputs: whether a standardized target gets its own mean and standard deviation back.
     """
 
     in_features: int

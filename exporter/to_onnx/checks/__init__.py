@@ -1,1 +1,1 @@
-"""What every export must pass: counts of nodes, precision, and agreement with torch."""
+"""Checks that every export must pass: counts of nodes, precision, and agreement with torch."""

@@ -1,4 +1,4 @@
-"""Is an exported model, run by onnxruntime, what it was in torch? The check that every export must pass."""
+"""Check that an exported model computes in onnxruntime what it did in torch; every export must pass."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def compare_with_torch(
 ) -> dict[str, Comparison]:
     """Run the model in onnxruntime and in torch on the example, on other sizes, and on values at the edge.
 
-    Both are compared with the exported graph in float64, each within the one bound, and so with each other within
-    twice that: a graph that is not the model's is left by torch, and a runtime that is wrong by onnxruntime. One number
-    of a weight in a deep model changes the outputs by less than rounding does, and so what the operators' nodes take of
-    the model's weights is compared bit by bit first.
+    Both are compared with the exported graph in float64, each within the same bound, and so with each other within
+    twice that. If the graph is not the model's, torch leaves the bound; if the runtime is wrong, onnxruntime does. One
+    number of a weight in a deep model changes the outputs by less than rounding does, so the weights that the
+    operators' nodes take are compared bit by bit first.
 
     Args:
         path: the file, for a model whose weights lie beside it and not in ``proto``.
@@ -52,7 +52,7 @@ def compare_with_torch(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     nodes = operator_nodes(proto)
-    # By the definitions that the file carries, as any onnxruntime would run it.
+    # By the definitions in the file, as any onnxruntime would run it.
     kernels = "body" if all(found.operator.make_body is not None for found in nodes) else "auto"
     try:
         session = InferenceSession(path or proto.SerializeToString(), options, kernels=kernels)
@@ -74,7 +74,7 @@ def compare_with_torch(
         except Exception:
             if trial.must_run:
                 raise
-            continue  # a model may fix how its dimensions go together, and then refuses other sizes in torch too
+            continue  # a model may fix relations of its dimensions, and then refuses other sizes in torch too
         feed = {name: to_numpy(value) for name, value in zip(names, trial.tensors, strict=True)}
         try:
             ort_outputs = session.run(output_names, feed)
@@ -89,7 +89,7 @@ def compare_with_torch(
             value = exact[name]
             if trial.is_edge:
                 if value.element_type is None:
-                    continue  # of equal values, each runtime has a first one of its own
+                    continue  # among equal values, each runtime picks its own first one
                 value = _where_they_differ(value, got, torch_output)
             for runtime, array in (("torch", torch_output), ("onnxruntime", got)):
                 comparison = value.compare(array)
@@ -105,7 +105,7 @@ def compare_with_torch(
 
 
 def _where_they_differ(value: Value, got: NDArray[Any], torch_output: NDArray[Any]) -> Value:
-    """Leave out what onnxruntime computes as torch does, bit by bit: where both overflow, float64 may not."""
+    """Leave out values that onnxruntime and torch compute alike, bit by bit: where both overflow, float64 may not."""
     if got.shape != torch_output.shape or got.shape != value.exact.shape:
         return value
     with np.errstate(invalid="ignore"):
@@ -116,7 +116,7 @@ def _where_they_differ(value: Value, got: NDArray[Any], torch_output: NDArray[An
 def _check_weights(
     proto: onnx.ModelProto, nodes: Sequence[OperatorNode], model: nn.Module, folder: Path | None
 ) -> None:
-    """Compare what the operators' nodes take, and what has a parameter's name, with it.
+    """Compare tensors with a parameter's name, and those that the operators' nodes take, with the parameters.
 
     Raises: ExportError naming the first that differs.
     """

@@ -1,4 +1,4 @@
-"""Is every call of an operator a node of the exported graph? Counts are by ``domain::NAME``."""
+"""Check that every call of an operator is a node of the exported graph; counts are by ``domain::NAME``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ort_ops.opdef import registry
 
 
 def count_in_model(proto: onnx.ModelProto) -> Counter[str]:
-    """Count the operators' nodes of a model, of the bodies and functions within too."""
+    """Count the operators' nodes of a model, also in bodies and functions."""
     return Counter(found.operator.op_type for found in operator_nodes(proto))
 
 
@@ -55,7 +55,7 @@ def check_count(
         found: nodes of the exported graph.
         expected: calls of the model.
         has_inner_graphs: whether the graph has loops or branches; a node in a loop's body stands for many calls.
-        is_program: whether an exported program was counted, which has no calls but those that count.
+        is_program: whether an exported program was counted, all of whose calls count.
 
     Raises: ExportError naming the first operator with too few nodes.
     """
@@ -77,9 +77,9 @@ def check_count(
 
 
 def _live_calls(example: Example) -> Counter[str]:
-    """Count the calls that an output depends on; exporters leave the others out, such as a pooler that nobody reads.
+    """Count the calls that an output depends on; exporters leave out the others, such as an unused pooler.
 
-    They are those in the graph that autograd records. Inputs are differentiated too where the model lets them.
+    They are found in the graph that autograd records. Inputs are differentiated too where the model allows it.
     """
     parameters = [p for p in example.call.parameters() if p.is_floating_point()]
     before = [p.requires_grad for p in parameters]
@@ -88,10 +88,10 @@ def _live_calls(example: Example) -> Counter[str]:
             parameter.requires_grad_(True)
         with torch.enable_grad():
             try:
-                # Copies of leaves, for a model may overwrite its inputs.
+                # Copies, because a model may overwrite its inputs.
                 tracked = [t.detach().requires_grad_().clone() if t.is_floating_point() else t for t in example.tensors]
                 outputs = flatten_outputs(example.call(*tracked))
-            except Exception:  # it may take them to NumPy, or refuse to be differentiated by them
+            except Exception:  # it may convert them to NumPy, or refuse to be differentiated
                 outputs = flatten_outputs(example.call(*example.tensors))
     finally:
         for parameter, needs_grad in zip(parameters, before, strict=True):

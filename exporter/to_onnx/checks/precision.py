@@ -1,7 +1,7 @@
-"""Does an exported graph compute in a smaller floating-point type than the model does?
+"""Check that an exported graph does not compute in a smaller floating-point type than the model.
 
-The comparison with torch cannot see that: for the graph that it is given, errors of float32 are right. torch's older
-exporter writes such detours for celu, and for Python numbers that are made of sizes.
+The comparison with torch cannot see that: in such a graph, errors of float32 are within the bound. torch's older
+exporter writes such detours for celu, and for Python numbers that come from sizes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ort_ops.opdef.element_types import FLOATS, ElementType
 
 
 class _FloatTypes(TorchDispatchMode):
-    """Collects the floating-point dtypes of everything that operations take and give."""
+    """Collect the floating-point dtypes of all inputs and outputs of operations."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -38,7 +38,7 @@ class _FloatTypes(TorchDispatchMode):
 def check_casts(proto: onnx.ModelProto, job: Job) -> None:
     """Check that no number goes through a smaller type than any that the model computes in, and back.
 
-    Sizes that are computed so and become integers again are not meant.
+    Sizes that are computed in this way and become integers again are allowed.
 
     Raises: ExportError naming the node.
     """

@@ -1,4 +1,4 @@
-"""The inputs that an export is compared on: the example, other sizes, and values at the edge."""
+"""Make the inputs on which an export is compared: the example, other sizes, and values at the edge."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def trials(
 
 
 def _rows(tensor: Tensor, kinds: Sequence[float | None]) -> Tensor:
-    """One row for each kind; of integers, the first row again."""
+    """Return one row for each kind; for integers, the first row again."""
     first = tensor[:1]
     return torch.cat([_filled(first, kind) for kind in kinds])
 
