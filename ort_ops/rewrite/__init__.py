@@ -1,6 +1,6 @@
 """Rewrite ONNX graphs: adopt our operators, or lower them to standard ones.
 
-`adopt` and `lower` take files and say in a `Rewrite` what they did.
+`adopt` and `lower` take files, and report in a `Rewrite` what they did.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Rewrite", "adopt", "lower"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that `ort_ops.rewrite.files` and the patterns of operators import little."""
+    """Import names on demand, so that `ort_ops.rewrite.files` and the patterns of operators import little."""
     if name not in __all__:
         raise AttributeError(f"module 'ort_ops.rewrite' has no attribute '{name}'")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""Put operators into a model in memory, wherever their patterns find that they can stand. No torch."""
+"""Put operators into a model in memory, in place of what their patterns find. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ort_ops.rewrite.selection import select
 
 
 def adopt_model(model: ir.Model, operators: Sequence[str] | None = None) -> Rewrite:
-    """Do what `ort_ops.rewrite.adopt` does, in place; nodes are compared one by one, the whole model is not."""
+    """Do what `ort_ops.rewrite.adopt` does, in place; compare nodes one by one, but not the whole model."""
     result = Rewrite(num_nodes_before=count_nodes(model))
     kits = [kit for kit in select(operators) if kit.patterns is not None]
     if operators is None:
@@ -50,7 +50,7 @@ def _adopt_node(
     editor: Editor,
     result: Rewrite,
 ) -> OperatorKit | None:
-    """Put the first operator that can stand for the node in its place, and return it; else note why none can."""
+    """Replace the node by the first operator that can stand for it, and return that; otherwise note why none can."""
     name = node.name or node.outputs[0].name or ""
     reasons: list[Reason] = []
     for kit, pattern in patterns:
@@ -75,7 +75,7 @@ def _adopt_node(
 
 
 def _without_newer(model: ir.Model, kits: list[OperatorKit], result: Rewrite) -> list[OperatorKit]:
-    """Leave out operators that need a newer opset than the model has, and note them; unless that would be all."""
+    """Leave out operators that need a newer opset than the model's, and note them; unless that would be all."""
     oldest = min(opset_of(owner) or 0 for owner in owners_of(model))
     newer = [kit.operator for kit in kits if 0 < oldest < kit.operator.min_opset]
     if len(newer) == len(kits):

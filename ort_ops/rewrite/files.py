@@ -31,7 +31,7 @@ _MIN_NBYTES_OUTSIDE = 1024
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model that was read, its external weights left where they are.
+    """A model that was read, without its external weights.
 
     Attributes:
         proto: without the external data.
@@ -44,11 +44,11 @@ class ModelFile:
     is_external: bool
 
     def load(self) -> ir.Model:
-        """Make a model whose external tensors are memory-mapped when they are read; each call makes another."""
+        """Make a new model, whose external tensors are memory-mapped when they are read."""
         model = ir.from_proto(self.proto)
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, self.folder)
-        for function in self.proto.functions:  # onnx_ir leaves out what is known of their inputs
+        for function in self.proto.functions:  # onnx_ir leaves out what the model states of their inputs
             known = {value.name: value for value in function.value_info}
             for value in model.functions[function.domain, function.name, function.overload].inputs:
                 if value.name in known:
@@ -57,7 +57,7 @@ class ModelFile:
 
 
 def read_model(source: str | Path) -> ModelFile:
-    """Read a model and check what onnx_ir takes for granted. Raises: ModelError, ContractError."""
+    """Read a model and check what onnx_ir assumes. Raises: ModelError, ContractError."""
     proto = load_model(source, external_data=False)
     if check_operator_nodes(proto):
         check_shapes(proto)
@@ -75,7 +75,7 @@ def read_model(source: str | Path) -> ModelFile:
 
 
 def write_model(model: ir.Model, target: str | Path, *, external: bool = False) -> int:
-    """Write a model whole or not at all; its weights beside it, in one file, if asked for or if they are too large.
+    """Write a model completely or not at all; its weights beside it on request, or if they are too large.
 
     Returns: the number of bytes of its weights.
     Raises: OutputError.
@@ -102,7 +102,7 @@ def write_model(model: ir.Model, target: str | Path, *, external: bool = False) 
                 format="protobuf",
                 external_data=data.name,
                 size_threshold_bytes=_MIN_NBYTES_OUTSIDE,
-                alignment=4096,  # so that a runtime can map the weights into memory
+                alignment=4096,  # lets a runtime map the weights into memory
             )
         except OSError as error:
             raise output_error(target, error) from error

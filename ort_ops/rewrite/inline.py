@@ -18,7 +18,7 @@ from ort_ops.rewrite.reasons import RewriteError
 
 
 class Inliner:
-    """Inlines the bodies of operators into one model."""
+    """Inline the bodies of operators into one model."""
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
@@ -27,14 +27,14 @@ class Inliner:
     def inline(self, node: ir.Node, graph: ir.Graph, operator: Operator, opset: int) -> Change:
         """Replace one node by the body of its operator.
 
-        Attributes have the node's values, or their defaults; what stands for an absent input is stored or computed;
-        what only an output computes that nobody takes is left out.
+        Attributes have the node's values, or their defaults. Tensors for absent inputs are stored or computed. Nodes
+        that only an unused output needs are left out.
 
         Args:
             opset: the version of ONNX's own domain that the graph's owner imports.
 
-        Raises: RewriteError for a body that needs an absent input for which nothing can stand, or for element types
-            that are not known and that no one body serves; ContractError.
+        Raises: RewriteError for a body that needs an absent input that nothing can stand for, or for unknown element
+            types that no single body serves; ContractError.
         """
         name = node.name or node.outputs[0].name or ""
         function = self._function(operator, node, opset, name)

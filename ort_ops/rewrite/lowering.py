@@ -26,7 +26,7 @@ from ort_ops.rewrite.selection import select
 
 
 def lower_model(model: ir.Model, operators: Sequence[str] | None = None) -> Rewrite:
-    """Do what `ort_ops.rewrite.lower` does, in place; nodes are compared where they can be, the whole model is not.
+    """Do what `ort_ops.rewrite.lower` does, in place; compare nodes where possible, but not the whole model.
 
     Raises: ContractError for an opset that is too old; RewriteError for a node that cannot be lowered.
     """
@@ -48,7 +48,7 @@ def lower_model(model: ir.Model, operators: Sequence[str] | None = None) -> Rewr
 
 
 class _Lowerer:
-    """Lowers the nodes of one model, and notes what it did."""
+    """Lower the nodes of one model, and note what was done."""
 
     def __init__(self, model: ir.Model, result: Rewrite) -> None:
         self._model = model

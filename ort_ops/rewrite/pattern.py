@@ -1,7 +1,7 @@
-"""What an operator states for `adopt` and `lower`: which graphs it can stand for, and what stands for it.
+"""An operator's part in `adopt` and `lower`: the graphs that it can replace, and what can replace it.
 
 An `OperatorKit` names `Pattern`s, and a `Lowering` where one is better than the operator's body. Both see onnx_ir's
-graphs through `ort_ops.rewrite.graph`. For nodes that go as they are, `NodesMatch` is all that a pattern must return.
+graphs through `ort_ops.rewrite.graph`. For nodes that are simply removed, a pattern returns a `NodesMatch`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ort_ops.rewrite.reasons import GraphCause, NoMatch, Reason
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to one node or a few.
+    """A change of one node or a few.
 
     Attributes:
         what: the standard operators that were replaced, or that replace, such as ``MatMul+Add``.
-        shape: what the report shows of the shapes, such as that of a weight; None for what is not known.
-        is_compared: whether it was compared by itself with what was there.
+        shape: for the report, such as that of a weight; None for an unknown one.
+        is_compared: whether the change was compared by itself.
     """
 
     what: str
@@ -50,7 +50,7 @@ class Pattern(Protocol):
     def find(self, node: ir.Node) -> Match | Reason | None:
         """Return what the operator can stand for from this node on.
 
-        Returns: why not, for a node that looks as if it were meant; None for any other.
+        Returns: the reason why not, for a node that looks as if it could match; None for any other.
         """
 
 
@@ -60,11 +60,11 @@ Lowering = Callable[[ir.Node, ir.Graph, Editor], Change]
 
 @dataclass(frozen=True)
 class NodesMatch:
-    """Nodes that go as they are; one node of the operator takes their place.
+    """Nodes to remove; one node of the operator takes their place.
 
     Attributes:
         operator: of the new node.
-        nodes: those that go, in their order in the graph.
+        nodes: to remove, in their order in the graph.
         inputs: of the new node, in the operator's order; None for an absent one.
         outputs: the values that the new node gives in their place; None for an output that it does not have.
         attributes: of the new node.

@@ -1,1 +1,1 @@
-"""Look into graphs and change them, as `adopt`, `lower` and the patterns of operators do. Names no operator."""
+"""Inspect and change graphs, for `adopt`, `lower` and the patterns of operators. Names no operator."""

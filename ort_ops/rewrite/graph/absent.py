@@ -1,4 +1,4 @@
-"""What stands for an optional input that a node lacks. No torch."""
+"""Make the tensor that stands for an optional input that a node lacks. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def absent_input(
     Args:
         values: the inputs in the operator's order.
 
-    Returns: None where the operator says of nothing that it can stand for the input.
+    Returns: None if the operator says that nothing can stand for the input.
     Raises: RewriteError where the element type, or below opset 15 the shape, is not known.
     """
     parameter = operator.inputs[index]
@@ -77,7 +77,7 @@ def dtype_of(operator: Operator, index: int, values: Values, node: ir.Node | Non
 
 
 def shape_of(operator: Operator, absent: AbsentInput, values: Values) -> list[int] | None:
-    """Return the shape of what stands for an absent input, if it is known when the model is rewritten."""
+    """Return the shape of the tensor for an absent input, if it is known when the model is rewritten."""
     by_name = {parameter.name: value for parameter, value in zip(operator.inputs, values, strict=False)}
     sizes: list[int] = []
     for dim in absent.dims:

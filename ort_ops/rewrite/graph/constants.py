@@ -1,6 +1,6 @@
-"""Constants of a graph: stored tensors, and what is done to them on the way to a node. No torch.
+"""Constants of a graph: stored tensors, with the operations on their way to a node. No torch.
 
-Nothing is read to find out what a constant is; its numbers are read when `Constant.array` is called.
+Finding a constant reads nothing; its numbers are read when `Constant.array` is called.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ DTYPES = {ir.DataType(element_type.onnx_type): element_type for element_type in 
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that is known when the model is rewritten: a stored tensor, and what is done to it on the way.
+    """A value that is known when the model is rewritten: a stored tensor, with the operations on its way.
 
     Attributes:
         source: the initializer, or the output of a Constant node.
-        steps: names what was done, so that equal constants are known as equal.
-        functions: the same, to compute it; each works on views where NumPy can.
+        steps: names of the operations, by which equal constants are recognized.
+        functions: the operations themselves; they work on views where NumPy can.
     """
 
     source: ir.Value
     steps: tuple[str, ...] = ()
     functions: tuple[Callable[[Array], Array], ...] = ()
     cast_to: ir.DataType | None = None
-    """The dtype, where it is not that of the source any more."""
+    """The dtype, if it is no longer that of the source."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ class Constant:
 
     @property
     def canonical_steps(self) -> tuple[str, ...]:
-        """The steps without those that undo each other: two transpositions of a matrix are none."""
+        """The steps without those that undo each other, such as two transpositions of a matrix."""
         steps: list[str] = []
         for step in self.steps:
             step = "transpose" if step == "transpose (1, 0)" else step
@@ -74,7 +74,7 @@ class Constant:
         return not self.canonical_steps
 
     def array(self) -> Array:
-        """Read the tensor (memory-mapped, where it is external) and do the steps."""
+        """Read the tensor (memory-mapped if it is external) and apply the steps."""
         assert self.source.const_value is not None
         array: Array = self.source.const_value.numpy()
         for function in self.functions:
@@ -90,8 +90,8 @@ class Computed:
     """An input that is known only when the model runs.
 
     Attributes:
-        shape: None for a dimension that is not known.
-        dtype: as far as known.
+        shape: with None for an unknown dimension.
+        dtype: None if it is not known.
     """
 
     value: ir.Value
@@ -113,7 +113,7 @@ def refers_to_function(node: ir.Node) -> bool:
 
 
 def perm_of(node: ir.Node, rank: int) -> tuple[int, ...]:
-    """Return what a Transpose of that many dimensions does to them."""
+    """Return the permutation of a Transpose of that many dimensions."""
     return tuple(node.attributes.get_ints("perm", list(range(rank))[::-1]))
 
 

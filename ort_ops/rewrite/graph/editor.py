@@ -20,7 +20,7 @@ from ort_ops.rewrite.reasons import RewriteError
 
 
 class Editor:
-    """Changes one model, and remembers the tensors that it made, so that equal ones are shared."""
+    """Change one model, and remember the tensors that were made, so that equal ones are shared."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
@@ -33,7 +33,7 @@ class Editor:
         """The version of ONNX's own domain that the model and each of its functions import; None for none."""
 
     def new_name(self, wanted: str) -> str:
-        """Return a name that no value of the model has: the wanted one, with a number behind it if need be."""
+        """Return a name that no value of the model has: the wanted one, followed by a number if necessary."""
         return self._new(wanted, self._names)
 
     def new_node_name(self, wanted: str) -> str:
@@ -52,7 +52,7 @@ class Editor:
         """Return a value that holds the constant times the factor; the same one for the same constant.
 
         Args:
-            graph: where it is needed; it is stored where its source lies.
+            graph: where it is needed; it is stored in the graph of its source.
             factor: such that no number is rounded.
             name: wanted for a new one.
         """
@@ -74,7 +74,7 @@ class Editor:
     def store_filled(
         self, shape: Sequence[int], number: float, dtype: ir.DataType, graph: ir.Graph, name: str
     ) -> ir.Value:
-        """Return a value of that shape whose elements are all one number; the same one where all that is equal."""
+        """Return a value of that shape whose elements are all one number; the same value for equal arguments."""
         key = (tuple(shape), np.float64(number).tobytes(), dtype, id(graph))
         if key not in self._stored:
             name = self.new_name(name)
@@ -109,7 +109,7 @@ class Editor:
         if found:
             others = list(model.functions.items())
             model.functions.clear()
-            for function in found:  # before their users: some evaluators want that
+            for function in found:  # before their users, as some evaluators require
                 model.functions[function.identifier()] = function
             model.functions.update(others)
             model.ir_version = max(model.ir_version, 8)  # model-local functions came with IR version 8
@@ -169,7 +169,7 @@ def node_like(
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` stand wherever ``old`` stood, under its name and with all that is known of it."""
+    """Let ``new`` replace ``old`` everywhere, with its name and all that is known of it."""
     new.name, old.name = old.name, None
     new.type, new.shape = old.type or new.type, old.shape or new.shape
     new.doc_string = old.doc_string
@@ -179,7 +179,7 @@ def take_over(old: ir.Value, new: ir.Value) -> None:
 
 
 def remove_dead(values: Sequence[ir.Value | None]) -> None:
-    """Remove constants that nobody needs any more, and what computed them."""
+    """Remove constants that are no longer needed, and the nodes that computed them."""
     pending = list(values)
     while pending:
         value = pending.pop()
@@ -197,7 +197,7 @@ def remove_dead(values: Sequence[ir.Value | None]) -> None:
 
 
 def is_used(value: ir.Value) -> bool:
-    """Whether a node takes the value, or the graph gives it."""
+    """Whether a node takes the value, or the graph returns it."""
     return bool(value.uses()) or value.is_graph_output()
 
 

@@ -1,4 +1,4 @@
-"""Find out whether a value is a constant, through operators that only move the numbers of one. No torch."""
+"""Find out whether a value is a constant, through operators that only move its numbers. No torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ort_ops.rewrite.graph.constants import DTYPES, Constant, is_standard, perm_
 from ort_ops.rewrite.reasons import Origin, OriginKind
 
 _FOLDED = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Split", "Slice")
-"""Operators that are done to a constant when the model is rewritten; none of them rounds a number."""
+"""Operators that are applied to a constant when the model is rewritten; none of them rounds a number."""
 
 
 def origin_of(value: ir.Value) -> Origin:
-    """Say where a value comes from that is no constant."""
+    """Say where a value that is not a constant comes from."""
     producer, name = value.producer(), value.name or ""
     if producer is not None and is_standard(producer, "Cast") and resolve(producer.inputs[0]) is not None:
         return Origin(OriginKind.ROUNDED, name, producer.op_type)
@@ -28,7 +28,7 @@ def origin_of(value: ir.Value) -> Origin:
 
 
 def resolve(value: ir.Value | None) -> Constant | None:
-    """Return the constant that the value is, through `_FOLDED`; None if it is none."""
+    """Return the constant that the value is, through `_FOLDED`; None if it is not one."""
     passed: list[ir.Value] = []
     while value is not None and not value.is_initializer():
         node = value.producer()
@@ -55,7 +55,7 @@ def resolve(value: ir.Value | None) -> Constant | None:
 
 
 def _fold(value: ir.Value, inner: Constant) -> Constant | None:
-    """Return what an operator of `_FOLDED` makes of a constant; None if it needs more than constants."""
+    """Apply an operator of `_FOLDED` to a constant; return None if it needs more than constants."""
     node = value.producer()
     assert node is not None
     if node.op_type == "Identity":
@@ -78,7 +78,7 @@ def _fold(value: ir.Value, inner: Constant) -> Constant | None:
 
 
 def _part_of_split(node: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """What Split takes of a constant for one of its outputs."""
+    """Return the part of a constant that Split takes for one of its outputs."""
     axis, count = node.attributes.get_int("axis", 0) % len(shape), len(node.outputs)
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         constant = resolve(node.inputs[1])
@@ -95,7 +95,7 @@ def _part_of_split(node: ir.Node, value: ir.Value, shape: tuple[int, ...]) -> tu
 
 
 def _part_of_slice(node: ir.Node, shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """What Slice with constant indices takes of a constant; Python's slices mean the same for steps of 1."""
+    """Return the part of a constant that Slice with constant indices takes; for steps of 1, Python's slices agree."""
     if len(node.inputs) == 1:
         starts, ends = (list(node.attributes.get_ints(name)) for name in ("starts", "ends"))
         axes = list(node.attributes.get_ints("axes", range(len(starts))))
@@ -116,7 +116,7 @@ def _part_of_slice(node: ir.Node, shape: tuple[int, ...]) -> tuple[slice, ...] |
 
 
 def _cast(constant: Constant, to: ir.DataType) -> Constant | None:
-    """Return the constant in another floating-point type, if every number of it is one there too."""
+    """Return the constant in another floating-point type, if that type has all its numbers."""
     if constant.dtype not in DTYPES or to not in DTYPES:
         return None
     if constant.dtype == to:
@@ -144,7 +144,7 @@ def _read_constant(value: ir.Value) -> bool:
 
 
 def _static_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """What Reshape, Squeeze, Unsqueeze or Flatten makes of a constant's shape; None if it is not known or not right."""
+    """Return the shape that Reshape, Squeeze, Unsqueeze or Flatten gives a constant; None if unknown or wrong."""
     if node.op_type == "Flatten":
         axis = node.attributes.get_int("axis", 1)
         return (math.prod(shape[:axis]), math.prod(shape[axis:]))

@@ -1,4 +1,4 @@
-"""Multiply constants by a factor, where no number is rounded. No torch."""
+"""Multiply constants by a factor, if no number is rounded. No torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ort_ops.rewrite.graph.constants import Array, Computed, Constant
 
 
 def scales_exactly(constant: Constant | Computed, factor: float) -> bool:
-    """Whether the factor times each number is one of the constant's own dtype; NaN and infinities count as such.
+    """Whether the constant's dtype has the factor times each number exactly; NaN and infinities count as exact.
 
-    Decided by the exact product: what Dekker's splitting leaves of the product of the mantissas, and whether its
-    exponent is one of the dtype.
+    Decided by the exact product: by the remainder of the product of the mantissas in Dekker's splitting, and by its
+    exponent.
     """
     if factor == 1.0:
         return True

@@ -1,7 +1,7 @@
-"""What onnx's shape inference finds of a graph, kept apart from what the model itself states. No torch.
+"""Keep the results of onnx's shape inference apart from what the model itself states. No torch.
 
-What is inferred serves to match patterns and is not written: a mistake of the inference would make onnxruntime
-refuse the model.
+They serve to match patterns and are not written: a mistake of the inference would make onnxruntime refuse the
+model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ort_ops.opdef.onnx_objects import register_schemas
 _INFERRED = "mylinear.inferred"
 """Key of a value's meta, which is never written."""
 _MAX_NBYTES_READ = 1024
-"""Larger tensors are shown to the inference by type and shape only; no operator takes a shape from so many numbers."""
+"""The inference sees larger tensors by type and shape only; no operator takes a shape from so many numbers."""
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -55,7 +55,7 @@ def known_dtype(value: ir.Value) -> ir.DataType | None:
 
 
 def _without_numbers(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """Return a tensor of that type and shape that is written as a reference to nowhere, if it is large."""
+    """Return a tensor of that type and shape that, if it is large, is written as a reference to nowhere."""
     if tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) or tensor.nbytes <= _MAX_NBYTES_READ:
         return tensor
     assert isinstance(tensor.shape, ir.Shape)
@@ -63,7 +63,7 @@ def _without_numbers(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _note(graph: ir.Graph, proto: onnx.GraphProto) -> None:
-    """Keep what was inferred with the values of the graph; its nodes stand in the same order in both."""
+    """Keep the inferred types with the values of the graph; both have their nodes in the same order."""
     known = {value.name: value.type.tensor_type for value in (*proto.value_info, *proto.output)}
     for node, node_proto in zip(graph, proto.node, strict=True):
         for value in node.outputs:

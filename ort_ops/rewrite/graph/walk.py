@@ -12,7 +12,7 @@ from ort_ops.rewrite.report import Place, Rewrite
 
 Owner = ir.Model | ir.Function
 _IR_VERSION_OF_DEFAULTS = 4
-"""From which on initializers need not be inputs, and are default values where they are."""
+"""The first IR version in which initializers need not be inputs, and are default values where they are."""
 
 
 def graphs_of(model: ir.Model) -> Iterator[tuple[Place, ir.Graph]]:
@@ -22,7 +22,7 @@ def graphs_of(model: ir.Model) -> Iterator[tuple[Place, ir.Graph]]:
 
 
 def graphs_with_owners(model: ir.Model) -> Iterator[tuple[Place, ir.Graph, Owner]]:
-    """Yield what `graphs_of` does, each with what imports the versions of its domains."""
+    """Yield the graphs of `graphs_of`, each with its owner, which imports versions of domains."""
     yield Place(), model.graph, model
     for graph in model.graph.subgraphs():
         if graph is not model.graph:
@@ -43,7 +43,7 @@ def count_nodes(model: ir.Model) -> int:
 
 
 def owners_of(model: ir.Model) -> list[Owner]:
-    """Return what imports versions of domains: the model and its functions."""
+    """Return the owners of graphs, which import versions of domains: the model and its functions."""
     return [model, *model.functions.values()]
 
 
@@ -55,7 +55,7 @@ def opset_of(owner: Owner) -> int | None:
 
 @contextmanager
 def constant_initializers(model: ir.Model, result: Rewrite) -> Iterator[None]:
-    """Take initializers for the constants that they are in a model of IR version 3, where each is an input as well.
+    """Treat initializers as the constants that they are in a model of IR version 3, where each is an input as well.
 
     Runtimes let no caller override those. From version 4 on, an initializer that is an input can be overridden, so a
     rewritten model, which needs a newer version, does not have them as inputs. One in which nothing was rewritten

@@ -1,4 +1,4 @@
-"""What `adopt` makes MYLINEAR of, and what `lower` makes of MYLINEAR. No torch."""
+"""What `adopt` replaces by MYLINEAR, and what `lower` puts in its place. No torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LinearMatch:
     layer: LinearLayer
 
     def replace(self, graph: ir.Graph, editor: Editor) -> Change:
-        """Put MYLINEAR where the layer stands, and compare the two. Raises: RewriteError if they differ."""
+        """Put MYLINEAR in the place of the layer, and compare the two. Raises: RewriteError if they differ."""
         layer = self.layer
         name = layer.node.name or layer.node.outputs[0].name or ""
         weight, bias = replace_layer(layer, graph, editor)
@@ -36,7 +36,7 @@ class LinearPattern:
     """MatMul, MatMul + Add and Gemm, with weights that are constant, or computed as MYLINEAR takes them."""
 
     def find(self, node: ir.Node) -> LinearMatch | Reason | None:
-        """Return the linear layer that a node is, or why it is none that MYLINEAR can stand for."""
+        """Return the linear layer that a node is, or why MYLINEAR cannot replace it."""
         reason = reason_to_leave(node)
         if reason is not None or not is_standard(node, "MatMul", "Gemm"):
             return reason

@@ -1,4 +1,4 @@
-"""Why nodes that look like linear layers are left alone. No torch."""
+"""Causes for leaving nodes alone that look like linear layers. No torch."""
 
 from __future__ import annotations
 

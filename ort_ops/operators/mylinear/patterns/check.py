@@ -1,6 +1,6 @@
-"""Does a rewritten layer mean what it meant? By what its operators are defined to do, in float64. No torch.
+"""Check that a rewritten layer means what it meant, by the definitions of its operators in float64. No torch.
 
-Nothing of a large model but one weight at a time is read. `ort_ops.rewrite.whole` compares models as a whole.
+One weight of a large model is read at a time. `ort_ops.rewrite.whole` compares models as a whole.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ort_ops.rewrite.graph.constants import Array, Computed, Constant
 from ort_ops.rewrite.graph.folding import resolve
 from ort_ops.rewrite.reasons import RewriteError
 
-_CHUNK = 2**22  # weights that are widened to float64 at a time
+_CHUNK = 2**22  # numbers that are widened to float64 at a time
 
 
 def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str) -> bool:
-    """Compare MYLINEAR with its new weight and bias with the definition of what it replaces, on random x in float64.
+    """Compare MYLINEAR with its new weight and bias with the layer that it replaces, on random x in float64.
 
-    A weight that is computed is the same value before and after; its bias is compared.
+    A computed weight is the same value before and after; then only the bias is compared.
 
     Returns: whether every output feature was compared. Raises: RewriteError naming the layer's output.
     """
@@ -47,14 +47,14 @@ def check_layer(layer: LinearLayer, weight: ir.Value, bias: ir.Value, name: str)
 def check_lowered(
     product: ir.Node, added: ir.Value | None, weight: Constant | None, bias: Constant | None, name: str
 ) -> bool:
-    """Compare what became of a MYLINEAR node with the weight and bias that it had, in the same way.
+    """Compare the lowered form of a MYLINEAR node with the weight and bias that it had, in the same way.
 
     Args:
-        product: the Gemm or MatMul that stands for it now.
-        added: the bias of that, or of the Add behind it.
-        weight, bias: that the node had; None for a computed one, or for no bias.
+        product: the Gemm or MatMul that replaces it.
+        added: the bias of that, or of the Add after it.
+        weight, bias: of the node; None for a computed one, or for no bias.
 
-    Returns: whether every output feature was compared; what is computed is compared with the model as a whole only.
+    Returns: whether every output feature was compared; computed ones are compared with the whole model only.
     """
     factor, new_bias = product.inputs[1], resolve(added)
     if weight is None or factor is None or factor.const_value is None or (added is not None and new_bias is None):
@@ -83,7 +83,7 @@ def _compare_sums(old: Array, old_bias: Array, alpha: float, new_weight: Array, 
             magnitude = np.abs(x) @ np.abs(widened) * abs(alpha) + np.abs(expected)
             allowed = 2 * gamma(in_features + 2, 2.0**-53) * magnitude
             is_finite = np.isfinite(widened).all(axis=0) & np.isfinite(old_bias[part])
-            overflows = is_finite & ~np.isfinite(magnitude)  # here, in sums of numbers near the largest
+            overflows = is_finite & ~np.isfinite(magnitude)  # in these sums of numbers near the largest
             comparison = compare(got, expected, allowed, MYLINEAR.element_type("float64"), overflows)
             if not comparison.is_within_bound:
                 raise RewriteError(f"the output of '{name}' would change: {comparison.complaint}")

@@ -1,4 +1,4 @@
-"""A linear layer as it stands in a graph, and the standard operators that it can be made of. No torch."""
+"""A linear layer in a graph, and the standard operators that it may consist of. No torch."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Form(Enum):
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """One linear layer as it stands in a graph.
+    """One linear layer in a graph.
 
     Attributes:
         node: the MatMul or Gemm.
-        x: what MYLINEAR takes as X.
+        x: the input that becomes MYLINEAR's X.
         weight: ``[out_features, in_features]``.
         bias: ``[out_features]``; None for none.
-        factor: the constant weight as the node takes it; None for a weight that is computed.
-        is_transposed: whether that is ``[out_features, in_features]`` too.
+        factor: the constant weight as the node takes it; None for a computed weight.
+        is_transposed: whether the factor is ``[out_features, in_features]`` too.
         passages: Identity, Reshape and Transpose between the MatMul and the Add; they stay, after MYLINEAR.
         add: the Add that the bias came from, or None.
         turn: the Transpose that gives the result of a product from the left its usual order, or None; it goes.
@@ -62,14 +62,14 @@ class LinearLayer:
 
     @property
     def form(self) -> Form:
-        """What `lower` makes of it again."""
+        """The form that `lower` gives it again."""
         if self.node.op_type == "Gemm":
             return Form.GEMM if self.bias is None else Form.GEMM_C
         return Form.MATMUL if self.add is None else Form.MATMUL_ADD
 
 
 def as_bias(constant: Constant, out_features: int, rank: int | None) -> Constant | None:
-    """Return the constant as ``[out_features]``, if adding it is adding a bias to a result of that rank; else None."""
+    """Return the constant as ``[out_features]``, if it can be the bias of a result of that rank; otherwise None."""
     shape = constant.shape
     if len(shape) > max(1 if rank is None else rank, 1) or any(size != 1 for size in shape[:-1]):
         return None

@@ -50,7 +50,7 @@ def _other_axes(where: str, node: ir.Node, rank: int) -> NoMatch:
 
 
 def _next_of_left(node: ir.Node) -> ir.Node:
-    """Return the one node that takes the node's result, in the same graph. Raises: NoMatch if others see it."""
+    """Return the one node that takes the node's result, in the same graph. Raises: NoMatch if others take it."""
     (value,) = node.outputs
     uses = list(value.uses())
     if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not node.graph:

@@ -1,4 +1,4 @@
-"""Nodes that look like linear layers and are never adopted: fused, quantised, convolutions, Einsum. No torch."""
+"""Recognize nodes that look like linear layers but are never adopted: fused, quantised, Einsum. No torch."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ _QUANTIZED_CONVOLUTIONS = {"ConvInteger": 1, "QLinearConv": 3}
 
 
 def reason_to_leave(node: ir.Node) -> Reason | None:
-    """Return why a node is left alone that looks like a linear layer; None if it does not look like one.
+    """Return why a node that looks like a linear layer is left alone; None if it does not look like one.
 
-    MatMul and Gemm are decided by `match`, if all their attributes are known.
+    `match` decides on MatMul and Gemm, if all their attributes are known.
     """
     if node.domain in ("", "ai.onnx") and node.op_type in ("MatMul", "Gemm", "Einsum") and refers_to_function(node):
         return Reason(Cause.ATTRIBUTE_OF_FUNCTION)
@@ -92,5 +92,5 @@ def _is_pointwise(node: ir.Node, index: int) -> bool:
 
 
 def _has_weight(node: ir.Node) -> bool:
-    """Whether an Einsum has two operands, of which one is a constant."""
+    """Whether an Einsum has two operands, one of them a constant."""
     return len(node.inputs) == 2 and any(resolve(value) is not None for value in node.inputs)

@@ -16,13 +16,13 @@ from ort_ops.rewrite.graph.shapes import known_shape
 from ort_ops.rewrite.pattern import Change
 
 _OPSET_OF_OPTIONAL_C = 11
-"""From which on a Gemm may have no C."""
+"""The first opset in which a Gemm may have no C."""
 
 
 def lower_node(node: ir.Node, graph: ir.Graph, editor: Editor) -> Change:
-    """Replace one MYLINEAR node, and compare what became of it where its weight is a constant.
+    """Replace one MYLINEAR node, and compare the result if its weight is a constant.
 
-    A node that `adopt` made becomes what it was. Any other becomes one Gemm where x is a matrix, else MatMul and Add;
+    A node that `adopt` made becomes what it was. Any other becomes one Gemm if x is a matrix, otherwise MatMul and Add;
     a bias of -0.0, which stands for none, is dropped. float16 and bfloat16 then round after the product and again
     after the bias, where MYLINEAR rounds once.
     """
@@ -37,7 +37,7 @@ def lower_node(node: ir.Node, graph: ir.Graph, editor: Editor) -> Change:
 
 
 def _replace(node: ir.Node, graph: ir.Graph, editor: Editor) -> tuple[Form, ir.Node, ir.Value | None]:
-    """Replace the node; return the form that it took, its Gemm or MatMul, and the bias that is added."""
+    """Replace the node; return its new form, the Gemm or MatMul, and the bias that is added."""
     x, weight, bias = (*node.inputs, None)[:3]
     assert x is not None
     assert weight is not None
@@ -77,7 +77,7 @@ def _transposed(weight: ir.Value, node: ir.Node, graph: ir.Graph, editor: Editor
 
 
 def _form(node: ir.Node, x: ir.Value, bias: ir.Value | None, *, gemm_needs_c: bool) -> Form:
-    """What a MYLINEAR node becomes: what it was before `adopt`, or what its shape of x allows."""
+    """Return the form for a MYLINEAR node: the one before `adopt`, or one that the shape of x allows."""
     written = node.metadata_props.get(FORM_KEY)
     adopted_from = next((form for form in Form if form.value == written), None)
     rank = rank_of(x)
@@ -85,7 +85,7 @@ def _form(node: ir.Node, x: ir.Value, bias: ir.Value | None, *, gemm_needs_c: bo
     has_bias = bias is not None and (
         (adopted_from is not None and adopted_from.has_bias) or not _is_absent(resolve(bias))
     )
-    if is_gemm and gemm_needs_c and not has_bias:  # the -0.0 of an absent bias stays, or there is nothing to give
+    if is_gemm and gemm_needs_c and not has_bias:  # the -0.0 of an absent bias stays, or there is no bias to pass
         return Form.GEMM_C if bias is not None else Form.MATMUL
     if is_gemm:
         return Form.GEMM_C if has_bias else Form.GEMM

@@ -1,4 +1,4 @@
-"""Find the linear layers of a graph: MatMul, MatMul + Add and Gemm, through what stands in between. No torch."""
+"""Find the linear layers of a graph: MatMul, MatMul + Add and Gemm, through nodes in between. No torch."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _no_constant(value: ir.Value) -> NoMatch:
 
 
 def _computed_weight(value: ir.Value, x: ir.Value, is_transposed: bool) -> Computed:
-    """Return a weight that is known only at run time, if it lies as MYLINEAR takes it: nothing is turned there."""
+    """Return a weight that is known only at run time, if it has MYLINEAR's layout: it is not transposed there."""
     if not is_transposed:
         raise _no_constant(value)
     dtype = known_dtype(value) or known_dtype(x)
@@ -146,7 +146,7 @@ def _with_known_width(layer: LinearLayer) -> LinearLayer:
 
 
 def _with_add(layer: LinearLayer) -> LinearLayer:
-    """Take the Add behind a MatMul in, if it is a bias; else return the layer as it is."""
+    """Include the Add after a MatMul if it adds a bias; otherwise return the layer unchanged."""
     value, passages = layer.node.outputs[0], []
     rank, out_features = rank_of(layer.x), layer.weight.shape[0]
     if out_features is None:
@@ -176,7 +176,7 @@ def _with_add(layer: LinearLayer) -> LinearLayer:
 
 
 def _keeps_features(node: ir.Node, rank: int | None, out_features: int) -> bool:
-    """Whether the node leaves the last dimension what it was, so that a bias may be added before it."""
+    """Whether the node keeps the last dimension, so that a bias may be added before it."""
     if is_standard(node, "Identity"):
         return True
     if is_standard(node, "Transpose") and rank is not None:

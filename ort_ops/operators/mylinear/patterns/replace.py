@@ -11,7 +11,7 @@ from ort_ops.rewrite.graph.editor import Editor, node_like, remove_dead, take_ov
 
 
 def replace_layer(layer: LinearLayer, graph: ir.Graph, editor: Editor) -> tuple[ir.Value, ir.Value]:
-    """Put MYLINEAR where the layer stands, and return its weight and bias."""
+    """Put MYLINEAR in the place of the layer, and return its weight and bias."""
     node = layer.node
     weight = _value(layer.weight, layer.alpha, graph, editor)
     bias = _bias(layer, graph, editor)
@@ -37,8 +37,8 @@ def replace_layer(layer: LinearLayer, graph: ir.Graph, editor: Editor) -> tuple[
 def _remove_add(
     layer: LinearLayer, add: ir.Node, linear: ir.Node, graph: ir.Graph, editor: Editor
 ) -> list[ir.Value | None]:
-    """Remove the Add of the bias, and return what else it took."""
-    for step in (linear, *layer.passages):  # their values have the bias in them now, so they get other names
+    """Remove the Add of the bias, and return its other input."""
+    for step in (linear, *layer.passages):  # their values include the bias now, so they get other names
         step.outputs[0].name = editor.new_name(f"{step.outputs[0].name}_biased")
         step.outputs[0].meta.clear()
     passed = layer.passages[-1].outputs[0] if layer.passages else linear.outputs[0]
@@ -66,7 +66,7 @@ def _bias(layer: LinearLayer, graph: ir.Graph, editor: Editor) -> ir.Value:
 
 
 def name_of(constant: Constant, factor: float = 1.0) -> str:
-    """Name what is made of a constant; transposed twice it has its old name again."""
+    """Name a value made from a constant; transposed twice, it gets its old name back."""
     name = constant.source.name or "constant"
     if factor != 1.0:
         return f"{name}_scaled"
