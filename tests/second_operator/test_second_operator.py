@@ -311,6 +311,16 @@ def test_verify_catches_a_wrong_python_kernel(tmp_path: Path, monkeypatch: pytes
         registry.remove(broken)
 
 
+def test_verify_catches_a_wrong_function_body(tmp_path: Path) -> None:
+    model = two_operators()
+    attach_functions(model)
+    (function,) = (f for f in model.functions if f.name == "SCALED_CLIP")
+    next(node for node in function.node if node.op_type == "Add").op_type = "Sub"
+    onnx.save(model, tmp_path / "two.onnx")
+    result = verify(tmp_path / "two.onnx", batch_sizes=[2], compile_backend=None)
+    assert {row.backend for row in result.rows if row.is_violated} == {"body"}
+
+
 def test_verify_tells_which_nodes_went_untested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = two_operators()
     # Only where x has a sum beyond all numbers is the node reached, with a COUNT that is computed.
