@@ -53,7 +53,6 @@ LONG: frozenset[str] = frozenset(
         "tests/torch_ops/test_functional_tensors.py",
         "tests/torch_ops/test_swap.py",
         "tests/verification/test_verify.py",
-        "tests/verification/test_verify_inputs.py",
     }
 )
 # Rooms that have more files than MAX_FILES. It may only shrink.
