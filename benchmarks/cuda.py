@@ -1,5 +1,7 @@
 """Build, check, sanitize and time MYLINEAR on a GPU, in one command for a new machine.
 
+Long because it is one script for a new machine, where this package itself need not be installed.
+
     python benchmarks/cuda.py --output cuda.json
 
 Needs a GPU, nvcc and cuBLAS, cmake, torch with CUDA, onnx, and onnxruntime-gpu 1.27 or newer; this package itself need

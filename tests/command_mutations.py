@@ -1,4 +1,7 @@
-"""Ways to damage the files that commands read: bytes, and the structure of models, checkpoints, tables and arrays."""
+"""Ways to damage the files that commands read: bytes, and the structure of models, checkpoints, tables and arrays.
+
+Long because each function is one damage, and the fuzz draws from all of them.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Feed mutated model files to onnxruntime with the C++ kernels; each must end in an error or a right result.
 
+Long because it runs as a script, in child processes that must import little else.
+
     python tests/native_fuzz.py                          # 10,000 tries
     python tests/native_fuzz.py --first 4711 --tries 1   # one of them again, in this process
 

@@ -27,36 +27,8 @@ ALLOWED = {
     "cpp_ops/register.cc": r'#include "operators/.*|operators::\w+|TypeList<.*',
     "cpp_ops/CMakeLists.txt": r"operators/\w+/\w+\.cc",
 }
-# Files that name an operator today. The list may only shrink: a file on it that names none must be taken off.
-NAMES_AN_OPERATOR: frozenset[str] = frozenset()
-# Files of more than 300 lines that do not say why. It may only shrink.
-LONG: frozenset[str] = frozenset(
-    {
-        "benchmarks/cuda.py",
-        "tests/analysis/test_float64_run.py",
-        "tests/command_mutations.py",
-        "tests/files/test_files.py",
-        "tests/models/test_model_validation.py",
-        "tests/native/test_cuda_registration.py",
-        "tests/native_fuzz.py",
-        "tests/python_kernels/test_python_kernel_definitions.py",
-        "tests/python_kernels/test_python_kernel_errors.py",
-        "tests/python_kernels/test_python_kernel_memory.py",
-        "tests/python_kernels/test_python_kernel_processes.py",
-        "tests/python_kernels/test_python_kernels.py",
-        "tests/sessions/test_operator_kernels.py",
-        "tests/sessions/test_session.py",
-        "tests/to_onnx/test_export.py",
-        "tests/to_onnx/test_export_any.py",
-        "tests/to_onnx/test_export_calls.py",
-        "tests/torch_ops/test_functional_derivatives.py",
-        "tests/torch_ops/test_functional_tensors.py",
-        "tests/torch_ops/test_swap.py",
-        "tests/verification/test_verify.py",
-    }
-)
-# Rooms that have more files than MAX_FILES. It may only shrink.
-FULL = {"cpp_ops/ort": 14}
+# Rooms that have more files than MAX_FILES, and why.
+FULL = {"cpp_ops/ort": "headers alone, one for each thing that the author of a kernel looks up"}
 # Folders of tests that are not called like a room, and what they test.
 OTHER_FOLDERS = {
     "cpp": "the kernels in C++, under sanitizers",
@@ -105,9 +77,7 @@ def named_operators(name: str, text: str) -> list[str]:
 def test_no_operator_is_named_outside_its_rooms() -> None:
     files = {name: text for name, text in tracked(*PACKAGES).items() if not name.startswith(OWN_FOLDERS)}
     found = {name: lines for name, text in files.items() if (lines := named_operators(name, text))}
-    unknown = {name: lines for name, lines in found.items() if name not in NAMES_AN_OPERATOR}
-    assert not unknown, "these name an operator; ask the registry instead"
-    assert not NAMES_AN_OPERATOR - set(found), "these name none any more; take them off the list"
+    assert not found, "these name an operator; ask the registry instead"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +98,7 @@ def test_long_files_say_why() -> None:
     files = {n: t for n, t in tracked(*PACKAGES, "tests", "benchmarks").items() if Path(n).suffix in CODE}
     long = {name for name, text in files.items() if text.count("\n") > MAX_LINES}
     silent = {name for name in long if not any("Long because" in line for line in files[name].splitlines()[:12])}
-    assert silent == LONG, f"a file of more than {MAX_LINES} lines says 'Long because ...' in its first lines"
+    assert not silent, f"a file of more than {MAX_LINES} lines says 'Long because ...' in its first lines"
 
 
 def test_a_room_has_about_ten_files() -> None:
@@ -137,7 +107,7 @@ def test_a_room_has_about_ten_files() -> None:
         path = Path(name)
         if path.suffix in CODE and path.stem != "__init__":
             rooms.setdefault(path.parent.as_posix(), set()).add(path.stem)  # x.cc and x.h are one
-    assert {room: len(files) for room, files in rooms.items() if len(files) > MAX_FILES} == FULL
+    assert {room for room, files in rooms.items() if len(files) > MAX_FILES} == set(FULL)
 
 
 def test_tests_mirror_the_rooms() -> None:

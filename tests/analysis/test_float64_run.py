@@ -1,4 +1,7 @@
-"""The bound of a whole model: honest at any depth, sharp, and silent on nothing that it cannot decide."""
+"""The bound of a whole model: honest at any depth, sharp, and silent on nothing that it cannot decide.
+
+Long because each model here tries one way in which a bound could be too small, on the same few helpers.
+"""
 
 from __future__ import annotations
 

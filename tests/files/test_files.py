@@ -1,4 +1,7 @@
-"""Outputs: regular files are replaced whole, and nothing else is ever replaced."""
+"""Outputs: regular files are replaced whole, and nothing else is ever replaced.
+
+Long because each test is one kind of target, from a link to a full disk, with the same checks behind.
+"""
 
 from __future__ import annotations
 

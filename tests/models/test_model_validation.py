@@ -1,4 +1,7 @@
-"""What cannot be right in a model is one line, in every command alike; what onnxruntime takes is let through."""
+"""What cannot be right in a model is one line, in every command alike; what onnxruntime takes is let through.
+
+Long because it is one table of faults, each with its message.
+"""
 
 from __future__ import annotations
 

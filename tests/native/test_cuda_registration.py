@@ -1,5 +1,7 @@
 """The CUDA kernels without a GPU: what is loaded and when, what is said of what is missing, and who serves then.
 
+Long because all tests share the fake backend and what must not have been loaded before.
+
 A fake backend (``cpp/fake_backend.cc``) stands in for ``libmylinear_cuda.so``. onnxruntime here has no CUDA provider,
 so that no node is ever given to it: that the backend computes what it must is for ``test_cuda.py``, on a GPU.
 """

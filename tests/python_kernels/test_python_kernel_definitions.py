@@ -1,4 +1,7 @@
-"""Definitions of operators with Python kernels: what can be one, again, beside others, and on many threads."""
+"""Definitions of operators with Python kernels: what can be one, again, beside others, and on many threads.
+
+Long because it is one table of definitions that are refused, and what becomes of those that are not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which exception comes out of a run: the one that was raised in it, whatever the texts say."""
+"""Which exception comes out of a run: the one that was raised in it, whatever the texts say.
+
+Long because every way out of a run is tried with every way in which a kernel can fail.
+"""
 
 from __future__ import annotations
 

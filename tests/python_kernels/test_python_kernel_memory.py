@@ -1,5 +1,7 @@
 """Python kernels that keep views of onnxruntime's memory, in an exception above all: an own copy, or an error.
 
+Long because every test is one way to keep a view, and all share the model whose memory is written over.
+
 Every kernel here gets an intermediate result, whose memory the next run of the session writes over.
 """
 

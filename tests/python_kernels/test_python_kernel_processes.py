@@ -1,4 +1,7 @@
-"""Python kernels in processes of their own: what aborts under onnxruntime-extensions, signals, shutdown, memory."""
+"""Python kernels in processes of their own: what aborts under onnxruntime-extensions, signals, shutdown, memory.
+
+Long because each test carries the program of its child process.
+"""
 
 from __future__ import annotations
 

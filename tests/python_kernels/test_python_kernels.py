@@ -1,4 +1,7 @@
-"""Operators with Python kernels in onnxruntime: types, shapes, attributes, and checks of what is returned."""
+"""Operators with Python kernels in onnxruntime: types, shapes, attributes, and checks of what is returned.
+
+Long because types, shapes and attributes are tried on the same few operators.
+"""
 
 from __future__ import annotations
 

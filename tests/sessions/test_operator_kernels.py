@@ -1,4 +1,7 @@
-"""Sessions with several registered operators: each by its best kernel, by name, and what is said where none can."""
+"""Sessions with several registered operators: each by its best kernel, by name, and what is said where none can.
+
+Long because all tests share the same made-up operators and their libraries.
+"""
 
 from __future__ import annotations
 

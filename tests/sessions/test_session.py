@@ -1,4 +1,7 @@
-"""Kernels and sessions: who serves what, registering twice, bad calls, and nothing that aborts the process."""
+"""Kernels and sessions: who serves what, registering twice, bad calls, and nothing that aborts the process.
+
+Long because each test is one wrong call of the same two functions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Export: both engines x dtypes x ranks x bias, what the file holds, and every way in which it must refuse."""
+"""Export: both engines x dtypes x ranks x bias, what the file holds, and every way in which it must refuse.
+
+Long because it is one table of exports and one of refusals, on the same models.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Any model exports: arguments of every kind, control flow, tied weights, modes, programs, targets, large files."""
+"""Any model exports: arguments of every kind, control flow, tied weights, modes, programs, targets, large files.
+
+Long because each test brings a small model of its own.
+"""
 
 from __future__ import annotations
 

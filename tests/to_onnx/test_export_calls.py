@@ -1,4 +1,7 @@
-"""Every way to call a model exports as it is called: structures, names, compiled parts, vmap, autocast, fast paths."""
+"""Every way to call a model exports as it is called: structures, names, compiled parts, vmap, autocast, fast paths.
+
+Long because each test brings a small model of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Derivatives of every kind and order against finite differences and against F.linear; nothing silently wrong."""
+"""Derivatives of every kind and order against finite differences and against F.linear; nothing silently wrong.
+
+Long because it is every kind of derivative of one function, against the same reference.
+"""
 
 from __future__ import annotations
 

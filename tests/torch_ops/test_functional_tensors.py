@@ -1,4 +1,7 @@
-"""Shapes, layouts, dtypes, devices, autocast and tensor subclasses, each against F.linear; errors in our words."""
+"""Shapes, layouts, dtypes, devices, autocast and tensor subclasses, each against F.linear; errors in our words.
+
+Long because it is every kind of tensor given to one function, against the same reference.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""swap_linear and restore_linear: what is swapped, what is not and why, and that nothing else changes."""
+"""swap_linear and restore_linear: what is swapped, what is not and why, and that nothing else changes.
+
+Long because each test brings a small module of its own.
+"""
 
 from __future__ import annotations
 
