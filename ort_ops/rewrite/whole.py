@@ -1,8 +1,8 @@
-"""Does a rewritten model mean what it meant, as a whole? Two witnesses run it before and after, in float64. No torch.
+"""Check that a rewritten model as a whole means what it meant: two witnesses run both in float64. No torch.
 
 Each witness compares the two models by itself. Most tensors are equal bit by bit. Where one is not, each of the two
-runs may be off by what the rounding errors of float64 become on their way through the graph, which
-`ort_ops.analysis.float64_run` derives, and so the two may differ by twice that.
+runs may be off by the rounding errors of float64 as they arrive there, which `ort_ops.analysis.float64_run` derives, so
+the two may differ by twice that.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _MAX_NBYTES = 2**28
 
 
 def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: str | Path | None = None) -> Check:
-    """Run both models on the same inputs, compare every tensor that both have, and say what was done.
+    """Run both models on the same inputs, compare every tensor that both have, and report what was compared.
 
-    One model at a time is run. Memory: the weights of one model in float64, and all tensors of two runs.
+    One model runs at a time. Memory: the weights of one model in float64, and all tensors of two runs.
 
     Args:
-        before: the model as it was read, not as onnx_ir understood it.
+        before: the model as it was read, not as onnx_ir sees it.
         examples: an .npz file to read the inputs from; None to draw such as the graph can take.
 
     Raises: RewriteError naming the first tensor that differs, ExampleError for examples that are not the model's.
@@ -87,16 +87,16 @@ def _widened(model: ir.Model, folder: Path) -> WideModel:
 
 @dataclass
 class _Account:
-    """What one witness found.
+    """The account of one witness.
 
     Attributes:
         is_only_proof: whether a tensor that differs must have a bound.
         has_run: whether it could run both models.
         count: of the tensors that are equal, or within their bound.
-        num_blank: of those, how many had no finite number.
+        num_blank: of those, tensors without any finite number.
         num_undecided: tensors with elements that hang on decisions which rounding errors may turn.
         num_unbounded: tensors with elements for which no bound is known, and that are not equal.
-        detail: what the witness says where it could not run the models.
+        detail: why the witness could not run the models.
     """
 
     name: str
@@ -111,7 +111,7 @@ class _Account:
 
 
 class _Bounds:
-    """How far each tensor of the model as it was may be from exact arithmetic; found where it is needed first."""
+    """How far each tensor of the old model may be from exact arithmetic; computed when first needed."""
 
     def __init__(self, model: WideModel) -> None:
         self._model = model
@@ -127,7 +127,7 @@ class _Bounds:
             try:
                 run = Float64Run(self._model.proto)
                 self._found[number] = run({**feed, **self._model.weights()}, keep_values=True).values
-            except MylinearError:  # then nothing is proved of what is not equal, and the check says so
+            except MylinearError:  # then nothing is proved of unequal tensors, and the check says so
                 self._found[number] = {}
         return self._found[number].get(name)
 

@@ -1,8 +1,8 @@
-"""Two ways to run a model in float64, to tell whether a rewritten one means what it meant. No torch.
+"""Two ways to run a model in float64, to check that a rewritten one means what it meant. No torch.
 
-onnx's reference evaluator takes every model of operators that it knows; onnxruntime is what models run in, and takes
-those for which it has float64 kernels. Two, because a witness that misreads an operator as the rewriter does sees
-nothing.
+onnx's reference evaluator takes every model whose operators it knows; onnxruntime, in which models really run, takes
+those for which it has float64 kernels. There are two, because a witness that misreads an operator as the rewriter does
+would see nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Run = Callable[[Mapping[str, Array]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Witness:
-    """One way to run a model in float64. ``load`` raises whatever it likes for a model that it cannot run.
+    """One way to run a model in float64. ``load`` may raise anything for a model that it cannot run.
 
     Attributes:
         takes_references: whether it runs operators that the model does not define.
@@ -55,7 +55,7 @@ def with_definitions(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         complete_inputs(defined)
         attach_functions(defined)
-    except MylinearError:  # of a shape or type that is not known; `undefined` finds the nodes
+    except MylinearError:  # about an unknown shape or type; `undefined` finds the nodes
         return model
     return defined
 
@@ -98,7 +98,7 @@ def _reference(kit: OperatorKit, call: Call) -> list[Array]:
 
 
 def _load_onnxruntime(model: onnx.ModelProto) -> Run:
-    """Load a model as it is written, without optimizations, with every tensor of the main graph as an output."""
+    """Load a model without optimizations, with every tensor of the main graph as an output."""
     for kit in undefined(model):
         raise ModelError(f"the model has no definition of {kit.operator.op_type} that serves all its nodes")
     shown = onnx.ModelProto()
