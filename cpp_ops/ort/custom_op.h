@@ -93,8 +93,7 @@ constexpr ElementType type_in_overload(const char* name, size_t overload) {
     if (same_text(variable.name, name)) return variable.types[overload % count];
     overload /= count;
   }
-  const ElementTypeRow* row = find_element_type(name);
-  return row ? row->type : kUndefined;
+  return element_type_called(name);
 }
 
 template <class Spec>

@@ -60,11 +60,12 @@ constexpr const ElementTypeRow* find_element_type(ElementType type) {
   return nullptr;
 }
 
-constexpr const ElementTypeRow* find_element_type(const char* name) {
+// The element type called `name`; kUndefined if there is none.
+constexpr ElementType element_type_called(const char* name) {
   for (const ElementTypeRow& row : kElementTypes) {
-    if (same_text(row.name, name)) return &row;
+    if (same_text(row.name, name)) return row.type;
   }
-  return nullptr;
+  return kUndefined;
 }
 
 constexpr const char* element_name(ElementType type) {

@@ -70,16 +70,21 @@ class DomainBuilder {
 
   // Gives up the domain and its ops, which then live for ever.
   abi::OrtCustomOpDomain* finish() {
-    new std::vector<std::shared_ptr<void>>(std::move(ops_));
+    static std::mutex mutex;
+    static auto* kept = new Ops;  // reachable, so that no tool takes the ops for lost
+    const std::lock_guard<std::mutex> lock(mutex);
+    kept->insert(kept->end(), ops_.begin(), ops_.end());
     abi::OrtCustomOpDomain* domain = domain_;
     domain_ = nullptr;
     return domain;
   }
 
  private:
+  using Ops = std::vector<std::shared_ptr<void>>;
+
   const abi::OrtApi* api_;
   abi::OrtCustomOpDomain* domain_ = nullptr;
-  std::vector<std::shared_ptr<void>> ops_;
+  Ops ops_;
 };
 
 // What a library has beside its Specs: nothing. A library may pass another type with operator==; then its

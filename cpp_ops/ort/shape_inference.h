@@ -85,7 +85,8 @@ class ShapeInference {
   // node.
   ElementType output_type(size_t index) const {
     const char* variable = signature_.outputs[index].type_variable;
-    if (const ElementTypeRow* row = find_element_type(variable)) return row->type;
+    const ElementType fixed = element_type_called(variable);
+    if (fixed != kUndefined) return fixed;
     InferredShape input;
     for (size_t i = 0; i < num_inputs_ && i < signature_.inputs.size; ++i) {
       if (!same_text(signature_.inputs[i].type_variable, variable)) continue;
