@@ -55,7 +55,7 @@ def tracked(*folders: str) -> dict[str, str]:
 @cache
 def operator_words() -> re.Pattern[str]:
     """Return what matches the name of an operator of this project, of its words, and of what its folders define."""
-    words = {*CONTRACT_WORDS}
+    words = {*CONTRACT_WORDS, *(word.upper() for word in CONTRACT_WORDS)}
     for kit in operators.load():
         words.add(kit.operator.name)
     for name, text in tracked(*OWN_FOLDERS).items():
