@@ -321,7 +321,7 @@ def test_verify_catches_a_wrong_function_body(tmp_path: Path) -> None:
     assert {row.backend for row in result.rows if row.is_violated} == {"body"}
 
 
-def test_verify_tells_which_nodes_went_untested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_tells_which_nodes_no_input_reached(tmp_path: Path) -> None:
     model = two_operators()
     # Only where x has a sum beyond all numbers is the node reached, with a COUNT that is computed.
     del model.graph.node[1:]
@@ -348,9 +348,25 @@ def test_verify_tells_which_nodes_went_untested(tmp_path: Path, capsys: pytest.C
     result = verify(tmp_path / "never.onnx")
     told = {**result.untested, **dict(enumerate(result.notes))}
     assert any("clip" in f"{where} {why}" for where, why in told.items()), result.table()
-    if result.untested:
-        assert cli.main(["verify", str(tmp_path / "never.onnx")]) == 1
-        assert "parity holds" not in capsys.readouterr().out
+
+
+def test_verify_holds_no_parity_while_only_its_definition_runs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.remove(KIT)
+    operator = replace(SCALED_CLIP, make_body=None)
+    bare = replace(KIT, operator=operator, python_kernel=None, library=None, torch="")
+    registry.add(bare)
+    try:
+        onnx.save(two_operators(), tmp_path / "two.onnx")
+        command = ["verify", str(tmp_path / "two.onnx"), "--compile", "none", "--batch-size", "1"]
+        assert cli.main(command) == 1
+        told = capsys.readouterr().out
+        assert "untested: node 'clip'" in told
+        assert "parity holds" not in told
+        assert cli.main([*command, "--allow-untested"]) == 0
+    finally:
+        registry.remove(bare)
 
 
 # --- What rewrites it: lower, and not adopt.
