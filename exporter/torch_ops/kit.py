@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from exporter.torch_ops import registration
@@ -157,6 +158,12 @@ def torch_kit(kit: OperatorKit) -> TorchKit | None:
     if not isinstance(imported, TorchKit) or imported.operator != kit.operator:
         got = imported.operator.op_type if isinstance(imported, TorchKit) else type(imported).__name__
         raise DefinitionError(f"{kit.operator.op_type}: '{kit.torch}' must be its TorchKit, got {got}")
+    namespace, _, name = imported.library_op.partition("::")
+    if not hasattr(getattr(torch.ops, namespace), name):
+        got = f"'{imported.library_op}', which is not defined"
+        raise DefinitionError(
+            f"{kit.operator.op_type}: the library op of '{kit.torch}' must be a defined one, got {got}"
+        )
     registration.register(imported.operator, imported.library_op, imported.arguments)
     _loaded[kit.torch] = imported
     return imported

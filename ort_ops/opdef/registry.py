@@ -75,8 +75,12 @@ def add(kit: OperatorKit) -> None:
     with _lock:
         kits()
         _add(kit)
-    for listener in listeners:
-        listener(kit)
+    try:
+        for listener in listeners:
+            listener(kit)
+    except BaseException:  # then the caller has nothing to remove
+        remove(kit)
+        raise
 
 
 def remove(kit: OperatorKit) -> None:

@@ -176,6 +176,9 @@ def torch_function(x: torch.Tensor, offset: torch.Tensor | None = None, *, scale
     return (y if offset is None else y + offset), (x > 0).sum(dim=-1)
 
 
+torch.library.define(
+    "verification_tests::scale_and_count", "(Tensor x, Tensor? offset=None, *, float scale=2.0) -> (Tensor, Tensor)"
+)
 TORCH = TorchKit(OPERATOR, "verification_tests::scale_and_count", torch_function)
 KIT = OperatorKit(
     OPERATOR,
