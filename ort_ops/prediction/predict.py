@@ -152,6 +152,8 @@ def _only_input(session: InferenceSession) -> Any:
             f"`mylinear run` takes models with one input, and this one has {[value.name for value in inputs]}; "
             "use ort_ops.InferenceSession from Python"
         )
+    if not session.get_outputs():
+        raise InputError("the model must have an output, got none")
     return inputs[0]
 
 

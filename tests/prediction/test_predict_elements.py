@@ -145,7 +145,7 @@ def test_a_model_without_our_operators_runs_and_says_so_once(
     assert cli.main([*command, "--output", str(tmp_path / "y.npy")]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), np.arange(8).reshape(4, 2))
     err = capsys.readouterr().err
-    assert err.count("has no node of a registered operator; onnxruntime's own kernels run it") == 1
+    assert err.count("has no node of a registered operator; onnxruntime's own kernels ran it") == 1
     assert err.splitlines()[-1].endswith("y.npy: 4 rows")
 
 
@@ -155,3 +155,14 @@ def test_floats_keep_their_type(name: str, tmp_path: Path) -> None:
     predict(served(name), str(tmp_path / "rows.npy"), tmp_path / "y.npy")
     assert np.load(tmp_path / "y.npy").dtype == name
     onnx.checker.check_model(onnx.load_model_from_string(identity(number(name))))
+
+
+def test_an_error_of_a_model_without_our_operators_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_output = onnx.load_model_from_string(identity(TensorProto.INT64))
+    del without_output.graph.output[:]
+    (tmp_path / "m.onnx").write_bytes(without_output.SerializeToString())
+    assert cli.main(["run", str(tmp_path / "m.onnx"), "--input", "1,2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "mylinear: the model must have an output, got none"
