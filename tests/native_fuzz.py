@@ -1,7 +1,5 @@
 """Feed mutated model files to onnxruntime with the C++ kernels; each must end in an error or a right result.
 
-Long because it runs as a script, in child processes that must import little else.
-
     python tests/native_fuzz.py                          # 10,000 tries
     python tests/native_fuzz.py --first 4711 --tries 1   # one of them again, in this process
 
@@ -15,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
-import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +27,7 @@ if __name__ == "__main__":
 
 from ort_ops.opdef.operator import ContractError  # noqa: E402
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME  # noqa: E402
+from tests.fuzz_children import fuzz_in_children, limit_child, run_tries  # noqa: E402
 from tests.native_support import (  # noqa: E402
     DTYPES,
     Array,
@@ -43,8 +39,6 @@ from tests.native_support import (  # noqa: E402
 
 TRIES = 10_000
 BATCH = 500
-MEMORY_LIMIT = 8 << 30
-"""Address space of a child: a model that asks for more gets an allocation error, not this machine's memory."""
 
 
 def sample_model(rng: np.random.Generator) -> onnx.ModelProto:
@@ -273,37 +267,13 @@ def attempt(number: int) -> str:
 
 def run_child(first: int, tries: int) -> int:
     """Run tries one by one, saying which before each and its outcome behind."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as report:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # onnxruntime prints there, too
-        for number in range(first, first + tries):
-            print(number, end=" ", file=report, flush=True)
-            print(attempt(number), file=report, flush=True)
-    return 0
+    limit_child()
+    return run_tries(attempt, first, tries)
 
 
 def fuzz(tries: int, first: int = 0) -> tuple[collections.Counter[str], list[str]]:
     """Run tries in children; return the outcomes' counts, and crashes and wrong results with their numbers."""
-    outcomes: collections.Counter[str] = collections.Counter()
-    faults: list[str] = []
-    number = first
-    while number < first + tries:
-        count = min(BATCH, first + tries - number)
-        command = [sys.executable, __file__, "--child", "--first", str(number), "--tries", str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ, check=False)
-        for line in done.stdout.splitlines():
-            at, _, outcome = line.partition(" ")
-            if not outcome:
-                faults.append(f"{at}: the process died with status {done.returncode}: {done.stderr[-300:]}")
-                outcome = "CRASH"
-            elif outcome.startswith("WRONG"):
-                faults.append(line)
-            outcomes[outcome.split(" ")[0].rstrip(":")] += 1
-            number = int(at) + 1
-        if not done.stdout:
-            raise RuntimeError(f"a child did not start: {done.stderr}")
-    return outcomes, faults
+    return fuzz_in_children(__file__, tries, first, BATCH)
 
 
 def main() -> int:

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
-import resource
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -40,7 +37,8 @@ from ort_ops.opdef.onnx_objects import node_attributes  # noqa: E402
 from ort_ops.opdef.operator import ContractError  # noqa: E402
 from ort_ops.session import InferenceSession  # noqa: E402
 from tests.every_operator import KERNELS, combinations, complaints, one_node, sample_calls  # noqa: E402
-from tests.native_fuzz import MEMORY_LIMIT, mutate_bytes, mutate_proto  # noqa: E402
+from tests.fuzz_children import fuzz_in_children, limit_child, run_tries  # noqa: E402
+from tests.native_fuzz import mutate_bytes, mutate_proto  # noqa: E402
 
 Array = NDArray[Any]
 BATCH = 250
@@ -166,39 +164,14 @@ def load_kits(names: list[str]) -> list[OperatorKit]:
 
 def run_child(first: int, tries: int, names: list[str]) -> int:
     """Run tries one by one, saying which before each and its outcome behind."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_child()
     kits = load_kits(names)
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as report:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # onnxruntime prints there, too
-        for number in range(first, first + tries):
-            print(number, end=" ", file=report, flush=True)
-            print(attempt(number, kits).replace("\n", " "), file=report, flush=True)
-    return 0
+    return run_tries(lambda number: attempt(number, kits), first, tries)
 
 
 def fuzz(tries: int, first: int = 0, kits: tuple[str, ...] = ()) -> tuple[collections.Counter[str], list[str]]:
     """Run tries in children; return the outcomes' counts, and crashes and wrong results with their numbers."""
-    outcomes: collections.Counter[str] = collections.Counter()
-    faults: list[str] = []
-    number = first
-    named = [part for kit in kits for part in ("--kit", kit)]
-    while number < first + tries:
-        count = min(BATCH, first + tries - number)
-        command = [sys.executable, __file__, "--child", "--first", str(number), "--tries", str(count), *named]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ, check=False)
-        for line in done.stdout.splitlines():
-            at, _, outcome = line.partition(" ")
-            if not outcome:
-                faults.append(f"{at}: the process died with status {done.returncode}: {done.stderr[-300:]}")
-                outcome = "CRASH"
-            elif outcome.startswith("WRONG"):
-                faults.append(line)
-            outcomes[outcome.split(" ")[0].rstrip(":")] += 1
-            number = int(at) + 1
-        if not done.stdout:
-            raise RuntimeError(f"a child did not start: {done.stderr}")
-    return outcomes, faults
+    return fuzz_in_children(__file__, tries, first, BATCH, [part for kit in kits for part in ("--kit", kit)])
 
 
 def main() -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ort_ops.opdef.element_types import ElementType
@@ -84,7 +83,7 @@ def make_call(
 
     Numbers of float attributes are rounded to float32, as a node holds them. Raises: ContractError.
     """
-    names = [None if array is None else np_name(array.dtype) for array in inputs]
+    names = [None if array is None else str(array.dtype.name) for array in inputs]
     names += [None] * (len(operator.inputs) - len(names))
     types = operator.bind(names)
     operator.check_attributes([*(attributes or {})])
@@ -98,8 +97,3 @@ def as_stored(kind: int, value: Any) -> Any:
     if kind == _FLOAT:
         return struct.unpack("f", struct.pack("f", value))[0]
     return [as_stored(_FLOAT, item) for item in value] if kind == _FLOATS else value
-
-
-def np_name(dtype: np.dtype[Any]) -> str:
-    """Return the name of a NumPy dtype, as in `ElementType.name`."""
-    return str(dtype.name)
