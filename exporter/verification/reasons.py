@@ -17,13 +17,17 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 
 @dataclass(frozen=True)
-class Unavailable:
-    """A backend is not on this machine; ``message`` says why, and the remedy."""
+class _Message:
+    """A reason that is a text of another part, such as a runtime."""
 
     message: str
 
     def __str__(self) -> str:
         return self.message
+
+
+class Unavailable(_Message):
+    """A backend is not on this machine; ``message`` says why, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -67,34 +71,16 @@ class NothingRan:
         return "no node could be run alone"
 
 
-@dataclass(frozen=True)
-class NoGradients:
+class NoGradients(_Message):
     """Gradients cannot be checked; ``message`` says why."""
 
-    message: str
 
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class NotDrawn:
+class NotDrawn(_Message):
     """No numbers can be drawn for an input of the model; ``message`` names it and says why."""
 
-    message: str
 
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class CannotEvaluate:
+class CannotEvaluate(_Message):
     """The model does not run on an input: in float64, or in onnxruntime."""
-
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
 
 
 Reason = (
