@@ -44,3 +44,13 @@ def make_type(onnx_type: int, shape: Shape | None) -> onnx.TypeProto:
                 proto.dim_value = dim
         result.tensor_type.shape.SetInParent()
     return result
+
+
+def are_different(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions are both known numbers and differ; names and unknowns may still be equal."""
+    return isinstance(a, int) and isinstance(b, int) and a != b
+
+
+def better_known(a: Dim, b: Dim) -> Dim:
+    """Return the dimension of which more is known, of two that are equal: a number before a name before None."""
+    return b if a is None or (isinstance(a, str) and isinstance(b, int)) else a

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ort_ops.opdef.element_types import FLOATS, ElementType
 from ort_ops.opdef.onnx_objects import single_type, widest_accumulator
 from ort_ops.opdef.operator import AbsentInput, ContractError, Operator, Parameter, TypeVariable
-from ort_ops.opdef.shapes import Shape
+from ort_ops.opdef.shapes import Shape, are_different
 from ort_ops.opdef.shapes import format_shape as format_shape
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def infer_shape(shapes: Sequence[Shape | None]) -> Shape | None:
         raise ContractError(_message("x", "[..., in_features] with rank 1 or more", "[]"))
     if weight is not None and len(weight) != 2:
         raise ContractError(_message("weight", "[out_features, in_features]", format_shape(weight)))
-    if x is not None and weight is not None and _differ(x[-1], weight[1]):
+    if x is not None and weight is not None and are_different(x[-1], weight[1]):
         rule = f"[out_features, {x[-1]}] (x has in_features {x[-1]})"
         hint = "is it transposed?" if weight[0] == x[-1] else ""
         raise ContractError(_message("weight", rule, format_shape(weight), hint))
     out_features = None if weight is None else weight[0]
-    if bias is not None and (len(bias) != 1 or _differ(bias[0], out_features)):
+    if bias is not None and (len(bias) != 1 or are_different(bias[0], out_features)):
         known = isinstance(out_features, int)
         rule = f"[{out_features}] (weight has out_features {out_features})" if known else "[out_features]"
         raise ContractError(_message("bias", rule, format_shape(bias)))
@@ -179,8 +179,3 @@ def check_arguments(shapes: Sequence[Shape | None], element_types: Sequence[str 
 
 def _message(argument: str, rule: str, got: str, hint: str = "") -> str:
     return MYLINEAR.message(argument, rule, got, hint)
-
-
-def _differ(a: object, b: object) -> bool:
-    """Whether two dimensions are both known numbers and differ; names and unknowns may still be equal."""
-    return isinstance(a, int) and isinstance(b, int) and a != b

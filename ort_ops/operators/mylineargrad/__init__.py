@@ -1,0 +1,1 @@
+"""MYLINEARGRAD, the gradient of MYLINEAR: `contract` defines it."""
