@@ -35,6 +35,7 @@ OTHER_FOLDERS = {
     "data": "what onnxruntime's headers say",
     "second_operator": "an operator that nothing else knows",
     "sessions": "session.py, session_options.py and what they need",
+    "training_runtime": "ort_ops/training; tests/training has the other room of that name, exporter/training",
 }
 MAX_LINES, MAX_FILES = 300, 12
 
