@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
     from exporter.to_onnx.export import ExportResult, export
     from exporter.torch_ops.gradients import GradientError, check_gradients
+    from exporter.training_step.export import TrainingExport, export_training
     from exporter.verification.verify import Verification, verify
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "MyLinear",
     "NoOperatorWarning",
     "SwapReport",
+    "TrainingExport",
     "Verification",
     "check_gradients",
     "export",
+    "export_training",
     "linear",
     "restore_linear",
     "swap_linear",
@@ -45,9 +48,11 @@ _MODULES = {
     "MyLinear": "operators.mylinear.module",
     "NoOperatorWarning": "errors",
     "SwapReport": "operators.mylinear.swap",
+    "TrainingExport": "training_step.export",
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",
     "export": "to_onnx.export",
+    "export_training": "training_step.export",
     "linear": "operators.mylinear.functional",
     "restore_linear": "operators.mylinear.swap",
     "swap_linear": "operators.mylinear.swap",

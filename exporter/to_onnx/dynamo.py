@@ -14,7 +14,7 @@ from exporter.to_onnx.checks.agreement import root_cause
 from exporter.to_onnx.checks.node_counts import count_in_graphs
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes
 from exporter.to_onnx.job import Job
-from exporter.to_onnx.scalars import check_precision, exact_scalars, has_float64, translations
+from exporter.to_onnx.scalars import check_precision, computes_in_float64, exact_scalars, has_float64, translations
 from exporter.to_onnx.simplify import simplify
 from exporter.to_onnx.surroundings import every_layer
 from ort_ops.models.files import load_model
@@ -22,8 +22,8 @@ from ort_ops.models.files import load_model
 
 def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
     """Return the model, in ``file`` if one is given. Raises: ExportError."""
-    program = _translate(job)
-    if has_float64(program.model):
+    program = None if computes_in_float64(job.program) else _translate(job)
+    if program is None or has_float64(program.model):
         with exact_scalars():
             program = _translate(job)
         check_precision(program)

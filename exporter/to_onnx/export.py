@@ -10,32 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from exporter.errors import ExportError, NoOperatorWarning
-from exporter.to_onnx.checks.agreement import root_cause
 from exporter.to_onnx.checks.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.dynamo import export_dynamo, symbolic_only
 from exporter.to_onnx.example_call import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
+from exporter.to_onnx.finish import finish
 from exporter.to_onnx.job import Job, check_names, check_value_names, dynamic_axes
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.torchscript import export_torchscript
-from exporter.to_onnx.versions import choose_opset, ir_version
+from exporter.to_onnx.versions import choose_opset
 from exporter.torch_ops.counting import count_calls
 from exporter.torch_ops.kit import torch_kits
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
-from ort_ops.models.complete import complete_inputs
-from ort_ops.models.nodes import attach_functions, domain_version
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
 from ort_ops.opdef import registry
-from ort_ops.opdef.onnx_objects import register_schemas
 from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
 
 
@@ -217,7 +212,7 @@ def _export_small(
 ) -> tuple[onnx.ModelProto, dict[str, Comparison]]:
     proto = export_dynamo(job) if engine == "dynamo" else export_torchscript(job)
     check_value_names(proto, job.inputs, job.outputs)
-    _finish(proto, job, metadata)
+    finish(proto, job.opset, metadata)
     comparisons = job.compare(proto)
     with open_atomically(path) as temporary:
         onnx.save(proto, temporary)
@@ -239,7 +234,7 @@ def _export_large(
         file = folder / "model.onnx"
         proto = export_dynamo(job, file) if engine == "dynamo" else export_torchscript(job, file)
         check_value_names(proto, job.inputs, job.outputs)
-        _finish(proto, job, metadata, file)
+        finish(proto, job.opset, metadata, file)
         comparisons = job.compare(proto, file)
         if target is not None and target_python is not None:
             _run_on_target(job, proto, file, target, target_python)
@@ -264,24 +259,3 @@ def _run_on_target(job: Job, proto: onnx.ModelProto, file: Path, target: str, py
 
 def _is_plain_output(raw: Any) -> bool:
     return isinstance(raw, Tensor) or (isinstance(raw, tuple | list) and all(isinstance(v, Tensor) for v in raw))
-
-
-def _finish(proto: onnx.ModelProto, job: Job, metadata: Mapping[str, str], file: Path | None = None) -> None:
-    """Make the exporter's model complete, free of traces of this machine, and checked; in its file, if it has one."""
-    opset = job.opset
-    reached = domain_version(proto, "")
-    if reached != opset:
-        raise ExportError(f"opset {opset} was not reached, the exporter stopped at {reached}; choose that, or another")
-    clean = onnx_ir.to_proto(ClearMetadataAndDocStringPass()(onnx_ir.from_proto(proto)).model)
-    proto.CopyFrom(clean)
-    complete_inputs(proto)
-    proto.ir_version = ir_version(opset)
-    attach_functions(proto)
-    onnx.helper.set_model_props(proto, dict(metadata))
-    register_schemas()
-    if file is not None:
-        file.write_bytes(proto.SerializeToString())
-    try:
-        onnx.checker.check_model(str(file) if file else proto, full_check=file is None, check_custom_domain=True)
-    except Exception as error:
-        raise ExportError(f"the exported model does not pass onnx.checker: {root_cause(error)}") from error

@@ -34,6 +34,12 @@ def has_float64(model: ir.Model) -> bool:
     )
 
 
+def computes_in_float64(program: torch.export.ExportedProgram | None) -> bool:
+    """Whether any value of a program is of float64, so that its graph has some too; False where there is no program."""
+    nodes = () if program is None else program.graph.nodes
+    return any(isinstance(v, Tensor) and v.dtype == torch.float64 for n in nodes for v in _parts(n.meta.get("val")))
+
+
 def check_precision(program: torch.onnx.ONNXProgram) -> None:
     """Check that no operation of the program on float64 alone is translated by way of a smaller type.
 

@@ -70,6 +70,7 @@ _ASKED_FOR = (
     "Exporting a model to ONNX with a batch_size other than 1",  # other sizes are compared
     r"The tensor attributes? .* assigned during export",
     "ONNX Preprocess - Removing mutation from node",  # outputs are compared
+    "TF32 acceleration on top of oneDNN",  # said wherever oneDNN is switched off
     r"The \.grad attribute of a Tensor that is not a leaf Tensor",
 )
 """Warnings of torch's exporters about what is intended, checked, or their own doing."""

@@ -1,0 +1,158 @@
+"""Record a training step as one flat graph of ATen operations, each call of a registered operator one node.
+
+The model and its loss are exported by `torch.export`, which keeps the calls of library ops, and then run with the
+program's own fake tensors while `make_fx` records: the forward, the backward that autograd makes of it, and the update.
+The batch keeps the symbol that the export gave it, whatever other sizes happen to equal it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from exporter.errors import ExportError
+from exporter.to_onnx.checks.agreement import root_cause
+from exporter.to_onnx.example_call import DynamicShapes
+from exporter.to_onnx.surroundings import every_layer
+from exporter.training_step.decompositions.table import decompositions
+from exporter.training_step.network import Network
+from exporter.training_step.sizes import explicit_sizes
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A recorded function.
+
+    Attributes:
+        graph: takes the values of ``inputs``, in order, and returns those of ``outputs``.
+        inputs: first or example values, by name.
+        outputs: names.
+        axes: named dimensions of each input.
+    """
+
+    graph: fx.GraphModule
+    inputs: dict[str, Tensor]
+    outputs: list[str]
+    axes: DynamicShapes
+
+
+class Program:
+    """The exported forward of model and loss, to be run and differentiated while something records."""
+
+    def __init__(self, network: Network) -> None:
+        """Export the network in the mode that it is in. Raises: ExportError."""
+        self.network = network
+        dims = {"batch": torch.export.Dim("batch", min=1)}
+        names = [*network.inputs, *network.targets]
+        shapes = tuple({axis: dims[name] for axis, name in network.axes[n].items()} or None for n in names)
+        try:
+            with every_layer(), torch.enable_grad():
+                self.program = torch.export.export(network.module, network.tensors, dynamic_shapes=(shapes,))
+        except Exception as error:
+            raise ExportError(f"torch.export cannot take the model with its loss: {root_cause(error)}") from error
+        self.module = self.program.module(check_guards=False)
+        held = (
+            *self.module.named_parameters(remove_duplicate=False),
+            *self.module.named_buffers(remove_duplicate=False),
+        )
+        self._aliases = {full: network.aliases[full] for full, _ in held if full in network.aliases}
+        placeholders = {n.name: n.meta["val"] for n in self.program.graph.nodes if n.op == "placeholder"}
+        fakes = [placeholders[name] for name in self.program.graph_signature.user_inputs]
+        self.fakes: dict[str, Tensor] = dict(zip(names, fakes, strict=True))
+        self.mode: FakeTensorMode = fakes[0].fake_mode
+
+    def gradients(self, values: Values, wrt: list[str]) -> tuple[Tensor, dict[str, Tensor | None], dict[str, Tensor]]:
+        """Return the loss, the gradient of each of ``wrt`` (None for one that has none), and the next buffers."""
+        leaves = {name: values[name].detach().requires_grad_() for name in wrt}
+        buffers = {name: values[name].clone() for name in self.network.buffers}
+        state = {**values, **leaves, **buffers}
+        held = {full: state[name] for full, name in self._aliases.items()}
+        loss = functional_call(self.module, held, tuple(values[name] for name in self.fakes), tie_weights=False)
+        check_loss(loss)
+        grads = torch.autograd.grad(loss.reshape(()), list(leaves.values()), allow_unused=True)
+        return loss.detach().reshape(()), dict(zip(leaves, grads, strict=True)), buffers
+
+
+def check_loss(loss: Any) -> None:
+    """Check that a loss can be differentiated. Raises: ExportError."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        got = f"{loss.dtype} of {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ExportError(f"loss must return one floating-point number in a tensor, got {got}; reduce it, by .mean()")
+    if not loss.requires_grad:
+        raise ExportError("the loss depends on no parameter that the optimizer has, so there is nothing to train")
+
+
+def trace(
+    function: Callable[[Values], Mapping[str, Tensor]],
+    inputs: Mapping[str, Tensor],
+    program: Program | None = None,
+) -> Traced:
+    """Record a function of named tensors.
+
+    Args:
+        inputs: first or example values; those of the network's inputs and targets are taken by their symbols.
+        program: whose ``gradients`` the function calls, if it does.
+
+    Raises: ExportError.
+    """
+    mode = FakeTensorMode() if program is None else program.mode
+    known = {} if program is None else program.fakes
+    outputs: list[str] = []
+
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        results = function(dict(zip(inputs, tensors, strict=True)))
+        outputs.extend(results)
+        return list(results.values())
+
+    with _recording(mode):
+        fakes = [
+            known[n] if n in known else mode.from_tensor(t.detach(), static_shapes=True) for n, t in inputs.items()
+        ]
+        try:
+            graph = make_fx(flat, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(*fakes)
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError(f"the training step cannot be recorded: {root_cause(error)}") from error
+    if program is not None:
+        _check_batch(program)
+    explicit_sizes(graph)
+    axes = {name: program.network.axes[name] if name in known and program is not None else {} for name in inputs}
+    return Traced(graph, dict(inputs), outputs, axes)
+
+
+def _check_batch(program: Program) -> None:
+    """Check that no operation fixed a dimension that may change. Raises: ExportError."""
+    for name, axes in program.network.axes.items():
+        for axis in axes:
+            size = program.fakes[name].shape[axis]
+            fixed = size if isinstance(size, int) else size.node.maybe_as_int()
+            if fixed is not None:
+                raise ExportError(
+                    f"the backward works for a batch of {fixed} alone: dimension {axis} of '{name}' was fixed while it "
+                    "was recorded; export with dynamic_batch=False, or write the operation that does it in others"
+                )
+
+
+@contextmanager
+def _recording(mode: FakeTensorMode) -> Iterator[None]:
+    with ExitStack() as stack:
+        # oneDNN's fused operations have no translation, and only the plain attention has one.
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(mode)
+        # Without it, some kernels in C++ (constant_pad_nd) fix the batch, and say nothing.
+        stack.enter_context(enable_python_dispatcher())
+        yield
