@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ort_ops.models.complete import complete_inputs
 from ort_ops.models.make import make_model
-from ort_ops.models.nodes import attach_functions
+from ort_ops.models.nodes import attach_functions, operator_nodes
 from ort_ops.numerics.bound import ROUNDED
 from ort_ops.numerics.compare import compare, compare_exactly
 from ort_ops.opdef.call import Call
@@ -21,6 +21,12 @@ from ort_ops.session import InferenceSession
 
 Array = NDArray[Any]
 KERNELS = ("cpp", "python", "body")
+
+
+def kernels_of(kit: OperatorKit) -> list[str]:
+    """Return the names of the kernels that were written for an operator; `KERNELS` are all on the CPU."""
+    has = {"cpp": kit.library, "python": kit.python_kernel, "body": kit.operator.make_body}
+    return [name for name in KERNELS if has[name] is not None]
 
 
 def combinations(kit: OperatorKit) -> list[dict[str, ElementType]]:
@@ -52,14 +58,20 @@ def one_node(
 
     Args:
         stored: indices of the inputs that the model stores; the others are fed.
-        outputs: which outputs the node has; empty for all.
+        outputs: which outputs the node has; empty for those of the call.
         opset: version of ONNX's own domain; None for what `make_model` takes.
     """
     arrays = call.arrays
     inputs = [a if a is None or i in stored else [*a.shape] for i, a in enumerate(arrays)]
     types = {name: element_type.name for name, element_type in call.types.items()}
     model = make_model(
-        call.operator, inputs, call.attributes, types=types, outputs=outputs, name="one", with_function=False
+        call.operator,
+        inputs,
+        call.attributes,
+        types=types,
+        outputs=outputs or call.has_output,
+        name="one",
+        with_function=False,
     )
     if opset is not None:
         next(entry for entry in model.opset_import if entry.domain == "").version = opset
@@ -76,10 +88,21 @@ def feed_of(call: Call, model: onnx.ModelProto) -> dict[str, Array]:
     return {value.name: arrays[value.name] for value in model.graph.input}
 
 
-def run_call(call: Call, kernels: str, **options: Any) -> list[Array]:
-    """Run a call as a model of one node, by a kernel of the operator or its function body."""
+def run_call(call: Call, kernels: str, **options: Any) -> list[Array | None]:
+    """Run a call as a model of one node, by a kernel of the operator or its function body.
+
+    Returns: each output, None for one that the node lacks.
+    """
     model = one_node(call, with_function=kernels == "body", **options)
-    return InferenceSession(model.SerializeToString(), kernels=kernels).run(None, feed_of(call, model))
+    results = InferenceSession(model.SerializeToString(), kernels=kernels).run(None, feed_of(call, model))
+    return in_place(model, results)
+
+
+def in_place(model: onnx.ModelProto, results: Sequence[Array]) -> list[Array | None]:
+    """Return the results of a model of one node in the places of the operator's outputs, None for an absent one."""
+    (found,) = operator_nodes(model)
+    named = dict(zip([value.name for value in model.graph.output], results, strict=True))
+    return [named[name] if name else None for name in found.outputs]
 
 
 def complaints(kit: OperatorKit, call: Call, results: Sequence[Array | None]) -> list[str]:

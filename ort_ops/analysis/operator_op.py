@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
+from ort_ops.models.graphs import node_label
 from ort_ops.opdef import registry
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ELEMENT_TYPES, ElementType
@@ -57,7 +58,7 @@ class OperatorOp(OpRun):
         formal = zip((*operator.inputs, *operator.outputs), (*types, *stated), strict=False)
         bound |= {parameter.type.name: found for parameter, found in formal if found is not None}
         outputs = tuple(bool(name) for name in self.onnx_node.output)
-        label = self.own_origin.name or self.own_origin.output[0]
+        label = node_label(self.own_origin)
         return Call(operator, tuple(inputs), self.own_attributes, bound, label, outputs)
 
     def converted(self, attributes: Mapping[str, Any]) -> dict[str, Any]:

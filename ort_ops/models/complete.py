@@ -71,9 +71,7 @@ class _Completion:
     def insert(self) -> None:
         """Put the added nodes before those that need them, all at once: each insertion would move all that follow."""
         if self._added:
-            nodes = [
-                n for node in self._container.node for n in (*self._added.get(next(iter(node.output), ""), ()), node)
-            ]
+            nodes = [n for node in self._container.node for n in (*self._added.get(_first_output(node), ()), node)]
             copies = onnx.GraphProto(node=nodes)
             del self._container.node[:]
             self._container.node.extend(copies.node)
@@ -104,7 +102,7 @@ class _Completion:
                 f"node '{found.label}' has a computed {source} and no {parameter.argument}, which takes opset 15 or "
                 f"newer; the model has opset {self._opset}"
             )
-        self._added.setdefault(found.node.output[0], []).extend(
+        self._added.setdefault(_first_output(found.node), []).extend(
             absent_nodes(name, absent, by_name, like, self._unused_name)
         )
 
@@ -118,6 +116,11 @@ class _Completion:
         name = next(name for name in names if name not in self._used)
         self._used.add(name)
         return name
+
+
+def _first_output(node: onnx.NodeProto) -> str:
+    """Return the name of the first output that a node has; no other node has that name. Empty for none."""
+    return next(filter(None, node.output), "")
 
 
 def absent_nodes(

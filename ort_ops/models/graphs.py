@@ -145,8 +145,8 @@ def tensors_of(container: NodeContainer) -> Iterator[onnx.TensorProto]:
 
 
 def node_label(node: onnx.NodeProto) -> str:
-    """Return a node's name, or its output's where it has none, or its operator's where it has neither."""
-    return node.name or next(iter(node.output), "") or node.op_type
+    """Return a node's name, or its first output's where it has none, or its operator's where it has neither."""
+    return node.name or next(filter(None, node.output), "") or node.op_type
 
 
 def declared_values(container: NodeContainer) -> Iterator[onnx.ValueInfoProto]:

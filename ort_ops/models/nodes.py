@@ -190,12 +190,17 @@ def _check_node(found: OperatorNode) -> None:
         if not num_required <= len(names) <= len(formal) or not all(names[:num_required]):
             rule = f"{_in_words(formal)} (node '{found.label}')"
             raise operator.error(what, rule, f"{list(names)}")
+    if not any(node.output):  # all are optional, and a node without any would do nothing
+        rule = f"one or more of {_in_words(operator.outputs)} (node '{found.label}')"
+        raise operator.error("the outputs", rule, f"{list(node.output)}")
 
 
 def _in_words(formal: Sequence[Parameter]) -> str:
-    """Name parameters as messages do: ``X, W and optionally B``."""
+    """Name parameters as messages do: ``X, W and optionally B``; ``GX, GW, GB`` where all are optional."""
     required = [parameter.name for parameter in formal if not parameter.is_optional]
     optional = [parameter.name for parameter in formal if parameter.is_optional]
+    if not required:
+        return ", ".join(optional)
     if optional:
         return f"{', '.join(required)} and optionally {', '.join(optional)}"
     return " and ".join(filter(None, (", ".join(required[:-1]), required[-1])))

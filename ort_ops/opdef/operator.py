@@ -49,7 +49,7 @@ class Operator:
         domain, name: in ONNX.
         since_version: the version of the domain that introduced the operator as described here.
         inputs: optional ones come last.
-        outputs: the first is required; optional ones come last.
+        outputs: optional ones come last; where all are optional, a node has at least one, in whatever place.
         infer_shape: (shapes of the inputs, None for an absent or unknown one; attributes with their defaults) ->
             shapes of the outputs, None for one that cannot be known. Dimensions are numbers, names, or None. Raises
             ContractError if the known dimensions break the contract.

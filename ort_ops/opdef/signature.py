@@ -158,7 +158,8 @@ def _outputs(hint: Any) -> tuple[Parameter, ...]:
     """Read the result's annotation: a tensor type, or a tuple of them; ``| None`` for optional ones."""
     hints = get_args(hint) if get_origin(hint) is tuple else (hint,)
     found = [(_tensor_type(inner), is_optional) for inner, is_optional in map(_without_none, hints)]
-    if not found or found[0][1] or any(tensor_type is None for tensor_type, _ in found):
+    is_lonely = len(found) == 1 and found[0][1]  # a node without any output would do nothing
+    if not found or is_lonely or any(tensor_type is None for tensor_type, _ in found):
         raise DefinitionError(
             f"the result must be annotated with a tensor type such as ort_ops.Float, or a tuple of them, got {hint!r}"
         )

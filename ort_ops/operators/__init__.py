@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ort_ops.opdef.kit import OperatorKit
 
-FOLDERS = ("mylinear",)
+FOLDERS = ("mylinear", "mylineargrad")
 
 
 def load() -> list[OperatorKit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ from ort_ops.opdef import registry
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.session import InferenceSession
-from tests.every_operator import KERNELS, combinations, complaints, feed_of, in_words, one_node, run_call, sample_calls
+from tests.every_operator import (
+    combinations,
+    complaints,
+    feed_of,
+    in_place,
+    in_words,
+    kernels_of,
+    one_node,
+    run_call,
+    sample_calls,
+)
 
 OPERATORS = [
     pytest.param(kit, types, id=f"{kit.operator.name}-{in_words(types)}")
@@ -24,8 +35,12 @@ OPERATORS = [
 ]
 
 
-@pytest.mark.parametrize(("kit", "types"), OPERATORS)
-@pytest.mark.parametrize("kernels", KERNELS)
+RUNS = [
+    pytest.param(*p.values, kernels, id=f"{kernels}-{p.id}") for p in OPERATORS for kernels in kernels_of(p.values[0])
+]
+
+
+@pytest.mark.parametrize(("kit", "types", "kernels"), RUNS)
 def test_each_kernel_is_within_the_bound(kit: OperatorKit, types: Any, kernels: str) -> None:
     for call in sample_calls(kit, types):
         assert complaints(kit, call, run_call(call, kernels)) == []
@@ -65,17 +80,20 @@ def test_the_function_body_is_right_in_plain_onnxruntime(kit: OperatorKit, types
             session = InferenceSession(model.SerializeToString(), kernels="body")
         else:
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        assert complaints(kit, call, session.run(None, feed_of(call, model))) == []
+        assert complaints(kit, call, in_place(model, session.run(None, feed_of(call, model)))) == []
 
 
 @pytest.mark.parametrize(("kit", "types"), OPERATORS)
 def test_an_output_that_is_optional_may_be_absent(kit: OperatorKit, types: Any) -> None:
-    has_output = [not output.is_optional for output in kit.operator.outputs]
+    choices = [(True, False) if output.is_optional else (True,) for output in kit.operator.outputs]
     call = sample_calls(kit, types)[0]
-    for kernels in KERNELS:
-        for listed in (has_output, has_output[: kit.operator.num_required_outputs]):  # an empty name, and none
-            results = iter(run_call(call, kernels, outputs=listed))
-            assert complaints(kit, call, [next(results) if there else None for there in has_output]) == []
+    for has_output in filter(any, itertools.product(*choices)):
+        shortest = has_output[: max(i for i, is_there in enumerate(has_output) if is_there) + 1]
+        for kernels in kernels_of(kit):
+            for listed in (has_output, shortest):  # with empty names at the end, and without
+                results = run_call(call, kernels, outputs=listed)
+                assert [result is not None for result in results] == list(has_output)
+                assert complaints(kit, call, results) == []
 
 
 @pytest.mark.parametrize("kit", registry.kits(), ids=lambda kit: kit.operator.name)

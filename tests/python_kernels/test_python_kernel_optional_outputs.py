@@ -140,14 +140,37 @@ def test_a_kernel_that_takes_out_may_leave_the_shape_of_an_absent_output_open() 
         session_of(kernel, ["y", "p"]).run(None, {"x": X})
 
 
-def test_the_first_output_cannot_be_optional_and_optional_ones_come_last() -> None:
+@pytest.mark.parametrize("outputs", [["y"], ["", "p"], ["y", "p"], ["y", ""], ["", "", "n"]], ids="-".join)
+def test_all_outputs_may_be_optional(outputs: list[str]) -> None:
+    @ort_ops.python_kernel(f"{DOMAIN}::Any", infer_shape=lambda x, count: (x, x, x))
+    def any_of(x: Float, count: Integer | None = None, *, out: Out) -> tuple[Float | None, Bool | None, Integer | None]:
+        assert [output is not None for output in out] == [bool(name) for name in [*outputs, "", ""][:3]]
+        for output, values in zip(out, (2 * x, x > 0, np.where(x > 0, 7, 0)), strict=True):
+            if output is not None:
+                output[...] = values
+        return out  # type: ignore[no-any-return]
+
+    declared = {"y": ("float32", ["b", 3]), "p": ("bool", ["b", 3]), "n": ("int32", ["b", 3])}
+    model = make_model(
+        [any_of.make_node(["x", "count"], outputs)],
+        {"x": ("float32", ["b", 3]), "count": ("int32", [])},
+        {name: declared[name] for name in outputs if name},
+    )
+    results = ort_ops.InferenceSession(model).run(None, FEED)
+    for name, result in zip(filter(None, outputs), results, strict=True):
+        np.testing.assert_array_equal(result, EXPECTED[name])
+
+
+def test_an_only_output_cannot_be_optional_and_optional_ones_come_last() -> None:
+    def only(x: Float) -> Float | None: ...
     def first(x: Float) -> tuple[Float | None, Bool]: ...
     def middle(x: Float) -> tuple[Float, Bool | None, Int64]: ...
 
     with pytest.raises(ort_ops.DefinitionError, match="the result must be annotated"):
-        ort_ops.python_kernel(f"{DOMAIN}::First")(first)
-    with pytest.raises(ort_ops.DefinitionError, match="optional outputs must come last"):
-        ort_ops.python_kernel(f"{DOMAIN}::Middle")(middle)
+        ort_ops.python_kernel(f"{DOMAIN}::Only")(only)
+    for function in (first, middle):
+        with pytest.raises(ort_ops.DefinitionError, match="optional outputs must come last"):
+            ort_ops.python_kernel(f"{DOMAIN}::Middle")(function)
 
 
 def test_a_kernel_of_a_described_operator_must_have_the_same_optional_outputs() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
+from ort_ops.numerics.products import exact_product
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME, check_arguments
-from ort_ops.operators.mylinear.scaled_sum import linear_scaled
 
 
 def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[np.float64]:
@@ -26,15 +26,7 @@ def linear_float64(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | N
     arrays = (x, weight, bias)
     shapes = [None if a is None else a.shape for a in arrays]
     check_arguments(shapes, [None if a is None else a.dtype.name for a in arrays])
-    with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        x64, weight64 = (a.astype(np.float64, copy=False) for a in (x, weight))
-        bias64 = None if bias is None else bias.astype(np.float64, copy=False)
-        product: NDArray[np.float64] = np.matmul(x64, weight64.T)
-        result = product if bias64 is None else product + bias64
-        if x.itemsize == 8 and not np.isfinite(result).all():
-            # A partial sum may have overflowed where the exact sum does not.
-            result = np.where(np.isfinite(result), result, np.ldexp(*linear_scaled(x64, weight64, bias64)))
-        return result
+    return exact_product(x, weight.T, bias)
 
 
 def linear(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:

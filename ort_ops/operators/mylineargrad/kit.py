@@ -1,0 +1,63 @@
+"""MYLINEARGRAD as an `OperatorKit`. Every session imports this module, so it imports little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ort_ops.opdef.kit import OperatorKit
+from ort_ops.operators.mylineargrad.contract import MYLINEARGRAD
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ort_ops.numerics.bound import Arithmetic, Array, Bound
+    from ort_ops.opdef.call import Call
+    from ort_ops.opdef.element_types import ElementType
+
+
+def _reference(call: Call) -> Sequence[Array]:
+    from ort_ops.operators.mylineargrad.reference import gradients_float64
+
+    return gradients_float64(call)
+
+
+def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
+    from ort_ops.operators.mylineargrad.reference import gradient_bounds
+
+    return gradient_bounds(call, arithmetic)
+
+
+def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:
+    from ort_ops.operators.mylineargrad.reference import error_sizes
+
+    return error_sizes(call)
+
+
+def _may_overflow(call: Call) -> bool:
+    from ort_ops.operators.mylineargrad.reference import may_overflow
+
+    return may_overflow(call)
+
+
+def _samples(generator: np.random.Generator, types: Mapping[str, ElementType]) -> Iterable[Call]:
+    from ort_ops.operators.mylineargrad.samples import draw_calls
+
+    return draw_calls(generator, types["T"])
+
+
+def _python_kernel() -> Any:
+    from ort_ops.operators.mylineargrad.numpy_kernel import KERNEL
+
+    return KERNEL
+
+
+KIT = OperatorKit(
+    MYLINEARGRAD,
+    _reference,
+    _bound,
+    _samples,
+    python_kernel=_python_kernel,
+    error_sizes=_error_sizes,
+    may_overflow=_may_overflow,
+)
