@@ -7,8 +7,8 @@ array([[16.]])
 
 `register` does the same for session options of your own; `available_kernels` lists the kernels; `library_path` names
 the C++ library for hosts in other languages; `python_kernel` makes a function the kernel of an operator of your own
-(``docs/python_kernels.md``). This package never imports torch. Names are imported when they are first used, onnx and
-onnxruntime-extensions only when a model or a kernel needs them.
+(``docs/python_kernels.md``); `Trainer` trains (``docs/training_in_onnxruntime.md``). This package never imports torch.
+Names are imported when they are first used, onnx and onnxruntime-extensions only when a model or a kernel needs them.
 """
 
 import atexit
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         register,
     )
     from ort_ops.session_options import SessionOptions
+    from ort_ops.training.errors import TrainingError
+    from ort_ops.training.trainer import Trainer
 
 __all__ = [
     "MYLINEAR",
@@ -74,6 +76,8 @@ __all__ = [
     "PythonKernelError",
     "SessionOptions",
     "TensorType",
+    "Trainer",
+    "TrainingError",
     "UInt8",
     "available_kernels",
     "library_path",
@@ -107,6 +111,8 @@ _MODULES = {
     "PythonKernelError": "python_kernels.decorator",
     "SessionOptions": "session_options",
     "TensorType": "opdef.signature",
+    "Trainer": "training.trainer",
+    "TrainingError": "training.errors",
     "UInt8": "opdef.signature",
     "available_kernels": "session",
     "library_path": "native.library",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,16 +16,11 @@ from ort_ops.kernels.explain import raise_cause
 from ort_ops.kernels.fallbacks import CpuFallbackWarning, FunctionBodyWarning
 from ort_ops.kernels.providers import CPP, CUDA, EXTENSIONS
 from ort_ops.kernels.refusal import KernelError
-from ort_ops.kernels.register import Plan, check_request, plan_of, register, register_plan
+from ort_ops.kernels.register import check_request, register
 from ort_ops.native import cuda
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.python_kernels import failures as kernel_failures
 from ort_ops.session_options import PicklingError, SessionOptions
-
-if TYPE_CHECKING:
-    import onnx
-
-    from ort_ops.models.nodes import OperatorNode
 
 __all__ = [
     "CpuFallbackWarning",
@@ -86,7 +80,7 @@ class InferenceSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # o
         # onnx cannot read onnxruntime's own format.
         proto = None if is_ort_format(model) else look_at_model(model, for_session=True)
         nodes = [] if proto is None else check_operator_nodes(proto)
-        plan = _plan(options, kernels, providers, proto, nodes)
+        plan = prepare.plan_kernels(options, kernels, providers, proto, nodes)
         if proto is not None:
             prepare.check_python_nodes(proto, plan)
         used = dict.fromkeys(found.operator.op_type for found in nodes) if proto is not None else plan.providers
@@ -186,27 +180,6 @@ def _reopened(
     others: dict[str, Any],
 ) -> InferenceSession:
     return session(model, options, providers, kernels=kernels, **others)
-
-
-def _plan(
-    options: onnxruntime.SessionOptions,
-    kernels: str,
-    providers: Sequence[Any] | None,
-    proto: onnx.ModelProto | None,
-    nodes: Sequence[OperatorNode],
-) -> Plan:
-    """Return the plan that was registered with the options; register one if there is none. Raises: KernelError."""
-    types, has_all = prepare.stated_types(nodes)
-    infer = None if proto is None or has_all else partial(prepare.all_types, proto)
-    plan = plan_of(options)
-    if plan is None:
-        versions = {} if proto is None else {entry.domain: entry.version for entry in proto.opset_import}
-        operators = [*types] or None
-        return register_plan(options, kernels, types, providers, None, versions, operators, infer_types=infer)[0]
-    prepare.check_served(plan, nodes, types)
-    if infer is not None and not all(plan.providers[n.operator.op_type].serves_all(n.operator) for n in nodes):
-        prepare.check_served(plan, nodes, infer())
-    return plan
 
 
 def _is_bfloat16(value: Any) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 from packaging.version import Version
 
 from ort_ops.kernels.providers import Provider
 from ort_ops.kernels.refusal import KernelError, Lack, Refusal
-from ort_ops.kernels.register import Plan
+from ort_ops.kernels.register import Plan, plan_of, register_plan
 from ort_ops.native import library as native
 from ort_ops.opdef.element_types import element_type_name
 from ort_ops.opdef.onnx_objects import operator_type
@@ -57,6 +58,27 @@ def all_types(model: onnx.ModelProto) -> dict[str, set[str]]:
     for (domain, name, _), types in types_by_operator(model).items():
         found.setdefault(f"{domain}::{name}", set()).update(*types.values())
     return found
+
+
+def plan_kernels(
+    options: onnxruntime.SessionOptions,
+    kernels: str,
+    providers: Sequence[Any] | None,
+    proto: onnx.ModelProto | None,
+    nodes: Sequence[OperatorNode],
+) -> Plan:
+    """Return the plan that was registered with the options; register one if there is none. Raises: KernelError."""
+    types, has_all = stated_types(nodes)
+    infer = None if proto is None or has_all else partial(all_types, proto)
+    plan = plan_of(options)
+    if plan is None:
+        versions = {} if proto is None else {entry.domain: entry.version for entry in proto.opset_import}
+        operators = [*types] or None
+        return register_plan(options, kernels, types, providers, None, versions, operators, infer_types=infer)[0]
+    check_served(plan, nodes, types)
+    if infer is not None and not all(plan.providers[n.operator.op_type].serves_all(n.operator) for n in nodes):
+        check_served(plan, nodes, infer())
+    return plan
 
 
 def check_served(plan: Plan, nodes: Sequence[OperatorNode], types: Mapping[str, Collection[str]]) -> None:

@@ -144,6 +144,16 @@ def tensors_of(container: NodeContainer) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
 
 
+def names_taken(node: onnx.NodeProto) -> set[str]:
+    """Return the names of values that a node takes, with those that its bodies take, of the graph around it too."""
+    names = {name for name in node.input if name}
+    for _, body in bodies(node):
+        for inner in body.node:
+            names |= names_taken(inner)
+        names.update(output.name for output in body.output)
+    return names
+
+
 def node_label(node: onnx.NodeProto) -> str:
     """Return a node's name, or its first output's where it has none, or its operator's where it has neither."""
     return node.name or next(filter(None, node.output), "") or node.op_type

@@ -1,0 +1,125 @@
+"""Check what the user gives to a step: names, types, ranks, sizes. onnxruntime would broadcast what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ort_ops.opdef.shapes import Shape, format_shape
+from ort_ops.training.errors import TrainingError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One input that the user gives.
+
+    Attributes:
+        name: of the input.
+        dtype: of its elements.
+        shape: names of dimensions stand for sizes that may change; None for one that is free by itself.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape
+
+
+class GivenInputs:
+    """The inputs and targets of a step."""
+
+    def __init__(self, inputs: Sequence[Given]) -> None:
+        self.inputs = tuple(inputs)
+        self._names = tuple(given.name for given in inputs)
+        self._dtypes = tuple(given.dtype for given in inputs)
+        self._last: tuple[tuple[int, ...], ...] | None = None
+
+    def arrays(self, values: Sequence[Any], named: Mapping[str, Any], stacked: int | None = None) -> list[Array]:
+        """Return the arrays of a step in the order of the inputs, in C order.
+
+        Args:
+            values: by position; the others are in ``named``.
+            stacked: the number of steps that each array has as its first dimension; None for one step.
+
+        Raises: TrainingError that names the input, and says what it must be.
+        """
+        if named or len(values) != len(self.inputs):
+            values = self._in_order(values, named)
+        arrays = [value if type(value) is np.ndarray else self._as_array(i, value) for i, value in enumerate(values)]
+        shapes = tuple(array.shape for array in arrays)
+        if (
+            stacked is None
+            and shapes == self._last
+            and all(array.dtype is dtype for array, dtype in zip(arrays, self._dtypes, strict=True))
+        ):
+            return [array if array.flags.c_contiguous else np.asarray(array, order="C") for array in arrays]
+        sizes: dict[str, tuple[int, str]] = {}
+        for given, array in zip(self.inputs, arrays, strict=True):
+            _check(given, array, sizes, stacked)
+        if stacked is None:
+            self._last = shapes
+        return [np.asarray(array, order="C") for array in arrays]
+
+    def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        wanted = ", ".join(self._names)
+        unknown = [name for name in named if name not in self._names]
+        if unknown:
+            raise TrainingError(f"the step has no input '{unknown[0]}'; it takes {wanted}")
+        rest = self._names[len(values) :]
+        twice = [name for name in named if name not in rest]
+        if len(values) > len(self._names) or twice:
+            what = f"'{twice[0]}' is given twice" if twice else f"got {len(values)} arrays"
+            raise TrainingError(f"a step takes {wanted}; {what}")
+        missing = [name for name in rest if name not in named]
+        if missing:
+            raise TrainingError(f"a step takes {wanted}; '{missing[0]}' is missing")
+        return [*values, *(named[name] for name in rest)]
+
+    def _as_array(self, index: int, value: Any) -> Array:
+        try:
+            return np.asarray(value)
+        except Exception as error:  # of any library whose arrays these are
+            name = self._names[index]
+            raise TrainingError(f"'{name}' must be an array, got {type(value).__name__}: {error}") from error
+
+
+def _check(given: Given, array: Array, sizes: dict[str, tuple[int, str]], stacked: int | None) -> None:
+    shape: Shape = given.shape if stacked is None else [stacked, *given.shape]
+    if array.dtype != given.dtype:
+        raise TrainingError(
+            f"'{given.name}' must be {given.dtype}, got {array.dtype}; convert it, for example with "
+            f".astype('{given.dtype}')"
+        )
+    got = format_shape(array.shape)
+    if array.ndim != len(shape):
+        raise TrainingError(f"'{given.name}' must have shape {format_shape(shape)}, got {got}")
+    for dim, size in zip(shape, array.shape, strict=True):
+        if isinstance(dim, int):
+            if size != dim:
+                raise TrainingError(f"'{given.name}' must have shape {format_shape(shape)}, got {got}")
+            continue
+        if size == 0:
+            raise TrainingError(f"'{given.name}' is empty: it has shape {got}, and a step needs at least one row")
+        if dim is not None:
+            known, first = sizes.setdefault(dim, (size, given.name))
+            if known != size:
+                raise TrainingError(
+                    f"'{given.name}' must have shape {format_shape(shape)} with {dim} = {known} as '{first}' has, "
+                    f"got {got}"
+                )
+
+
+def learning_rates(value: Any, groups: int) -> Array:
+    """Return a learning rate for a step: a scalar, or one for each of several groups. Raises: TrainingError."""
+    rates = np.asarray(value)
+    wanted = f"a number or {groups} numbers, one for each group of parameters" if groups > 1 else "a number"
+    is_real = rates.dtype.kind in "fiu" and (rates.shape == () or (groups > 1 and rates.shape == (groups,)))
+    if not is_real or not np.isfinite(rates).all() or (rates < 0).any():
+        raise TrainingError(f"the learning rate must be {wanted}, finite and not negative, got {value!r}")
+    result: Array = np.broadcast_to(rates.astype(np.float64), () if groups == 1 else (groups,)).copy()
+    return result
