@@ -209,8 +209,14 @@ def translations() -> dict[Any, Callable[..., Any]]:
         indices = op.Range(*(scalar(value) for value in (0, math.ceil((end - start) / step), 1)))
         return op.Add(op.Mul(op.Cast(indices, to=dtype), number(step)), number(start))
 
+    def scalar_tensor(s, dtype=-1, layout="", device="", pin_memory=False):  # type: ignore[no-untyped-def]
+        if isinstance(s, int | float) and dtype == ir.DataType.DOUBLE:
+            return number(s)
+        return _function(core.aten_scalar_tensor)(s, ir.DataType.FLOAT if dtype == -1 else dtype)
+
     aten = torch.ops.aten
     table: dict[Any, Callable[..., Any]] = {
+        aten.scalar_tensor.default: scalar_tensor,
         aten.celu.default: celu,
         aten.gelu.default: gelu,
         aten.group_norm.default: group_norm,

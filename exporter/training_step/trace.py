@@ -23,9 +23,9 @@ from exporter.errors import ExportError
 from exporter.to_onnx.checks.agreement import root_cause
 from exporter.to_onnx.example_call import DynamicShapes
 from exporter.to_onnx.surroundings import every_layer
+from exporter.training_step.decompositions.scalars import explicit_scalars
 from exporter.training_step.decompositions.table import decompositions
 from exporter.training_step.network import Network
-from exporter.training_step.sizes import explicit_sizes
 
 Values = Mapping[str, Tensor]
 
@@ -127,7 +127,7 @@ def trace(
             raise ExportError(f"the training step cannot be recorded: {root_cause(error)}") from error
     if program is not None:
         _check_batch(program)
-    explicit_sizes(graph)
+    explicit_scalars(graph)
     axes = {name: program.network.axes[name] if name in known and program is not None else {} for name in inputs}
     return Traced(graph, dict(inputs), outputs, axes)
 
