@@ -106,8 +106,7 @@ def train(
             stack.enter_context(lock_folder(written))
         run = Run(problem, options, device, processes, written)
         check_network_gradients(run.network.architecture, device)
-        if resume is not None:
-            run.restore(resume)
+        run.start(resume)
         _train_all_epochs(run, on_step)
     network = run.network.cpu().eval()
     return TrainingResult(network, tuple(run.history), run.metrics, options, run.checkpoint_path)

@@ -1,4 +1,4 @@
-"""A running training: its network, optimizer, random stream and rows, and the files that it writes."""
+"""A running training: its network, optimizer, engine, random stream and rows, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint
 from exporter.training.data.dataset import DataError, Dataset
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.distributed import Processes
+from exporter.training.engines.engine import Engine, StepTooLargeError
+from exporter.training.engines.torch_engine import TorchEngine
 from exporter.training.history import EpochRecord, write_history
-from exporter.training.metrics import Rows, compute_loss, evaluate
+from exporter.training.metrics import Rows, evaluate
 from exporter.training.networks import column_statistics, network_kit
 from exporter.training.options import OptionError, TrainingOptions
 from ort_ops.errors import MylinearError
@@ -49,7 +51,9 @@ def count_steps(problem: Problem, options: TrainingOptions) -> int:
 
 
 class Run:
-    """A running training."""
+    """A running training; `start` it first."""
+
+    engine: Engine
 
     def __init__(
         self,
@@ -86,6 +90,13 @@ class Run:
         if train_set is not None:
             self.data = replace(self.data, columns=train_set.table_columns)
 
+    def start(self, resume: Checkpoint | None) -> None:
+        """Make the engine, and go on from a checkpoint if there is one."""
+        self.engine = TorchEngine(self.network, self.optimizer, self.processes, self.device)
+        if resume is not None:
+            self._restore(resume)
+            self.engine.load()
+
     @property
     def checkpoint_path(self) -> Path | None:
         return None if self.folder is None else self.folder / CHECKPOINT_NAME
@@ -95,15 +106,11 @@ class Run:
         self.network.train()
         loss_sum, rows = 0.0, 0
         for step, (x, y) in enumerate(self._batches(), start=1):
-            self.optimizer.zero_grad()
-            loss = self._differentiate(x, y)
-            self._take_step(step)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise self._diverged(f"step {step}", f"the loss is {value}")
+            value = self._take_step(step, x, y)
             loss_sum, rows = loss_sum + value * len(x), rows + len(x)
             if on_step is not None:
                 on_step(self.epoch * self.steps_per_epoch + step, value)
+        self.engine.synchronize()
         if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
             raise self._diverged("last step", "the parameters are no longer finite")
         self.history.append(EpochRecord(self.epoch + 1, loss_sum / rows, *self._validate()))
@@ -129,14 +136,6 @@ class Run:
         save_checkpoint(self.checkpoint_path, checkpoint)
         self.saved_epoch = self.epoch
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        self.network.load_state_dict(dict(checkpoint.network_state))
-        groups = self.optimizer.state_dict()["param_groups"]  # they follow from the options
-        self.optimizer.load_state_dict({**checkpoint.optimizer_state, "param_groups": groups})
-        self.generator.set_state(checkpoint.generator_state)
-        self.history = list(checkpoint.history)
-        self.epoch = self.saved_epoch = checkpoint.epoch
-
     def write_curve(self) -> None:
         """Write loss.csv and loss.png, if there is a folder and an epoch to show."""
         if self.folder is None or not self.history:
@@ -151,6 +150,14 @@ class Run:
         with contextlib.suppress(OutputError):
             self.write_curve()
 
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.network.load_state_dict(dict(checkpoint.network_state))
+        groups = self.optimizer.state_dict()["param_groups"]  # they follow from the options
+        self.optimizer.load_state_dict({**checkpoint.optimizer_state, "param_groups": groups})
+        self.generator.set_state(checkpoint.generator_state)
+        self.history = list(checkpoint.history)
+        self.epoch = self.saved_epoch = checkpoint.epoch
+
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.problem, LinearExample):
             x, y = self.problem.sample(self.options.batch_size, self.generator, self.network.dtype)
@@ -162,27 +169,15 @@ class Run:
         for chosen in order.split(self.options.batch_size):
             yield x[chosen], y[chosen]
 
-    def _differentiate(self, x: Tensor, y: Tensor) -> Tensor:
-        """Set the gradients of the batch's mean loss, and return the loss; each process does its part."""
-        if self.processes.count == 1:
-            loss = compute_loss(self.network, self.network.standardized(x), y)
-            loss.backward()
-            return loss
-        share = self.processes.share(len(x))
-        loss = torch.zeros((), device=self.device)
-        if share.start < share.stop:
-            loss = compute_loss(self.network, self.network.standardized(x[share]), y[share])
-            loss = loss * ((share.stop - share.start) / len(x))
-            loss.backward()
-        return self.processes.sum_gradients(self.network.parameters(), loss)
-
-    def _take_step(self, step: int) -> None:
+    def _take_step(self, step: int, x: Tensor, y: Tensor) -> float:
+        """Take one step, and return its loss. Raises: TrainingError if it is no longer finite."""
         try:
-            self.optimizer.step()
-        except RuntimeError as error:  # torch refuses rates that the dtype cannot hold
-            if "overflow" not in str(error):
-                raise
+            value = self.engine.step(x, y)
+        except StepTooLargeError as error:
             raise self._diverged(f"step {step}", f"the step is too large for {self.options.dtype}") from error
+        if not math.isfinite(value):
+            raise self._diverged(f"step {step}", f"the loss is {value}")
+        return value
 
     def _validate(self) -> tuple[float | None, float | None]:
         if self.validation_rows is None:

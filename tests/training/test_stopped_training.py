@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from exporter.operators.mylinear import autograd
 from exporter.torch_ops.gradients import GradientError
 from exporter.training import metrics as evaluation
-from exporter.training import run as training_run
 from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, CheckpointError, load_checkpoint
 from exporter.training.data.linear_example import LinearExample
+from exporter.training.engines import torch_engine
 from exporter.training.loop import TrainingError, TrainingInterrupted, train
 from tests.training.support import (
     EXAMPLE,
@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         steps += 1
         return compute_loss(network, standardized, y) * (bad if steps == 13 else 1)
 
-    monkeypatch.setattr(training_run, "compute_loss", spoiled)
+    monkeypatch.setattr(torch_engine, "compute_loss", spoiled)
     with pytest.raises(TrainingError, match=rf"epoch 3, step 3: the loss is {bad}; .* epoch 2 is kept in '.*point.pt'"):
         train(regression(), SGD, folder=tmp_path)
     checkpoint = load_checkpoint(tmp_path / CHECKPOINT_NAME)
