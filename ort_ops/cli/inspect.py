@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ort_ops.cli.option_types import kernel, provider
@@ -70,17 +71,29 @@ def run(args: argparse.Namespace) -> int:
 def _show(found: Inspection) -> None:
     """Print all but the faults."""
     from ort_ops.console.table import print_table
+    from ort_ops.inspection import training
     from ort_ops.inspection.nodes import table
 
+    fed = {} if found.training is None else found.training.feeds
     rows = [["input", name, what] for name, what in found.inputs.items()]
-    rows += [["output", name, what] for name, what in found.outputs.items()]
+    rows += [["output", name, what] for name, what in found.outputs.items() if name not in fed]
     print_table(["", "name", "type"], rows)
     print()
+    if found.training is not None:
+        header, state = training.table(found.training)
+        if state:
+            print_table(header, state)
+            print()
+        for line in training.lines(found.training):
+            print(line)
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
     oldest = f"onnxruntime {found.oldest_runtime}" if found.oldest_runtime else "no known onnxruntime"
     print(f"opsets     {opsets}; IR version {found.ir_version}; loads from {oldest} on")
     print(f"weights    {found.weights_nbytes / 2**20:.2f} MiB;  nodes  {sum(found.operators.values())}")
     print(f"body       {found.body}")
+    if found.training is not None:
+        counts = Counter(node.operator.rpartition("::")[2] for node in found.nodes)
+        print(f"operators  {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none registered'}")
     running = found.running
     if running.error:
         print(f"here       does not run: {running.error}")

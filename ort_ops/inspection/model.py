@@ -12,8 +12,9 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from ort_ops.errors import MylinearError
+from ort_ops.errors import ModelError, MylinearError
 from ort_ops.inspection.nodes import NodeInfo, describe_nodes
+from ort_ops.inspection.training import TrainingInfo, describe_training
 from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.files import look_at_model
 from ort_ops.models.graphs import declared_shape, scopes, tensors
@@ -57,8 +58,9 @@ class Inspection:
         nodes: those of registered operators.
         listed: the entries that kits add under a key of their own, such as ``linear``; they are dataclasses.
         body: ``right``, ``missing``, or how the definition inside the model differs from the contract's.
-        faults: breaches of the contract; empty for a right model.
+        faults: breaches of the contract, and damage to what a training file says; empty for a right model.
         oldest_runtime: the oldest onnxruntime, from 1.17 on, that loads opset and IR version.
+        training: what a training file says of itself; None for any other model, and for a damaged one.
     """
 
     path: str
@@ -76,6 +78,7 @@ class Inspection:
     oldest_runtime: str | None
     running: Running
     faults: list[str]
+    training: TrainingInfo | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists and strings; the keys of ``listed`` stand beside the others."""
@@ -103,6 +106,8 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
     difference = None if faults else function_difference(model)
     if difference:
         faults.append(difference)
+    training, damage = _training(model, path)
+    faults += damage
     nodes = operator_nodes(model)
     defined = [found.operator for found in nodes if found.operator.make_body is not None]
     has_all = bool(defined) and all(has_function(model, operator) for operator in defined)
@@ -126,7 +131,16 @@ def inspect_model(path: str | Path, *, providers: list[str] | None = None) -> In
         oldest_runtime=oldest_runtime(domain_version(model, ""), model.ir_version),
         running=Running(error="; ".join(faults)) if faults else _running(path, model, providers),
         faults=faults,
+        training=training,
     )
+
+
+def _training(model: onnx.ModelProto, path: str | Path) -> tuple[TrainingInfo | None, list[str]]:
+    """Return what a training file says of itself, and the fault of one that is damaged."""
+    try:
+        return describe_training(model, path), []
+    except ModelError as error:
+        return None, [str(error)]
 
 
 def require_kernel(found: Inspection, kernel: str) -> None:
