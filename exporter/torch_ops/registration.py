@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 else:
     Loader = MetaPathFinder = object
 
+WANTED_OUTPUTS = "(which outputs are wanted)"
+"""Among the names of a library op's arguments: the one that holds a bool for each output, all of which the op returns,
+with size 0 where it is not wanted."""
 _entries: dict[str, tuple[Operator, tuple[str, ...]]] = {}
 _done: dict[str, set[str]] = {}
 _being_filled: set[str] = set()
@@ -39,8 +42,8 @@ def register(operator: Operator, library_op: str, arguments: Sequence[str] = ())
 
     Args:
         library_op: ``namespace::name``, already defined; all of its overloads are meant.
-        arguments: names of the operator's inputs and attributes, in the order of the op's; empty for all inputs, then
-            all attributes.
+        arguments: names of the operator's inputs and attributes, in the order of the op's, and `WANTED_OUTPUTS` where
+            it has such an argument; empty for all inputs, then all attributes.
     """
     own = (*(p.name for p in operator.inputs), *(a.name for a in operator.attributes))
     _entries[library_op] = operator, tuple(arguments) or own

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from exporter.torch_ops.registration import WANTED_OUTPUTS
 from ort_ops.opdef import registry
 from ort_ops.opdef.onnx_objects import make_schema
 from ort_ops.opdef.operator import Attribute, Operator
@@ -40,8 +42,11 @@ def translate(operator: Operator, library_op: str, overload: str, arguments: Seq
     """Return what torch's dynamo exporter calls for an overload of a library op: it makes one node.
 
     Args:
-        arguments: names of the operator's inputs and attributes, in the order of the library op's.
+        arguments: names of the operator's inputs and attributes, in the order of the library op's, and perhaps
+            `WANTED_OUTPUTS`. A node has all outputs; `ort_ops.models.complete.drop_unread_outputs` takes those out that
+            nobody reads. In the place of an output that is not wanted stands a tensor of size 0, as in torch.
     """
+    from onnxscript import opset18 as standard
     from onnxscript import values
 
     namespace, _, name = library_op.partition("::")
@@ -61,11 +66,25 @@ def translate(operator: Operator, library_op: str, overload: str, arguments: Seq
             for key, attribute in formal.items()
             if found.get(key) is not None
         }
-        return op(*(found[parameter.name] for parameter in operator.inputs), **attributes)
+        results = op(*(found[parameter.name] for parameter in operator.inputs), **attributes)
+        if WANTED_OUTPUTS not in found:
+            return results
+        like = {p.type: found[p.name] for p in operator.inputs if found[p.name] is not None}
+        return tuple(
+            result if is_wanted else standard.Constant(value=_nothing(like[output.type].dtype))
+            for result, output, is_wanted in zip(results, described.outputs, found[WANTED_OUTPUTS], strict=True)
+        )
 
     required = {parameter.name for parameter in operator.inputs if not parameter.is_optional}
     num_required = next((i for i, name in enumerate(arguments) if name not in required), len(arguments))
     return _with_parameters(emit, f"translate_{name}_{overload}", parameters, num_required)
+
+
+def _nothing(dtype: Any) -> Any:
+    """Return a tensor of size 0 for onnxscript."""
+    import onnx_ir as ir
+
+    return ir.tensor(np.empty(0, dtype.numpy()))
 
 
 def _with_parameters(
@@ -121,8 +140,16 @@ def emit_symbolic(operator: Operator, arguments: Sequence[str], g: Any, values: 
     named = {f"{name}_{suffixes[name]}": value for name, value in attributes.items()}
     num_outputs = g.original_node.outputsSize()
     results = g.op(f"{operator.domain}::{operator.name}", *inputs, outputs=num_outputs, **named)
-    _set_types(operator, inputs, attributes, [results] if num_outputs == 1 else list(results))
-    return results
+    listed = [results] if num_outputs == 1 else list(results)
+    _set_types(operator, inputs, attributes, listed)
+    if WANTED_OUTPUTS not in found:
+        return results
+    wanted = symbolic_helper._maybe_get_const(found[WANTED_OUTPUTS], "is")
+    for index, (output, is_wanted) in enumerate(zip(operator.outputs, wanted, strict=True)):
+        if not is_wanted:  # in torch it is a tensor of size 0
+            like = next(v for p, v in zip(operator.inputs, inputs, strict=False) if p.type == output.type)
+            listed[index] = g.op("Constant", value_t=torch.empty(0, dtype=like.type().dtype()))
+    return tuple(listed)
 
 
 def _set_types(operator: Operator, inputs: Sequence[Any], attributes: dict[str, Any], results: Sequence[Any]) -> None:

@@ -1,9 +1,9 @@
-"""Give nodes the optional inputs that they lack, where a function body or a kernel takes all of them."""
+"""Give nodes the optional inputs that a function body or a kernel takes, and take out outputs that nobody reads."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -121,6 +121,51 @@ class _Completion:
 def _first_output(node: onnx.NodeProto) -> str:
     """Return the name of the first output that a node has; no other node has that name. Empty for none."""
     return next(filter(None, node.output), "")
+
+
+def drop_unread_outputs(model: onnx.ModelProto) -> int:
+    """Take the names of optional outputs that nobody reads from every operator's node; return how many that were.
+
+    Their places stay, with an empty name: onnxruntime refuses the function body of a node that lists fewer outputs than
+    the operator has. A node of which nothing is read keeps its outputs; it is to be removed as a whole.
+
+    It works within graphs and functions as they are, and does not look for nodes whose results lead nowhere.
+    """
+    count = 0
+    read_in: dict[int, set[str]] = {}
+    nodes = operator_nodes(model)  # kept alive: graphs are distinguished by identity
+    for found in nodes:
+        container = found.container
+        if id(container) not in read_in:
+            read_in[id(container)] = set(_read_names(container))
+        read, outputs = read_in[id(container)], found.node.output
+        if not any(name in read for name in outputs):
+            continue
+        for index, (parameter, name) in enumerate(zip(found.operator.outputs, outputs, strict=False)):
+            if parameter.is_optional and name and name not in read:
+                outputs[index] = ""
+                _forget(container, name)
+                count += 1
+    return count
+
+
+def _read_names(container: NodeContainer) -> Iterator[str]:
+    """Yield the names of the values that nodes of a graph or function, and of the bodies within, read or give out."""
+    yield from (o.name for o in container.output) if isinstance(container, onnx.GraphProto) else container.output
+    for node in container.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _read_names(graph)
+
+
+def _forget(container: NodeContainer, name: str) -> None:
+    """Remove what a graph or function states about a value."""
+    kept = [value for value in container.value_info if value.name != name]
+    if len(kept) != len(container.value_info):
+        copies = onnx.GraphProto(value_info=kept)
+        del container.value_info[:]
+        container.value_info.extend(copies.value_info)
 
 
 def absent_nodes(

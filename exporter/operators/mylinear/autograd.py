@@ -62,14 +62,31 @@ class PlainLinearF(Function):
     backward = staticmethod(linear_gradients)
 
 
-class OpLinearF(PlainLinearF):
-    """The library op's derivative: the same, around a forward that stays the op."""
+class OpLinearF(Function):
+    """The library op's derivative: forward and backward are library ops, and stay one node each in traced graphs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        save_for_backward(ctx, x, weight)
         with below_autograd():
-            return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
+            output: Tensor = torch.ops.mylinear.linear.default(x, weight, bias)
+        OpLinearF.save(ctx, (x, weight, bias), output)
+        return output
+
+    @staticmethod
+    def save(ctx: Any, inputs: Inputs, output: Tensor) -> None:
+        """Save what backward will read; of the others the op takes the shape alone, so they may change meanwhile."""
+        x, weight, _ = inputs
+        save_for_backward(ctx, x, weight)
+        ctx.unread = x, weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        """Return the gradients that are needed, by one call of ``mylinear::linear_backward``."""
+        tensors = (unread if t is None else t for t, unread in zip(ctx.saved_tensors, ctx.unread, strict=True))
+        mask = list(ctx.needs_input_grad)
+        found = torch.ops.mylinear.linear_backward.default(grad, *tensors, mask)
+        grad_x, grad_weight, grad_bias = (g if is_wanted else None for g, is_wanted in zip(found, mask, strict=True))
+        return grad_x, grad_weight, grad_bias
 
 
 class TraceableLinearF(Function):

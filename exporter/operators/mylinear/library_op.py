@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import exporter.operators.mylineargrad.library_op  # noqa: F401  # which the backward calls
 from exporter.operators.mylinear.arguments import check
-from exporter.operators.mylinear.autograd import Inputs, OpLinearF, batched, linear_gradients, save_for_backward
+from exporter.operators.mylinear.autograd import OpLinearF, batched
 from exporter.torch_ops.library_ops.autocast import register_autocast
 from exporter.torch_ops.registration import register
 from exporter.torch_ops.torch_private import CAN_GO_BELOW_AUTOGRAD, are_transforms_active, forward_mode_level
@@ -52,16 +53,12 @@ def _linear_autograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _op_apply(x, weight, bias)
 
 
-def _setup_context(ctx: Any, inputs: Inputs, output: Tensor) -> None:
-    save_for_backward(ctx, inputs[0], inputs[1])
-
-
 torch.library.register_fake(OP, _linear_fake)
 torch.library.register_vmap(OP, _linear_vmap)
 _LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
 if CAN_GO_BELOW_AUTOGRAD:
     _LIBRARY.impl("linear", _linear_autograd, "Autograd")
 else:
-    torch.library.register_autograd(OP, linear_gradients, setup_context=_setup_context)
+    torch.library.register_autograd(OP, OpLinearF.backward, setup_context=OpLinearF.save)
 register_autocast(_LIBRARY, "linear", torch.ops.mylinear.linear.default, num_tensors=3)
 register(MYLINEAR, OP)

@@ -60,4 +60,5 @@ KIT = OperatorKit(
     python_kernel=_python_kernel,
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
+    torch="exporter.operators.mylineargrad.kit:KIT",
 )
