@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from ort_ops.prediction.metadata import Labels, read_labels
 from ort_ops.prediction.results import ClassNamer, CsvWriter, NpyWriter
 from ort_ops.prediction.rows import RowReader, Rows
 from ort_ops.session import InferenceSession
+from ort_ops.training.file_format import GRADIENTS, KEY, TrainingMetadata
 
 OUTPUT_SUFFIXES = (".csv", ".npy")
 
@@ -53,14 +54,16 @@ def predict(
         tell: called with a sentence on how the file was understood, where that is not obvious.
 
     Returns: the number of rows.
-    Raises: InputError for rows that the model cannot take, OutputError.
+    Raises: InputError for rows that the model cannot take, and for a training file; OutputError.
     """
     if batch_size < 1:
         raise InputError(f"the batch size must be 1 or more, got {batch_size}")
     if output is not None and Path(output).suffix not in OUTPUT_SUFFIXES:
         raise InputError(f"the output must be a .csv or .npy file, got '{output}'")
+    metadata = session.get_modelmeta().custom_metadata_map
+    _check_predicts(metadata)
     model_input = _only_input(session)
-    labels = read_labels(session.get_modelmeta().custom_metadata_map)
+    labels = read_labels(metadata)
     _check_columns(labels, model_input.shape)
     size = model_input.shape[0] if model_input.shape else None
     fixed = size if isinstance(size, int) and size > 0 else None
@@ -143,6 +146,15 @@ def _run(
             "use ort_ops.InferenceSession from Python"
         )
     return result
+
+
+def _check_predicts(metadata: Mapping[str, str]) -> None:
+    """Raise InputError for a training file that updates a state: its outputs are no predictions."""
+    if KEY in metadata and TrainingMetadata.from_json(metadata[KEY]).kind != GRADIENTS:
+        raise InputError(
+            "the model is a training file, which computes a training step and no predictions; write the model that it "
+            "trains by ort_ops.Trainer(file).export_inference('model.onnx'), and run that"
+        )
 
 
 def _only_input(session: InferenceSession) -> Any:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
+from ort_ops.errors import ModelError
 from ort_ops.files.atomic import check_output
 from ort_ops.rewrite.adoption import adopt_model
 from ort_ops.rewrite.files import read_model, write_model
@@ -18,6 +20,8 @@ from ort_ops.rewrite.lowering import lower_model
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Rewrite
 from ort_ops.rewrite.whole import check_whole
+from ort_ops.training.check import check_training
+from ort_ops.training.file_format import KEY, find_metadata
 
 __all__ = ["Rewrite", "RewriteError", "adopt", "adopt_model", "lower", "lower_model"]
 
@@ -76,5 +80,30 @@ def _rewrite(
     model = file.load()
     result = change(model)
     result.checks.append(check_whole(file, model, result, inputs))
+    _check_still_trains(file.proto, model)
     result.nbytes = write_model(model, target, external=file.is_external)
     return result
+
+
+def _check_still_trains(before: onnx.ModelProto, after: ir.Model) -> None:
+    """Check that a training file is one still: its metadata says what inputs, outputs and first values there are.
+
+    Raises: RewriteError; ModelError for a file whose metadata was damaged before.
+    """
+    metadata = find_metadata(before)
+    if metadata is None:
+        return
+    found = onnx.ModelProto()
+    found.graph.input.extend(ir.serde.serialize_value(value) for value in after.graph.inputs)
+    found.graph.output.extend(ir.serde.serialize_value(value) for value in after.graph.outputs)
+    for name, value in after.graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        found.graph.initializer.add(name=name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
+    found.functions.extend(ir.to_proto(function) for function in after.functions.values())
+    try:
+        check_training(found, metadata)
+        if after.metadata_props.get(KEY) != next(entry.value for entry in before.metadata_props if entry.key == KEY):
+            raise ModelError(" has lost its metadata")
+    except ModelError as error:
+        raise RewriteError(f"the rewritten training file{error}") from error
