@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
     from exporter.to_onnx.export import ExportResult, export
     from exporter.torch_ops.gradients import GradientError, check_gradients
-    from exporter.training_step.export import TrainingExport, export_training
+    from exporter.training_step.export import export_training
+    from exporter.training_step.result import TrainingExport
     from exporter.verification.verify import Verification, verify
 
 __all__ = [
@@ -48,7 +49,7 @@ _MODULES = {
     "MyLinear": "operators.mylinear.module",
     "NoOperatorWarning": "errors",
     "SwapReport": "operators.mylinear.swap",
-    "TrainingExport": "training_step.export",
+    "TrainingExport": "training_step.result",
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",
     "export": "to_onnx.export",

@@ -20,8 +20,8 @@ from exporter.to_onnx.surroundings import every_layer
 from ort_ops.models.files import load_model
 
 
-def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
-    """Return the model, in ``file`` if one is given. Raises: ExportError."""
+def translate_exactly(job: Job) -> torch.onnx.ONNXProgram:
+    """Return torch's translation, not simplified, with every call a node and no number rounded. Raises: ExportError."""
     program = None if computes_in_float64(job.program) else _translate(job)
     if program is None or has_float64(program.model):
         with exact_scalars():
@@ -29,6 +29,12 @@ def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
         check_precision(program)
     inner = sum(len(list(graph)) for graph in program.model.graphs()) > len(program.model.graph)
     job.check_count(count_in_graphs(program.model), has_inner_graphs=inner)
+    return program
+
+
+def export_dynamo(job: Job, file: Path | None = None) -> onnx.ModelProto:
+    """Return the model, in ``file`` if one is given. Raises: ExportError."""
+    program = translate_exactly(job)
     simplify(program.model)
     if job.program is not None:
         _name_dims(program, job)

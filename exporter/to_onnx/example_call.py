@@ -248,6 +248,11 @@ def flatten_outputs(outputs: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
+def is_plain_output(raw: Any) -> bool:
+    """Whether a model returns a tensor, or tensors in a tuple or list, as torch's exporters can give back."""
+    return isinstance(raw, Tensor) or (isinstance(raw, tuple | list) and all(isinstance(v, Tensor) for v in raw))
+
+
 def grow(tensor: Tensor, dims: Mapping[int, str], more: int, only: str | None = None) -> Tensor:
     """Return the tensor with ``more`` further entries, copies of its first, along ``dims`` (of the name ``only``)."""
     for dim, name in dims.items() if more else ():

@@ -17,9 +17,9 @@ from torch.utils import _pytree as pytree
 from exporter.errors import ExportError, NoOperatorWarning
 from exporter.to_onnx.checks.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.dynamo import export_dynamo, symbolic_only
-from exporter.to_onnx.example_call import DynamicShapes, distinct_names, flatten_outputs, kind_of, make_example
+from exporter.to_onnx.example_call import DynamicShapes, flatten_outputs, is_plain_output, kind_of, make_example
 from exporter.to_onnx.finish import finish
-from exporter.to_onnx.job import Job, check_names, check_value_names, dynamic_axes
+from exporter.to_onnx.job import Job, check_names, check_value_names, default_output_names, dynamic_axes
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.torchscript import export_torchscript
 from exporter.to_onnx.versions import choose_opset
@@ -131,10 +131,10 @@ def export(
         outputs = flatten_outputs(raw)
         if not outputs:
             raise ExportError(f"the model must return tensors, in tuples, lists or dicts; it returns {kind_of(raw)}")
-        if program is None and not example.is_wrapped and not _is_plain_output(raw):
+        if program is None and not example.is_wrapped and not is_plain_output(raw):
             example = make_example(module, args, kwargs, must_wrap=True)
         inputs = list(input_names or example.names)
-        results = list(output_names or _default_names(len(outputs), {*inputs, *_state_names(module)}))
+        results = list(output_names or default_output_names(len(outputs), {*inputs, *_state_names(module)}))
         check_names(inputs, len(example.tensors), "input")
         check_names(results, len(outputs), "output")
         axes = dynamic_axes(inputs, example.tensors, dynamic_shapes)
@@ -193,15 +193,6 @@ def _state_names(module: nn.Module) -> set[str]:
     return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
 
-def _default_names(count: int, taken: set[str]) -> list[str]:
-    """Return ``y``, or ``y0``, ``y1``, ...; ``output`` in place of ``y`` where an input or a weight has that name."""
-    for word in ("y", "output", "result"):
-        names = [word] if count == 1 else [f"{word}{i}" for i in range(count)]
-        if not taken.intersection(names):
-            return names
-    return distinct_names(names, taken)
-
-
 def _export_small(
     job: Job,
     engine: str,
@@ -255,7 +246,3 @@ def _run_on_target(job: Job, proto: onnx.ModelProto, file: Path, target: str, py
             raise TargetError(
                 f"onnxruntime {target} gives another output '{name}' than the graph in float64: {comparison.complaint}"
             )
-
-
-def _is_plain_output(raw: Any) -> bool:
-    return isinstance(raw, Tensor) or (isinstance(raw, tuple | list) and all(isinstance(v, Tensor) for v in raw))

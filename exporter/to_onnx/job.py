@@ -15,7 +15,7 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.to_onnx.checks.agreement import compare_with_torch
 from exporter.to_onnx.checks.node_counts import check_count
-from exporter.to_onnx.example_call import DynamicShapes, Example, flatten_outputs
+from exporter.to_onnx.example_call import DynamicShapes, Example, distinct_names, flatten_outputs
 from ort_ops.numerics.compare import Comparison
 
 _FAST_PATH = (
@@ -70,6 +70,15 @@ def check_names(names: list[str], count: int, what: str) -> None:
         raise ExportError(f"{what}_names must be {count} names, got {len(names)}: {names}")
     if len(set(names)) != count or not all(names):
         raise ExportError(f"{what}_names must be distinct and not empty, got {names}")
+
+
+def default_output_names(count: int, taken: set[str]) -> list[str]:
+    """Return ``y``, or ``y0``, ``y1``, ...; ``output`` in place of ``y`` where an input or a weight has that name."""
+    for word in ("y", "output", "result"):
+        names = [word] if count == 1 else [f"{word}{i}" for i in range(count)]
+        if not taken.intersection(names):
+            return names
+    return distinct_names(names, taken)
 
 
 def dynamic_axes(names: list[str], example: tuple[Any, ...], wanted: DynamicShapes | None) -> DynamicShapes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,22 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from exporter.to_onnx.checks.node_counts import count_in_model
-from exporter.to_onnx.example_call import distinct_names
+from exporter.errors import ExportError
+from exporter.to_onnx.checks.agreement import root_cause
+from exporter.to_onnx.example_call import kind_of
 from exporter.to_onnx.finish import finish
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.versions import choose_opset
 from exporter.torch_ops.kit import torch_kits
-from exporter.training_step.graphs import make_model, set_first_values
-from exporter.training_step.network import Loss, Network, in_training, make_network
-from exporter.training_step.optimizers.read import Optimizer, read_optimizer
-from exporter.training_step.trace import Program, Values, trace
+from exporter.training_step.inference import NAME, Inference, add_function, make_inference
+from exporter.training_step.network import Loss, in_mode, make_network
+from exporter.training_step.optimizers.read import read_optimizer
+from exporter.training_step.result import TrainingExport, make_result
+from exporter.training_step.step import StepFile, make_halves, make_plan, make_step
+from exporter.training_step.trace import Program
 from ort_ops.files.atomic import check_output, open_atomically
-
-METADATA_KEY = "mylinear.training"
-
-
-@dataclass(frozen=True)
-class StepFile:
-    """A file of one training step that is ready to be compared with torch, and to be written."""
-
-    proto: onnx.ModelProto
-    network: Network
-    optimizer: Optimizer
-    metadata: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TrainingExport:
-    """The result of `export_training`."""
-
-    path: Path
-    num_nodes: dict[str, int]
-    opset: int
+from ort_ops.training.check import check_training
+from ort_ops.training.file_format import APPLY, put_metadata
 
 
 def export_training(
@@ -53,94 +37,97 @@ def export_training(
     example: tuple[Any, Any],
     path: str | Path,
     *,
+    accumulate: int | None = None,
     opset: int | None = None,
     target: str | None = None,
     dynamic_batch: bool = True,
     input_names: Sequence[str] | None = None,
     target_names: Sequence[str] | None = None,
+    inference: bool = True,
 ) -> TrainingExport:
-    """Write one training step of ``model`` as an ONNX file."""
-    check_output(path)
+    """Write one training step of ``model`` as an ONNX file: forward, loss, backward and the optimizer's update.
+
+    The file is a whole checkpoint. Parameters, buffers and the optimizer's state are inputs ``n`` with their first
+    values, and outputs ``n/next``; ``step`` counts the steps done, and ``lr`` is the learning rate. Its metadata says
+    which output feeds which input. It runs in any onnxruntime from 1.17 on, without custom kernels too, since
+    registered operators bring their definitions. What no step changes is a constant: frozen parameters, parameters
+    that no gradient reaches, and buffers that the model only reads.
+
+    The step is that of training mode; parts in eval mode of a model in training mode stay so. Dropout draws anew in
+    each run. The model, its gradients and torch's random numbers are left as they were.
+
+    Args:
+        model: its parameters may be of float32, float64, float16 and bfloat16, as far as onnxruntime has kernels.
+        loss: a module or function, called with what the model returns and the targets; returns one number. Parameters
+            of its own are called ``loss.<name>``.
+        optimizer: a `torch.optim.SGD`, `Adam` or `AdamW` on parameters of model and loss, new or in the middle of a
+            training: its state becomes the first values.
+        example: ``(x, target)``, or ``(tuple of inputs, tuple of targets)``; an input may be a structure of tensors.
+        path: where to write; an existing file is replaced, and only by a complete one.
+        accumulate: how many batches share an update, for two files in place of one: ``<stem>.grad.onnx`` sums
+            gradients, and ``<stem>.apply.onnx`` updates by their mean.
+        opset, target: as `export` takes them.
+        dynamic_batch: whether the first dimension of the inputs and targets may change, where it is that of the first.
+        input_names: by default ``x`` for one input, else names of forward's parameters, and keys within.
+        target_names: by default ``target``, or ``target_0``, ``target_1``, ...
+        inference: whether the file has the model in eval mode too, as a function that nothing calls, of which
+            `ort_ops.Trainer` makes the trained model.
+
+    Raises: ExportError, TargetError, OutputError.
+    """
+    paths = _paths(path, accumulate)
     opset = choose_opset("dynamo", opset, target)
     torch_kits()  # each registers its operator with torch's exporter
     network = make_network(
         model, loss, example, dynamic_batch=dynamic_batch, input_names=input_names, target_names=target_names
     )
     read = read_optimizer(optimizer, network.parameters)
-    with prepared(network.module, None), in_training(network.module):
-        step = make_step(network, read, opset)
-    with open_atomically(path) as temporary:
-        onnx.save(step.proto, temporary)
-    return TrainingExport(Path(path), dict(count_in_model(step.proto)), opset)
+    with prepared(network.module, None):
+        with in_mode(network.module, training=True):
+            plan = make_plan(Program(network), read)
+            if accumulate is None:
+                files: tuple[StepFile, ...] = (make_step(plan, opset),)
+            else:
+                files = make_halves(plan, accumulate, paths[1].name, opset)
+        eval_mode = None
+        if inference:
+            with in_mode(network.module, training=False):
+                eval_mode = make_inference(network, opset)
+        files = tuple(_finished(file, eval_mode, opset) for file in files)
+    with ExitStack() as stack:
+        for file, where in zip(files, paths, strict=True):
+            onnx.save(file.proto, stack.enter_context(open_atomically(where)))
+    return make_result(files[0].proto, paths, files[0].metadata, tuple(plan.constants), opset)
 
 
-def make_step(network: Network, optimizer: Optimizer, opset: int) -> StepFile:
-    """Make the file of a whole step. Raises: ExportError."""
-    program = Program(network)
-    state = network.state
-    trained = [name for name in network.parameters if name in set(optimizer.parameters)]
-    frozen = [name for name in network.parameters if name not in set(trained)]
-    buffers = list(network.buffers)
-    users = [*network.inputs, *network.targets]
-    step, lr, loss = distinct_names(["step", "lr", "loss"], {*state, *optimizer.slots, *users})
-    lrs = [group.lr for group in optimizer.groups]
-    first: dict[str, Tensor] = {
-        **{name: state[name] for name in (*trained, *buffers)},
-        **optimizer.slots,
-        step: torch.tensor(optimizer.step),
-        lr: torch.tensor(lrs if len(lrs) > 1 else lrs[0], dtype=torch.float64),
-    }
-    constants = {name: state[name] for name in frozen}
-    inputs = {**first, **dict(zip(users, network.tensors, strict=True)), **constants}
-
-    def one_step(values: Values) -> Mapping[str, Tensor]:
-        value, grads, next_buffers = program.gradients(values, trained)
-        with torch.no_grad():
-            nexts = {**next_buffers, **update(optimizer, values, grads, values[step] + 1, values[lr])}
-            nexts[step] = values[step] + 1
-        return {loss: value, **{f"{name}/next": nexts[name] for name in first if name != lr}}
-
-    proto = make_model(trace(one_step, inputs, program), opset)
-    set_first_values(proto, {**first, **constants}, constants)
-    metadata = {
-        "format": 1,
-        "kind": "step",
-        "loss": loss,
-        "inputs": network.inputs,
-        "targets": network.targets,
-        "feeds": {f"{name}/next": name for name in first if name != lr},
-        "parameters": trained,
-        "buffers": buffers,
-        "optimizer_state": list(optimizer.slots),
-        "step": step,
-        "lr": lr,
-        "optimizer": optimizer.describe(),
-        "inference": "",
-        "accumulate": None,
-        "apply": "",
-    }
-    finish(proto, opset, {METADATA_KEY: json.dumps(metadata)})
-    return StepFile(proto, network, optimizer, metadata)
+def _paths(path: str | Path, accumulate: int | None) -> list[Path]:
+    """Return the files to write, after trying. Raises: ExportError, OutputError."""
+    if not isinstance(path, str | Path):
+        hint = "; the call is export_training(model, loss, optimizer, example, path)" * isinstance(path, Tensor | tuple)
+        raise ExportError(f"path must be the name of a file, got {kind_of(path)}{hint}")
+    whole = Path(path)
+    if accumulate is None:
+        paths = [whole]
+    elif isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise ExportError(f"accumulate must be a number of batches from 1, or None for one file, got {accumulate!r}")
+    else:
+        paths = [whole.with_name(f"{whole.stem}.{half}.onnx") for half in ("grad", "apply")]
+    for name in paths:
+        check_output(name)
+    return paths
 
 
-def update(
-    optimizer: Optimizer, values: Values, grads: Mapping[str, Tensor | None], step: Tensor, lr: Tensor
-) -> dict[str, Tensor]:
-    """Return the next parameters and slots; unchanged, as in torch, where there is no gradient."""
-    nexts: dict[str, Tensor] = {}
-    for index, group in enumerate(optimizer.groups):
-        shared: dict[int, dict[str, Tensor]] = {}
-        for name in group.parameters:
-            slots = [f"{name}/{slot}" for slot in group.rule.slots]
-            grad = grads[name]
-            if grad is None:
-                nexts |= {key: values[key].clone() for key in (name, *slots)}
-                continue
-            late = optimizer.late.get(name, 0)
-            if late not in shared:
-                shared[late] = group.rule.scalars(step - late if late else step, lr[index] if lr.ndim else lr)
-            kept = tuple(values[slot] for slot in slots)
-            is_first = name in optimizer.without_slots
-            nexts[name], new_slots = group.rule.update(values[name], grad, kept, shared[late], is_first)
-            nexts |= dict(zip(slots, new_slots, strict=True))
-    return nexts
+def _finished(file: StepFile, inference: Inference | None, opset: int) -> StepFile:
+    """Complete a file, and check it. Raises: ExportError."""
+    proto, metadata = file.proto, file.metadata
+    finish(proto, opset, {})
+    if inference is not None and metadata.kind != APPLY:
+        add_function(proto, inference)
+        metadata = replace(metadata, inference=NAME)
+    put_metadata(proto, metadata)
+    check_training(proto, metadata)
+    try:
+        onnx.checker.check_model(proto, check_custom_domain=True)
+    except Exception as error:
+        raise ExportError(f"the exported step does not pass onnx.checker: {root_cause(error)}") from error
+    return replace(file, metadata=metadata)

@@ -76,6 +76,11 @@ class Network:
         """All buffers by name."""
         return {name: value for name, value in self.state.items() if not isinstance(value, nn.Parameter)}
 
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """The tensors of the example by name."""
+        return dict(zip([*self.inputs, *self.targets], self.tensors, strict=True))
+
 
 def make_network(
     model: nn.Module,
@@ -166,16 +171,22 @@ def _batch_axes(names: Sequence[str], tensors: Sequence[Tensor]) -> Mapping[str,
 
 
 @contextmanager
-def in_training(module: nn.Module) -> Iterator[None]:
-    """Put a module in training mode, and back: whole where it is in eval mode, else as its parts are.
+def in_mode(module: WithLoss, *, training: bool) -> Iterator[None]:
+    """Put model and loss in training or eval mode, and give both back as they were: mode, buffers, random numbers.
 
-    So parts of a model in training that were put in eval mode, to be trained no further, stay so.
+    Parts of a model in training that were put in eval mode, such as a normalization that must not change, stay so.
     """
-    before = {part: part.training for part in module.modules()}
+    modes = {part: part.training for part in module.modules()}
+    buffers = [(tensor, tensor._version, tensor.clone()) for tensor in module.buffers()]
     try:
-        if not getattr(module, "model", module).training:
-            module.train()
-        yield
+        if module.model.training is not training:
+            module.train(training)
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
-        for part, mode in before.items():
+        for part, mode in modes.items():
             part.training = mode
+        with torch.no_grad():
+            for tensor, version, values in buffers:
+                if tensor._version != version:
+                    tensor.copy_(values)

@@ -72,25 +72,36 @@ class Program:
         self.fakes: dict[str, Tensor] = dict(zip(names, fakes, strict=True))
         self.mode: FakeTensorMode = fakes[0].fake_mode
 
-    def gradients(self, values: Values, wrt: list[str]) -> tuple[Tensor, dict[str, Tensor | None], dict[str, Tensor]]:
-        """Return the loss, the gradient of each of ``wrt`` (None for one that has none), and the next buffers."""
+    def gradients(self, values: Values, wrt: list[str]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return the loss, the gradient of each of ``wrt`` that one reaches, and the buffers that change."""
         leaves = {name: values[name].detach().requires_grad_() for name in wrt}
         buffers = {name: values[name].clone() for name in self.network.buffers}
+        versions = {name: tensor._version for name, tensor in buffers.items()}
         state = {**values, **leaves, **buffers}
         held = {full: state[name] for full, name in self._aliases.items()}
         loss = functional_call(self.module, held, tuple(values[name] for name in self.fakes), tie_weights=False)
-        check_loss(loss)
-        grads = torch.autograd.grad(loss.reshape(()), list(leaves.values()), allow_unused=True)
-        return loss.detach().reshape(()), dict(zip(leaves, grads, strict=True)), buffers
+        _check_loss(loss)
+        loss = loss.reshape(())
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if leaves else ()
+        grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
+        changed = {name: tensor for name, tensor in buffers.items() if tensor._version != versions[name]}
+        return loss.detach(), grads, changed
+
+    def find_changes(self, wrt: list[str]) -> tuple[list[str], list[str]]:
+        """Return which of ``wrt`` a gradient reaches, and which buffers a step changes. Raises: ExportError."""
+        with _recording(self.mode), _reported():
+            state = {name: self.mode.from_tensor(t.detach()) for name, t in self.network.state.items()}
+            _, grads, buffers = self.gradients({**state, **self.fakes}, wrt)
+        return list(grads), list(buffers)
 
 
-def check_loss(loss: Any) -> None:
+def _check_loss(loss: Any) -> None:
     """Check that a loss can be differentiated. Raises: ExportError."""
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
         got = f"{loss.dtype} of {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ExportError(f"loss must return one floating-point number in a tensor, got {got}; reduce it, by .mean()")
     if not loss.requires_grad:
-        raise ExportError("the loss depends on no parameter that the optimizer has, so there is nothing to train")
+        raise ExportError("the loss depends on no parameter that needs a gradient, so there is nothing to train")
 
 
 def trace(
@@ -115,16 +126,10 @@ def trace(
         outputs.extend(results)
         return list(results.values())
 
-    with _recording(mode):
-        fakes = [
-            known[n] if n in known else mode.from_tensor(t.detach(), static_shapes=True) for n, t in inputs.items()
-        ]
-        try:
-            graph = make_fx(flat, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(*fakes)
-        except ExportError:
-            raise
-        except Exception as error:
-            raise ExportError(f"the training step cannot be recorded: {root_cause(error)}") from error
+    static = {name: mode.from_tensor(tensor.detach(), static_shapes=True) for name, tensor in inputs.items()}
+    fakes = [known.get(name, tensor) for name, tensor in static.items()]
+    with _recording(mode), _reported():
+        graph = make_fx(flat, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(*fakes)
     if program is not None:
         _check_batch(program)
     explicit_scalars(graph)
@@ -143,6 +148,17 @@ def _check_batch(program: Program) -> None:
                     f"the backward works for a batch of {fixed} alone: dimension {axis} of '{name}' was fixed while it "
                     "was recorded; export with dynamic_batch=False, or write the operation that does it in others"
                 )
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn errors of torch into one line."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"the training step cannot be recorded: {root_cause(error)}") from error
 
 
 @contextmanager

@@ -86,5 +86,5 @@ def test_steps_are_those_of_torch(name: str, tmp_path: Path) -> None:
     model = exporter.MyLinear(2, 1, dtype=torch.float64)
     optimizer = OPTIMIZERS[name](model.parameters())
     path = tmp_path / "step.onnx"
-    export_training(model, nn.functional.mse_loss, optimizer, problem(0), path)
+    export_training(model, nn.functional.mse_loss, optimizer, problem(0), path, inference=False)
     steps_are_equal(path, model, optimizer, 20, ulp=4)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from exporter.errors import ExportError
 from exporter.to_onnx.example_call import kind_of
 from exporter.training_step.optimizers.rules import SGD, Adam, Rule
+from ort_ops.training import file_format
+from ort_ops.training.file_format import OptimizerDescription
 
 _KINDS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _OPTIONS = ("momentum", "dampening", "nesterov", "betas", "eps", "weight_decay", "maximize")
@@ -67,10 +69,16 @@ class Optimizer:
         """Names of all that are trained."""
         return [name for group in self.groups for name in group.parameters]
 
-    def describe(self) -> dict[str, Any]:
+    def only(self, names: Collection[str]) -> Optimizer:
+        """Return the optimizer without all other parameters; its groups stay, for each has a learning rate."""
+        groups = [replace(g, parameters=[name for name in g.parameters if name in names]) for g in self.groups]
+        slots = {name: value for name, value in self.slots.items() if name.rpartition("/")[0] in names}
+        return replace(self, groups=groups, slots=slots)
+
+    def describe(self) -> OptimizerDescription:
         """Return class and groups, for the metadata of the file."""
-        groups = [{"parameters": group.parameters, "lr": group.lr, **group.options} for group in self.groups]
-        return {"class": self.kind, "groups": groups}
+        groups = [file_format.Group(tuple(g.parameters), {"lr": g.lr, **g.options}) for g in self.groups]
+        return OptimizerDescription(self.kind, tuple(groups))
 
 
 def read_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> Optimizer:

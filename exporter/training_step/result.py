@@ -1,0 +1,74 @@
+"""What an export of a training step gives back."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from ort_ops.opdef import registry
+from ort_ops.training.file_format import TrainingMetadata
+
+
+@dataclass(frozen=True)
+class TrainingExport:
+    """The result of `export_training`; as text, one line for each file.
+
+    Attributes:
+        path: the file; with ``accumulate``, the one that sums gradients.
+        apply_path: the file that applies the sums; None without ``accumulate``.
+        metadata: who is who among inputs and outputs, of ``path``.
+        opset, ir_version: of the files.
+        parameters: names of those that are trained.
+        constants: names of the parameters and buffers that no step changes.
+        num_nodes: number of nodes of each registered operator in the step, by ``domain::NAME``.
+        op_counts: number of nodes of each operator in the step, by its name.
+        num_trained: number of numbers that are trained.
+    """
+
+    path: Path
+    apply_path: Path | None
+    metadata: TrainingMetadata = field(repr=False)
+    opset: int
+    ir_version: int
+    parameters: tuple[str, ...]
+    constants: tuple[str, ...]
+    num_nodes: dict[str, int]
+    op_counts: dict[str, int] = field(repr=False)
+    num_trained: int
+
+    def __str__(self) -> str:
+        by = "" if self.metadata.optimizer is None else f" by {self.metadata.optimizer.name}"
+        what = f"one training step{by}" if self.apply_path is None else "sums of gradients"
+        calls = [f"{count} {name.rpartition(':')[2]}" for name, count in self.num_nodes.items()]
+        nodes = ", ".join([f"{sum(self.op_counts.values())} nodes", *calls])
+        size = f"{self.num_trained} numbers in {len(self.parameters)} parameters"
+        lines = [f"{self.path}: {what}, {size}, {nodes}, opset {self.opset}"]
+        if self.apply_path is not None:
+            lines.append(f"{self.apply_path}: the update{by} after {self.metadata.accumulate} batches")
+        return "\n".join(lines)
+
+
+def make_result(
+    proto: onnx.ModelProto, paths: Sequence[Path], metadata: TrainingMetadata, constants: Sequence[str], opset: int
+) -> TrainingExport:
+    """Describe the training files that were written; ``proto`` and ``metadata`` are those of the first."""
+    own = registry.names()
+    registered = Counter(f"{n.domain}::{n.op_type}" for n in proto.graph.node if (n.domain, n.op_type) in own)
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
+    return TrainingExport(
+        path=paths[0],
+        apply_path=paths[1] if len(paths) > 1 else None,
+        metadata=metadata,
+        opset=opset,
+        ir_version=proto.ir_version,
+        parameters=metadata.parameters,
+        constants=tuple(constants),
+        num_nodes=dict(registered),
+        op_counts=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        num_trained=sum(sizes[name] for name in metadata.parameters),
+    )
