@@ -40,7 +40,8 @@ def unsafe_states(
     makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     taken = [names_taken(node) for node in graph.node]
     readers = _readers(graph, taken, set(feeds.values()), operators)
-    bits = {reader: 1 << i for i, reader in enumerate(sorted({r for found in readers.values() for r in found}))}
+    all_readers = sorted({reader for found in readers.values() for reader in found})
+    bits = {reader: 1 << i for i, reader in enumerate(all_readers)}
     writers: dict[int, list[tuple[str, int]]] = {}
     unsafe: dict[str, str] = {}
     for output, name in feeds.items():
@@ -68,8 +69,8 @@ def unsafe_states(
         for name, wanted in writers.get(i, ()):
             late = wanted & ~before
             if late:
-                reader = next(r for r, bit in bits.items() if bit & late)
-                unsafe[name] = f"node '{node_label(graph.node[reader])}' may read it after the next value is written"
+                reader = graph.node[all_readers[late.bit_length() - 1]]
+                unsafe[name] = f"node '{node_label(reader)}' may read it after the next value is written"
         if i in last_use:
             ancestors[i] = before
     return unsafe
