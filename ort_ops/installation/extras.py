@@ -9,6 +9,7 @@ _EXTRAS = {
     "jinja2": "report",
     "markupsafe": "report",
     "matplotlib": "report",
+    "safetensors": "safetensors",
     "torch": "export",
     "onnxscript": "export",
     "sklearn": "export",

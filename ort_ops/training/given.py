@@ -65,6 +65,16 @@ class GivenInputs:
             self._last = shapes
         return [np.asarray(array, order="C") for array in arrays]
 
+    def stacked(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Array]:
+        """Return the arrays of many steps, each ``[steps, ...]``. Raises: as `arrays`."""
+        if named or len(values) != len(self.inputs):
+            values = self._in_order(values, named)
+        arrays = [self._as_array(i, value) for i, value in enumerate(values)]
+        steps = arrays[0].shape[0] if arrays and arrays[0].ndim else 0
+        if not steps:
+            raise TrainingError(f"the arrays of many steps must be [steps, ...] with a step or more, got {steps}")
+        return self.arrays(arrays, {}, steps)
+
     def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         wanted = ", ".join(self._names)
         unknown = [name for name in named if name not in self._names]
@@ -114,12 +124,25 @@ def _check(given: Given, array: Array, sizes: dict[str, tuple[int, str]], stacke
                 )
 
 
-def learning_rates(value: Any, groups: int) -> Array:
-    """Return a learning rate for a step: a scalar, or one for each of several groups. Raises: TrainingError."""
-    rates = np.asarray(value)
-    wanted = f"a number or {groups} numbers, one for each group of parameters" if groups > 1 else "a number"
-    is_real = rates.dtype.kind in "fiu" and (rates.shape == () or (groups > 1 and rates.shape == (groups,)))
-    if not is_real or not np.isfinite(rates).all() or (rates < 0).any():
-        raise TrainingError(f"the learning rate must be {wanted}, finite and not negative, got {value!r}")
-    result: Array = np.broadcast_to(rates.astype(np.float64), () if groups == 1 else (groups,)).copy()
-    return result
+def checked_arrays(given: Mapping[str, Any], arrays: Mapping[str, Array], what: str, source: str) -> dict[str, Array]:
+    """Return arrays by name, each of the type and shape of one that is there.
+
+    Args:
+        what: the arrays are, in words.
+        source: of the names, for the message.
+
+    Raises: TrainingError.
+    """
+    missing, extra = [name for name in arrays if name not in given], [name for name in given if name not in arrays]
+    if missing or extra:
+        problem = f"'{missing[0]}' is missing" if missing else f"'{extra[0]}' is unknown"
+        raise TrainingError(f"the {what} must have the names of {source}; {problem}")
+    found = {}
+    for name, old in arrays.items():
+        array = np.asarray(given[name])
+        if (array.dtype, array.shape) != (old.dtype, old.shape):
+            raise TrainingError(
+                f"'{name}' of the {what} must be {old.dtype} {[*old.shape]}, got {array.dtype} {[*array.shape]}"
+            )
+        found[name] = array
+    return found

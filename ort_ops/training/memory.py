@@ -17,6 +17,7 @@ from ort_ops.opdef.element_types import ONNX_TYPES
 from ort_ops.training.errors import TrainingError
 
 Array = NDArray[Any]
+_LONG = 1 << 16  # divisible by four, so that what is forgotten does not change which tensor is current
 
 
 class Tensor:
@@ -57,13 +58,19 @@ class Memory:
     Each run appends to a log twice: as it begins, and when it has ended well. Both happen inside one call into C, so
     that no signal handler of Python comes between the run and the note of it. Even numbers of entries mean that the
     state is whole; their half says which of the two tensors has it.
+
+    Attributes:
+        bindings: of the session, from each of the two to the other.
+        give: binds an array to an input, in each of these.
     """
 
     def __init__(self, current: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
         """Take the tensors of each state; the same one in both for a state that is overwritten in place."""
         self._tensors = (dict(current), dict(other))
-        self.log: list[Any] = []
-        self.calls: tuple[tuple[Callable[[], Any], ...], ...] = ()
+        self._log: list[Any] = []
+        self._calls: tuple[tuple[Callable[[], Any], ...], ...] = ()
+        self.bindings: list[Any] = []
+        self.give: tuple[Callable[[str, Array], None], ...] = ()
 
     @property
     def current(self) -> dict[str, Tensor]:
@@ -73,12 +80,12 @@ class Memory:
     @property
     def turn(self) -> int:
         """Which of the two is current: 0 or 1."""
-        return len(self.log) >> 1 & 1
+        return len(self._log) >> 1 & 1
 
     @property
     def has_failed(self) -> bool:
         """Whether the last run did not end well."""
-        return bool(len(self.log) & 1)
+        return bool(len(self._log) & 1)
 
     @property
     def has_in_place(self) -> bool:
@@ -86,42 +93,49 @@ class Memory:
         return any(tensor is self._tensors[1][name] for name, tensor in self._tensors[0].items())
 
     def bind(
-        self, session: Any, feeds: Mapping[str, str], others: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
-    ) -> list[Any]:
-        """Bind the state to a session's inputs and outputs in both directions, and return the two bindings.
+        self, session: Any, feeds: Mapping[str, str], fixed: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> None:
+        """Bind the state to a session's inputs and outputs in both directions.
 
         Args:
             feeds: name of the state by the output that is its next value.
-            others: inputs that stay where they are.
+            fixed: inputs that stay where they are.
             outputs: outputs that do.
         """
-        bindings = []
         for source, target in (self._tensors, self._tensors[::-1]):
             binding = session.io_binding()
-            for name, tensor in (*source.items(), *others.items()):
+            for name, tensor in (*source.items(), *fixed.items()):
                 binding.bind_ortvalue_input(name, tensor.value)
             for name, tensor in outputs.items():
                 binding.bind_ortvalue_output(name, tensor.value)
             for output, name in feeds.items():
                 binding.bind_ortvalue_output(output, target[name].value)
-            bindings.append(binding)
-        return bindings
+            self.bindings.append(binding)
+        self.give = tuple(binding._iobinding.bind_input for binding in self.bindings)
 
     def set_runs(self, runs: Sequence[Callable[[], Any]]) -> None:
         """Say how to run a step from each of the two."""
-        self.calls = tuple((int, run) for run in runs)
+        self._calls = tuple((int, run) for run in runs)
 
     def run(self) -> None:
         """Run one step. Raises: what the run raises; `has_failed` is true then."""
-        log = self.log
-        if len(log) > 1 << 16:
-            del log[: 1 << 16]
-        log.extend(map(call, self.calls[len(log) >> 1 & 1]))
+        log = self._log
+        log.extend(map(call, self._calls[len(log) >> 1 & 1]))
+
+    @property
+    def num_runs(self) -> int:
+        """The number of runs since the log was last shortened."""
+        return len(self._log) >> 1
+
+    def shorten(self) -> None:
+        """Forget earlier runs, where there are many; not which of the two tensors is current."""
+        if len(self._log) > _LONG:
+            del self._log[:_LONG]
 
     def forget_failure(self) -> None:
         """Take the state as whole: the run that failed changed none of it, or it was put back."""
         if self.has_failed:
-            del self.log[-1:]
+            del self._log[-1:]
 
 
 def direct_run(session: onnxruntime.InferenceSession, binding: Any) -> Callable[[], Any]:

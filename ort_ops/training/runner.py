@@ -12,20 +12,25 @@ from packaging.version import Version
 
 from ort_ops.files.atomic import temporary_folder
 from ort_ops.files.inputs import first_line
+from ort_ops.kernels.providers import PYTHON
 from ort_ops.models.files import look_at_model
-from ort_ops.models.graphs import declared_shape
+from ort_ops.models.graphs import declared_shape, nodes_in
 from ort_ops.opdef import registry
 from ort_ops.session import InferenceSession
-from ort_ops.training.errors import TrainingError
+from ort_ops.training.errors import TrainingError, UnusableError
 from ort_ops.training.given import Given, GivenInputs
-from ort_ops.training.in_place import unsafe_states
+from ort_ops.training.graph.in_place import unsafe_states
+from ort_ops.training.graph.session_model import make_session_model
 from ort_ops.training.memory import Memory, Tensor, direct_run
-from ort_ops.training.session_model import make_session_model
-from ort_ops.training.training_file import TrainingFile, numpy_dtype
+from ort_ops.training.storage.training_file import TrainingFile, numpy_dtype
 
 Array = NDArray[Any]
 
 _HAS_DOUBLE_FUSED_MATMUL = Version("1.18")  # tried with 1.17.3, which has not, and 1.18.1, which has
+_HALF = (
+    "the state may be half updated: load_state() one that is whole, or open the last file; in_place=False keeps the "
+    "state of the step before"
+)
 _SILENT = 3  # the level of errors: onnxruntime warns of the file that shows what its optimizer made
 
 
@@ -65,12 +70,12 @@ class Runner:
         if options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL:
             reason = reason or "nodes run in parallel"
         model, plan = make_session_model(file.model, options, kernels)
-        self.has_python_kernels = any(provider.name == "python" for provider in plan.providers.values())
-        if self.has_python_kernels or plan.python_domains:
+        self._has_python_kernels = any(provider.name == PYTHON.name for provider in plan.providers.values()) or any(
+            node.domain in plan.python_domains for node in nodes_in(model.graph)
+        )
+        if self._has_python_kernels:
             reason = reason or "a kernel in Python may fail half-way"
-        is_old = Version(onnxruntime.__version__) < _HAS_DOUBLE_FUSED_MATMUL
-        more = {"disabled_optimizers": ["MatmulTransposeFusion"]} if is_old else {}
-        self.session, final = _open(model.SerializeToString(), options, kernels, not reason, more)
+        self.session, final = open_session(model.SerializeToString(), options, kernels, not reason, session_arguments())
         self.kernels = self.session.kernels
         if final is None:
             self.two_buffers = dict.fromkeys(metadata.fed, reason)
@@ -84,32 +89,51 @@ class Runner:
                 tensors[name] = Tensor(dtypes[name], shape)
                 if name in metadata.stored:
                     file.read(name, tensors[name].array)
-        others = {
-            name: Tensor(tensors[name].array.dtype, tensors[name].array.shape)
-            if name in self.two_buffers
-            else tensors[name]
-            for name in metadata.fed
-        }
-        self.memory = Memory({name: tensors[name] for name in metadata.fed}, others)
         self.fixed = {name: tensor for name, tensor in tensors.items() if name in inputs and name not in metadata.fed}
         self.loss: Tensor | None = None
         if metadata.loss:
-            loss_type = numpy_dtype(outputs[metadata.loss].type.tensor_type.elem_type)
-            self.loss = Tensor(loss_type, [])
-        self.bindings = self.memory.bind(
-            self.session, metadata.feeds, self.fixed, {metadata.loss: self.loss} if self.loss else {}
-        )
-        self.memory.set_runs([self._run_of(binding) for binding in self.bindings])
-        self._binders = tuple(binding._iobinding.bind_input for binding in self.bindings)
+            self.loss = Tensor(numpy_dtype(outputs[metadata.loss].type.tensor_type.elem_type), [])
         self._names = [given.name for given in self.given.inputs]
+        self.memory = self.make_memory({name: tensors[name] for name in metadata.fed})
+
+    def make_memory(self, current: Mapping[str, Tensor]) -> Memory:
+        """Return memory that starts with these tensors, bound to the session."""
+        others = {
+            name: Tensor(tensor.array.dtype, tensor.array.shape) if name in self.two_buffers else tensor
+            for name, tensor in current.items()
+        }
+        memory = Memory(current, others)
+        outputs = {self.metadata.loss: self.loss} if self.loss else {}
+        memory.bind(self.session, self.metadata.feeds, self.fixed, outputs)
+        memory.set_runs([self._run_of(binding) for binding in memory.bindings])
+        return memory
 
     def run(self, arrays: Sequence[Array]) -> None:
         """Run with the user's arrays, which were checked. Raises: what onnxruntime or a kernel raises."""
-        bind = self._binders[self.memory.turn]
+        memory = self.memory
+        give = memory.give[memory.turn]
         for name, array in zip(self._names, arrays, strict=True):
-            bind(name, array)
+            give(name, array)
         self._held = arrays  # onnxruntime reads their own memory
-        self.memory.run()
+        memory.run()
+
+    def check_usable(self) -> None:
+        """Raise UnusableError if a run failed and may have left a half of a step; otherwise forget that it failed."""
+        if self.memory.has_failed:
+            if self.memory.has_in_place:
+                raise UnusableError(f"a step failed in onnxruntime; {_HALF}")
+            self.memory.forget_failure()
+
+    def failure(self, error: Exception) -> Exception:
+        """Return the error to raise for one of a run, after deciding whether the state is whole."""
+        if not self.memory.has_in_place:
+            self.memory.forget_failure()
+        if not type(error).__module__.startswith("onnxruntime"):
+            return error
+        what = f"the step failed in onnxruntime: {first_line(error)}"
+        if self.memory.has_failed:
+            return UnusableError(f"{what}; {_HALF}")
+        return TrainingError(f"{what}; the state is that of the step before")
 
     def read_loss(self) -> float:
         """Return the loss of the last run."""
@@ -117,12 +141,18 @@ class Runner:
         return float(self.loss.array)
 
     def _run_of(self, binding: Any) -> Callable[[], Any]:
-        if self.has_python_kernels:
+        if self._has_python_kernels:
             return partial(self.session.run_with_iobinding, binding)
         return direct_run(self.session, binding)
 
 
-def _open(
+def session_arguments() -> dict[str, Any]:
+    """Return further arguments for sessions of this onnxruntime."""
+    is_old = Version(onnxruntime.__version__) < _HAS_DOUBLE_FUSED_MATMUL
+    return {"disabled_optimizers": ["MatmulTransposeFusion"]} if is_old else {}
+
+
+def open_session(
     model: bytes, options: onnxruntime.SessionOptions, kernels: str, with_graph: bool, more: Mapping[str, Any]
 ) -> tuple[InferenceSession, Any]:
     """Open a session; return it with the graph that its optimizer made of the model, if that is wanted."""

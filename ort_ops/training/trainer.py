@@ -1,4 +1,7 @@
-"""Train in onnxruntime: run the steps of a training file, and keep their state."""
+"""Train in onnxruntime: run the steps of a training file, and keep their state.
+
+Long because it is the whole public face, with what each call promises; the work is done in the files beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ort_ops.files.inputs import first_line
+from ort_ops.errors import ModelError
+from ort_ops.training.accumulation import Accumulation
 from ort_ops.training.errors import TrainingError, UnusableError
-from ort_ops.training.file_format import STEP
-from ort_ops.training.given import learning_rates
-from ort_ops.training.runner import Runner
-from ort_ops.training.training_file import TrainingFile
+from ort_ops.training.file_format import APPLY, GRAD, STEP
+from ort_ops.training.given import checked_arrays
+from ort_ops.training.rates import Rate, Rates
+from ort_ops.training.storage import safetensors_file
+from ort_ops.training.storage.training_file import TrainingFile
+from ort_ops.training.whole_step import WholeStep
 
 Array = NDArray[Any]
 
@@ -29,8 +34,9 @@ class Trainer:
     """A training file that `exporter.export_training` wrote, and its state, in plain onnxruntime.
 
     Args:
-        path: of the file; the state starts with what is stored there.
-        sess_options: as onnxruntime takes them; by default its own, with memory given back after each step.
+        path: of the file; of the ``.grad.onnx`` file where gradients accumulate, with the ``.apply.onnx`` file beside
+            it. The state starts with what is stored there.
+        sess_options: as onnxruntime takes them; by default its own, but memory is given back after each step.
         kernels: as in `ort_ops.InferenceSession`.
         threads: how many onnxruntime may use within a node; by default one for each core.
         in_place: whether to overwrite states for which a check of the graph proves that this is safe. It saves memory;
@@ -39,9 +45,10 @@ class Trainer:
     Attributes:
         kernels: name of the kernel by domain and name of each operator, as `ort_ops.InferenceSession` has it.
         two_buffers: the states that are not overwritten in place, each with the reason.
+        inputs: names of what a step takes, in order: the inputs, then the targets.
 
-    Only the constructor and `export_inference` import onnx; nothing imports torch. Several threads may use one
-    trainer: each call waits for the others. A trainer does not survive ``fork``: open the file in the new process.
+    Several threads may use one trainer: each call waits for the others. A trainer does not survive ``fork``: open the
+    file in the new process. No step imports anything, and nothing imports torch.
 
     Raises: ModelError for a file that is no training file, or damaged; ContractError, KernelError, TrainingError.
     """
@@ -55,59 +62,57 @@ class Trainer:
         threads: int | None = None,
         in_place: bool = True,
     ) -> None:
-        options = onnxruntime.SessionOptions() if sess_options is None else sess_options
-        if sess_options is None:
-            options.enable_cpu_mem_arena = False
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        def options() -> onnxruntime.SessionOptions:
+            found = onnxruntime.SessionOptions() if sess_options is None else sess_options
+            if sess_options is None:
+                found.enable_cpu_mem_arena = False
+            if threads is not None:
+                found.intra_op_num_threads = threads
+            return found
+
         file = TrainingFile(path)
-        self._metadata = file.metadata
-        if self._metadata.kind != STEP:
-            raise TrainingError(f"'{path}' is a training file of kind '{self._metadata.kind}', which has no whole step")
-        self._skeleton = file.skeleton()
-        self._runner = Runner(file, options, kernels, in_place)
-        file.check_unchanged()
-        assert self._metadata.optimizer is not None
-        self._groups = len(self._metadata.optimizer.groups)
-        self._rate = self._runner.fixed[self._metadata.lr].array
-        self._lr: Array = self._rate.copy()
+        kind = file.metadata.kind
+        if kind not in (STEP, GRAD):
+            advice = "open the grad file that names it" if kind == APPLY else "run it with ort_ops.InferenceSession"
+            raise ModelError(f"'{path}' is a training file of kind '{kind}', which has no whole step; {advice}")
+        make = WholeStep if kind == STEP else Accumulation
+        self._engine: WholeStep | Accumulation = make(file, options, kernels, in_place)
+        self.kernels = self._engine.kernels
+        self.two_buffers = self._engine.two_buffers
+        self.inputs = self._engine.metadata.given
+        self._rates = Rates(self._engine.first_rate, self._engine.groups)
         self._lock = threading.Lock()
-        self._is_forked = False
+        self._is_forked = self._is_torn = False
         _trainers.add(self)
 
     @property
-    def kernels(self) -> dict[str, str]:
-        """Name of the kernel by domain and name of each operator."""
-        return dict(self._runner.kernels)
-
-    @property
-    def two_buffers(self) -> dict[str, str]:
-        """The states that are not overwritten in place, each with the reason."""
-        return dict(self._runner.two_buffers)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of what a step takes, in order: the inputs, then the targets."""
-        return self._metadata.given
-
-    @property
-    def lr(self) -> float | Array:
+    def lr(self) -> Rate:
         """The learning rate of steps that are given none; one for each group if there are several."""
-        return float(self._lr) if self._groups == 1 else self._lr.copy()
+        rates = self._rates.array
+        return float(rates) if rates.ndim == 0 else rates.copy()
 
     @lr.setter
-    def lr(self, value: float | Array) -> None:
-        self._lr = learning_rates(value, self._groups)
+    def lr(self, value: Rate) -> None:
+        self._rates.array = self._rates.check(value)
 
     @property
     def steps_done(self) -> int:
         """The number of steps that the state has seen, also those before it was saved."""
         with self._lock:
             self._check_usable()
-            return int(self._runner.memory.current[self._metadata.step].array)
+            return self._engine.steps_done
 
-    def step(self, *given: Any, lr: float | Array | None = None, **named: Any) -> float:
+    @property
+    def accumulated(self) -> int:
+        """The number of batches whose gradients wait for the next step; 0 in a file of whole steps."""
+        with self._lock:
+            self._check_usable()
+            return self._engine.accumulated if isinstance(self._engine, Accumulation) else 0
+
+    def step(self, *given: Any, lr: Rate | None = None, **named: Any) -> float:
         """Train one step and return its loss, which was computed before the update.
+
+        Where gradients accumulate, this adds those of one batch, and every so many batches make a step.
 
         Args:
             given: inputs and targets in order, as arrays of the file's dtypes and shapes; or by name.
@@ -117,14 +122,17 @@ class Trainer:
             what a Python kernel raises.
         """
         with self._lock:
-            return self._step(self._runner.given.arrays(given, named), lr)
+            engine = self._engine
+            if self._is_forked or self._is_torn or engine.has_failed:
+                self._check_usable()
+            return engine.step(engine.given.arrays(given, named), self._rates.of_step(lr))
 
     def run(
         self,
         batches: Iterable[Any],
         steps: int | None = None,
         *,
-        lr: float | Array | Callable[[int], float | Array] | None = None,
+        lr: Rate | Callable[[int], Rate] | None = None,
         on_step: Callable[[int, float], object] | None = None,
         check_finite: bool = True,
     ) -> list[float]:
@@ -142,25 +150,43 @@ class Trainer:
         Raises: as `step`; TrainingError also for a loss that is not finite, after its step.
         """
         losses: list[float] = []
-        done = self.steps_done
         if steps is not None and steps <= 0:
             return losses
         for batch in batches:
-            rate = lr(done) if callable(lr) else lr
+            rate = lr(self.steps_done) if callable(lr) else lr
             given, named = ((), batch) if isinstance(batch, Mapping) else (batch, {})
             loss = self.step(*given, lr=rate, **named)
             losses.append(loss)
-            done += 1
             if check_finite and not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss of step {done} is {loss}; the state is that after this step: go on from an earlier file "
-                    "with a smaller learning rate"
-                )
+                raise _not_finite(loss, self.steps_done)
             if on_step is not None:
-                on_step(done, loss)
+                on_step(self.steps_done, loss)
             if steps is not None and len(losses) >= steps:
                 break
         return losses
+
+    def run_loop(self, *given: Any, lr: Rate | None = None, check_finite: bool = True, **named: Any) -> Array:
+        """Train many steps in one call of onnxruntime, with the bits of as many calls of `step`.
+
+        It takes memory for the state twice more while it runs. Ctrl-C waits for its end.
+
+        Args:
+            given: inputs and targets, ``[steps, batch, ...]``.
+            lr: as in `step`; or ``[steps]``, and ``[steps, groups]`` for several groups.
+            check_finite: whether to refuse losses that are infinite or no number; the state is that of before then.
+
+        Returns: the losses ``[steps]``, in float64.
+        Raises: as `step`.
+        """
+        with self._lock:
+            self._check_usable()
+            engine = self._engine
+            if isinstance(engine, Accumulation):
+                raise TrainingError(
+                    "run_loop needs a file of whole steps; this one accumulates gradients, so use run()"
+                )
+            arrays = engine.given.stacked(given, named)
+            return engine.run_loop(arrays, self._rates.of_steps(lr, len(arrays[0])), check_finite)
 
     def state(self) -> dict[str, Array]:
         """Return copies of parameters, buffers, the optimizer's state, the number of steps and the learning rate."""
@@ -171,7 +197,7 @@ class Trainer:
         """Return copies of the trained parameters by name."""
         with self._lock:
             arrays = self._arrays()
-            return {name: arrays[name].copy() for name in self._metadata.parameters}
+            return {name: arrays[name].copy() for name in self._engine.metadata.parameters}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put a state in place of the one of now; also after a failure.
@@ -183,95 +209,116 @@ class Trainer:
         """
         with self._lock:
             self._check_process()
-            memory = self._runner.memory
-            arrays = {name: tensor.array for name, tensor in memory.current.items()} | {self._metadata.lr: self._lr}
-            new = _checked_state(state, arrays)
-            new[self._metadata.lr] = learning_rates(new[self._metadata.lr], self._groups)
-            self._put(new)
+            name = self._engine.lr_name
+            new = checked_arrays(state, self._engine.arrays() | {name: self._rates.array}, "state", "state()")
+            self._put(new, self._rates.check(new[name]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the training file with the state of now, from which `Trainer` goes on with the same bits.
 
-        The file is complete or not there at all, whenever the process ends; one that was there is replaced.
+        The file is complete or not there at all, whenever the process ends; one that was there is replaced. Where
+        gradients accumulate, the ``apply`` file is written beside it.
 
         Raises: OutputError.
         """
         with self._lock:
-            self._skeleton.write(path, self._metadata, self._arrays())
-
-    def _step(self, arrays: list[Array], lr: float | Array | None) -> float:
-        if self._is_forked or self._runner.memory.has_failed:
             self._check_usable()
-        if type(lr) is float and self._groups == 1 and 0.0 <= lr < math.inf:
-            self._rate[()] = lr
-        else:
-            self._rate[...] = self._lr if lr is None else learning_rates(lr, self._groups)
-        try:
-            self._runner.run(arrays)
-        except Exception as error:
-            raise self._failure(error) from error
-        return self._runner.read_loss()
+            self._engine.save(path, self._rates.array)
+
+    def export_inference(self, path: str | os.PathLike[str]) -> None:
+        """Write the model in eval mode with the weights of now, for any onnxruntime.
+
+        Raises: ModelError if the training file has no such model, OutputError.
+        """
+        from ort_ops.training.graph.inference import write_inference
+
+        with self._lock:
+            write_inference(path, self._engine.skeleton, self._engine.metadata, self._weights())
+
+    def save_parameters(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and buffers to a safetensors file, by name.
+
+        Raises: RequirementError if the package ``safetensors`` is missing, OutputError.
+        """
+        with self._lock:
+            safetensors_file.write(path, self._weights())
+
+    def load_parameters(self, path: str | os.PathLike[str]) -> None:
+        """Take parameters and buffers from a safetensors file; the optimizer's state stays.
+
+        Raises: RequirementError if the package ``safetensors`` is missing, InputError, TrainingError for a file that
+            lacks a name, has another one, or has another dtype or shape.
+        """
+        with self._lock:
+            new = checked_arrays(safetensors_file.read(path), self._weights(), f"file '{path}'", "save_parameters()")
+            self._put(self._engine.arrays() | new, self._rates.array)
+
+    def gradients(self) -> dict[str, Array]:
+        """Return copies of the sums of the gradients of `accumulated` batches, by parameter.
+
+        Raises: TrainingError for a file of whole steps.
+        """
+        with self._lock:
+            self._check_usable()
+            return self._accumulation().gradients()
+
+    def apply(
+        self, gradients: Mapping[str, Any] | None = None, count: float | None = None, *, lr: Rate | None = None
+    ) -> None:
+        """Do a step by sums of gradients, such as those that several devices added up; the own sums start anew.
+
+        Args:
+            gradients: sums by parameter, as `gradients` returns them; by default the own.
+            count: what the sums are divided by; by default `accumulated`.
+            lr: as in `step`.
+
+        Raises: TrainingError for a file of whole steps, for gradients that do not fit, and if there are none.
+        """
+        with self._lock:
+            self._check_usable()
+            if gradients is not None and count is None:
+                raise TrainingError("gradients need a count, the number that their sums are divided by")
+            self._accumulation().apply(gradients, count, self._rates.of_step(lr))
+
+    def _accumulation(self) -> Accumulation:
+        if not isinstance(self._engine, Accumulation):
+            raise TrainingError("this file has whole steps; export it with accumulate=N to have the gradients")
+        return self._engine
 
     def _arrays(self) -> dict[str, Array]:
-        """Return the memory of the state of now, in the file's order."""
+        """Return the memory of the state of now."""
         self._check_usable()
-        found = {name: tensor.array for name, tensor in self._runner.memory.current.items()}
-        return found | {self._metadata.lr: self._lr}
+        return self._engine.arrays() | {self._engine.lr_name: self._rates.array}
 
-    def _put(self, state: Mapping[str, Array]) -> None:
+    def _weights(self) -> dict[str, Array]:
+        arrays = self._arrays()
+        metadata = self._engine.metadata
+        return {name: arrays[name] for name in (*metadata.parameters, *metadata.buffers)}
+
+    def _put(self, state: Mapping[str, Array], rate: Array) -> None:
         """Copy a state that was checked into memory."""
-        memory = self._runner.memory
-        memory.forget_failure()
-        for name, tensor in memory.current.items():
-            tensor.array[...] = state[name]
-        self._lr = state[self._metadata.lr]
-
-    def _failure(self, error: Exception) -> Exception:
-        """Return the error to raise for one of a run, after deciding whether the state is whole."""
-        memory = self._runner.memory
-        if not memory.has_in_place:
-            memory.forget_failure()
-        if not type(error).__module__.startswith("onnxruntime"):
-            return error
-        what = f"the step failed in onnxruntime: {first_line(error)}"
-        if not memory.has_failed:
-            return TrainingError(f"{what}; the state is that of the step before")
-        return UnusableError(f"{what}; {_HALF}")
+        self._engine.check_state(state)
+        self._is_torn = True
+        self._engine.put(state)
+        self._rates.array = rate
+        self._is_torn = False
 
     def _check_usable(self) -> None:
         self._check_process()
-        memory = self._runner.memory
-        if memory.has_failed:
-            if memory.has_in_place:
-                raise UnusableError(f"a step failed in onnxruntime; {_HALF}")
-            memory.forget_failure()
+        if self._is_torn:
+            raise UnusableError("a state was not loaded to its end; load_state() again")
+        self._engine.check_usable()
 
     def _check_process(self) -> None:
         if self._is_forked:
             raise UnusableError("this trainer was opened before the process was forked; open the file in this process")
 
 
-_HALF = (
-    "the state may be half updated: load_state() one that is whole, or open the last file; in_place=False keeps the "
-    "state of the step before"
-)
-
-
-def _checked_state(state: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the arrays of a state, each of the type and shape of one that is there. Raises: TrainingError."""
-    missing, extra = [name for name in arrays if name not in state], [name for name in state if name not in arrays]
-    if missing or extra:
-        problem = f"'{missing[0]}' is missing" if missing else f"'{extra[0]}' is unknown"
-        raise TrainingError(f"the state must have the names of state(); {problem}")
-    new = {}
-    for name, old in arrays.items():
-        array = np.asarray(state[name])
-        if (array.dtype, array.shape) != (old.dtype, old.shape):
-            raise TrainingError(
-                f"'{name}' of the state must be {old.dtype} {[*old.shape]}, got {array.dtype} {[*array.shape]}"
-            )
-        new[name] = array
-    return new
+def _not_finite(loss: float, step: int) -> TrainingError:
+    return TrainingError(
+        f"the loss of step {step} is {loss}; the state is that after this step: go on from an earlier file with a "
+        "smaller learning rate"
+    )
 
 
 def _after_fork() -> None:

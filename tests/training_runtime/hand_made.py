@@ -11,6 +11,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ort_ops.models.complete import complete_inputs
+from ort_ops.models.nodes import attach_functions
+from ort_ops.opdef.onnx_objects import make_node
+from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.training.file_format import Group, OptimizerDescription, TrainingMetadata, find_metadata, put_metadata
 
 Array = NDArray[Any]
@@ -31,9 +35,19 @@ def first_state(sizes: Sequence[int], dtype: str, seed: int = 0) -> dict[str, Ar
 
 
 def step_model(
-    sizes: Sequence[int] = (3, 4, 2), dtype: str = "float64", *, lr: float = 0.1, seed: int = 0, groups: int = 1
+    sizes: Sequence[int] = (3, 4, 2),
+    dtype: str = "float64",
+    *,
+    lr: float = 0.1,
+    seed: int = 0,
+    groups: int = 1,
+    operator: bool = False,
 ) -> onnx.ModelProto:
-    """Return a training file of kind ``step``."""
+    """Return a training file of kind ``step``.
+
+    Args:
+        operator: whether the layers are nodes of MYLINEAR, with its function body inside.
+    """
     state = first_state(sizes, dtype, seed)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     node = helper.make_node
@@ -73,7 +87,75 @@ def step_model(
         ),
         inference="Inference",
     )
-    return make_training_model(nodes, stored, constants, metadata, _user_inputs(sizes, dtype), dtype)
+    model = make_training_model(nodes, stored, constants, metadata, _user_inputs(sizes, dtype), dtype)
+    if operator:
+        _use_operator(model)
+    return model
+
+
+def accumulating_models(
+    sizes: Sequence[int] = (3, 4, 2), dtype: str = "float64", *, accumulate: int = 3, apply: str = "step.apply.onnx"
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return training files of kinds ``grad`` and ``apply``, which do as `step_model` does."""
+    state = first_state(sizes, dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    node = helper.make_node
+    nodes = []
+    for made in _forward_and_backward(dtype):
+        outputs = [f"{name[:-5]}.new" if name.endswith("/grad") else name for name in made.output]
+        nodes.append(made)
+        del made.output[:]
+        made.output.extend(outputs)
+    nodes += [node("Add", [f"{name}/grad", f"{name}.new"], [f"{name}/grad/next"]) for name in PARAMETERS]
+    parameters = {name: state[name] for name in PARAMETERS}
+    sums = {f"{name}/grad": np.zeros_like(array) for name, array in parameters.items()}
+    slots = {name: array for name, array in state.items() if name not in PARAMETERS}
+    optimizer = OptimizerDescription("SGD", (Group(PARAMETERS, {"lr": 0.1, "momentum": MOMENTUM}),))
+    gradients = {f"{name}/grad": name for name in PARAMETERS}
+    grad = TrainingMetadata(
+        kind="grad",
+        loss="loss",
+        inputs=("x",),
+        targets=("target",),
+        feeds={f"{name}/next": name for name in sums},
+        parameters=PARAMETERS,
+        gradients=gradients,
+        inference="Inference",
+        accumulate=accumulate,
+        apply=apply,
+        optimizer=optimizer,
+    )
+    grad_model = make_training_model(
+        nodes, parameters | sums, _constants(dtype), grad, _user_inputs(sizes, dtype), dtype
+    )
+    updates = [node("Add", ["step", "one"], ["step/next"]), node("Cast", ["lr"], ["rate"], to=kind)]
+    updates.append(node("Cast", ["count"], ["number"], to=kind))
+    for name in PARAMETERS:
+        slot = f"{name}/momentum_buffer"
+        updates += [
+            node("Div", [f"{name}/grad", "number"], [f"{name}.mean"]),
+            node("Mul", [slot, "mu"], [f"{name}.kept"]),
+            node("Add", [f"{name}.kept", f"{name}.mean"], [f"{slot}/next"]),
+            node("Mul", [f"{slot}/next", "rate"], [f"{name}.change"]),
+            node("Sub", [name, f"{name}.change"], [f"{name}/next"]),
+        ]
+    apply_metadata = TrainingMetadata(
+        kind="apply",
+        feeds={f"{name}/next": name for name in (*PARAMETERS, *slots, "step")},
+        parameters=PARAMETERS,
+        optimizer_state=tuple(slots),
+        step="step",
+        lr="lr",
+        count="count",
+        gradients=gradients,
+        accumulate=accumulate,
+        optimizer=optimizer,
+    )
+    stored = parameters | slots | {"step": np.array(0), "lr": np.array(0.1)}
+    given = [_value(name, array) for name, array in sums.items()]
+    given.append(helper.make_tensor_value_info("count", onnx.TensorProto.DOUBLE, []))
+    constants = {"mu": np.array(MOMENTUM, dtype), "one": np.array(1)}
+    return grad_model, make_training_model(updates, stored, constants, apply_metadata, given, dtype)
 
 
 def make_training_model(
@@ -150,6 +232,20 @@ def draw_batches(
         (rng.standard_normal((rows, sizes[0])).astype(dtype), rng.standard_normal((rows, sizes[2])).astype(dtype))
         for _ in range(count)
     ]
+
+
+def _use_operator(model: onnx.ModelProto) -> None:
+    """Make nodes of MYLINEAR of the layers, in the step and in the model in eval mode."""
+    for container in (model.graph, *model.functions):
+        for found in container.node:
+            if found.op_type == "Gemm" and len(found.input) == 3:
+                made = make_node(MYLINEAR, list(found.input), list(found.output))
+                found.CopyFrom(made)
+    model.opset_import.append(helper.make_opsetid("mylinear", 1))
+    for function in model.functions:
+        function.opset_import.append(helper.make_opsetid("mylinear", 1))
+    complete_inputs(model)
+    attach_functions(model)
 
 
 def _user_inputs(sizes: Sequence[int], dtype: str) -> list[onnx.ValueInfoProto]:

@@ -14,8 +14,9 @@ import pytest
 from onnx import helper
 
 from ort_ops import Trainer
-from ort_ops.training import in_place, runner
-from ort_ops.training.in_place import unsafe_states
+from ort_ops.training import runner
+from ort_ops.training.graph import in_place
+from ort_ops.training.graph.in_place import unsafe_states
 from tests.training_runtime.hand_made import Array, draw_batches, plain_steps, step_model
 from tests.training_runtime.random_steps import draw_states, random_model, training_model
 from tests.training_runtime.test_trainer import assert_same_state

@@ -15,31 +15,29 @@ from onnx import helper, numpy_helper
 from ort_ops.errors import ModelError
 from ort_ops.models.graphs import nodes_in
 from ort_ops.models.nodes import with_shapes
-from ort_ops.training.file_format import FUNCTION_DOMAIN, KEY, TrainingMetadata
-from ort_ops.training.session_model import prune
-from ort_ops.training.write import write_model
+from ort_ops.training.file_format import FUNCTION_DOMAIN, TrainingMetadata
+from ort_ops.training.graph.session_model import prune
+from ort_ops.training.storage.training_file import Skeleton
+from ort_ops.training.storage.write import write_model
 
 Array = NDArray[Any]
 
 
 def write_inference(
     path: str | os.PathLike[str],
-    graph: bytes,
-    rest: bytes,
+    skeleton: Skeleton,
     metadata: TrainingMetadata,
     state: Mapping[str, Array],
 ) -> None:
     """Write the model that the file's function is: the user's inputs, stored weights, and the function's outputs.
 
     Args:
-        graph: the fields of the training graph, without its state.
-        rest: the fields of the training model, without its graph.
+        skeleton: the training file without its state.
         state: parameters and buffers by name.
 
     Raises: ModelError if the file has no such function; OutputError.
     """
-    training = onnx.ModelProto.FromString(rest)
-    training.graph.ParseFromString(graph)
+    training = skeleton.model()
     found = [f for f in training.functions if (f.domain, f.name) == (FUNCTION_DOMAIN, metadata.inference)]
     if not metadata.inference or not found:
         raise ModelError("the training file has no function of the model in eval mode; export it again")
@@ -50,7 +48,7 @@ def write_inference(
     model = onnx.ModelProto(ir_version=training.ir_version, producer_name=training.producer_name)
     model.opset_import.extend(training.opset_import)
     model.functions.extend(training.functions)
-    model.metadata_props.extend(entry for entry in training.metadata_props if entry.key != KEY)
+    model.metadata_props.extend(training.metadata_props)
     model.graph.name = "model"
     given = [name for name in function.input if name not in weights]
     model.graph.input.extend(declared[name] for name in sorted(given, key=metadata.inputs.index))

@@ -22,10 +22,10 @@ from ort_ops.errors import ModelError
 from ort_ops.models.files import look_at_model
 from ort_ops.models.graphs import tensors
 from ort_ops.opdef.element_types import BY_ONNX_TYPE, element_type_name
-from ort_ops.training import wire
 from ort_ops.training.check import read_training
 from ort_ops.training.file_format import KEY, TrainingMetadata
-from ort_ops.training.write import write_model
+from ort_ops.training.storage import wire
+from ort_ops.training.storage.write import write_model
 
 Array = NDArray[Any]
 
@@ -41,6 +41,13 @@ class Skeleton:
 
     graph: bytes
     rest: bytes
+
+    def model(self) -> onnx.ModelProto:
+        """Return the model, without its state and metadata of training."""
+        model = onnx.ModelProto()
+        model.ParseFromString(self.rest)
+        model.graph.ParseFromString(self.graph)
+        return model
 
     def write(self, path: str | os.PathLike[str], metadata: TrainingMetadata, state: Mapping[str, Array]) -> None:
         """Write the file completely or not at all. Raises: OutputError."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ort_ops.files.atomic import OutputError, is_stream, open_atomically
 from ort_ops.opdef.element_types import ONNX_TYPES
-from ort_ops.training import wire
+from ort_ops.training.storage import wire
 
 Array = NDArray[Any]
 

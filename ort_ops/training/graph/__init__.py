@@ -1,0 +1,1 @@
+"""Graphs made of the one in a training file, and what is proven of them."""
