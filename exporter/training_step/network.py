@@ -81,6 +81,17 @@ class Network:
         """The tensors of the example by name."""
         return dict(zip([*self.inputs, *self.targets], self.tensors, strict=True))
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The smallest and the largest number of each of these tensors, without those that are not finite."""
+        found = {}
+        for name, tensor in self.given.items():
+            numbers = tensor.detach().to(torch.float64) if not tensor.is_complex() else tensor.new_empty(0)
+            numbers = numbers[numbers.isfinite()]
+            if numbers.numel():
+                found[name] = float(numbers.min()), float(numbers.max())
+        return found
+
 
 def make_network(
     model: nn.Module,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from ort_ops.cli.option_types import kernel, provider
@@ -92,8 +91,7 @@ def _show(found: Inspection) -> None:
     print(f"weights    {found.weights_nbytes / 2**20:.2f} MiB;  nodes  {sum(found.operators.values())}")
     print(f"body       {found.body}")
     if found.training is not None:
-        counts = Counter(node.operator.rpartition("::")[2] for node in found.nodes)
-        print(f"operators  {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none registered'}")
+        print(f"operators  {training.operators(found.training, found.nodes)}")
     running = found.running
     if running.error:
         print(f"here       does not run: {running.error}")

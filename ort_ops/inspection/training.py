@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from ort_ops.errors import ModelError
+from ort_ops.inspection.nodes import NodeInfo
 from ort_ops.models.validation.tensors import tensor_nbytes
 from ort_ops.opdef.element_types import element_type_name
 from ort_ops.opdef.shapes import format_shape
@@ -163,6 +165,21 @@ def lines(info: TrainingInfo) -> list[str]:
     if info.inference:
         found.append(f"inference  function '{info.inference}' is the model in eval mode")
     return found
+
+
+def operators(info: TrainingInfo, nodes: Sequence[NodeInfo]) -> str:
+    """Say how many nodes of registered operators a run has, and the model in eval mode."""
+    parts = []
+    where = f"function '{info.inference}'"
+    for is_inside, suffix in ((False, ""), (True, f" in {where}")):
+        counts = Counter(
+            node.operator.rpartition("::")[2]
+            for node in nodes
+            if (bool(info.inference) and node.where.endswith(where)) == is_inside
+        )
+        if counts:
+            parts.append(", ".join(f"{count} {name}" for name, count in counts.items()) + suffix)
+    return "; ".join(parts) or "none registered"
 
 
 def _accumulation(info: TrainingInfo) -> str:

@@ -15,6 +15,7 @@ from ort_ops.models.files import look_at_model
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, read_examples
 from ort_ops.opdef.shapes import format_shape
 from ort_ops.session import InferenceSession
+from ort_ops.training.file_format import find_metadata
 
 _SIZES: tuple[tuple[int, int | None], ...] = ((2, None), (1, None), (2, 64))
 REMEDY = "give real inputs by --inputs file.npz"
@@ -68,7 +69,8 @@ def first_feed(session: Any, path: str | Path, inputs: str | Path | None) -> dic
     model = look_at_model(path)
     if inputs is not None:
         return read_examples(inputs, model)
-    drawer = InputDrawer(model)
+    training = find_metadata(model)
+    drawer = InputDrawer(model, None if training is None else training.ranges)
     reasons = []
     for size, others in _SIZES:
         try:

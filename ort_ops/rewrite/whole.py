@@ -29,6 +29,7 @@ from ort_ops.rewrite.graph.walk import graphs_of
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Check, Extent, Rewrite
 from ort_ops.rewrite.witnesses import WITNESSES, Witness, with_definitions
+from ort_ops.training.file_format import find_metadata
 
 Array = NDArray[Any]
 _MAX_NBYTES = 2**28
@@ -236,6 +237,7 @@ def _feeds(file: ModelFile, examples: str | Path | None) -> list[Callable[[], di
     if examples is not None:
         feed = widened(read_examples(examples, model))
         return [lambda: feed]
-    drawer = InputDrawer(model)
+    training = find_metadata(model)
+    drawer = InputDrawer(model, None if training is None else training.ranges)
     sizes: list[tuple[int, int | None]] = [(2, None), (1, None), (2, 64)]
     return [lambda s=s: widened(drawer.draw(s[0], np.random.default_rng(0), others=s[1])) for s in sizes]  # type: ignore[misc]

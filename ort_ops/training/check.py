@@ -77,6 +77,9 @@ def check_training(model: onnx.ModelProto, metadata: TrainingMetadata) -> None:
         _check_lr(inputs[metadata.lr], metadata)
     _check_first_values(graph, metadata, inputs)
     _check_gradients(metadata, inputs)
+    unknown = sorted(set(metadata.ranges) - {*metadata.given})
+    if unknown:
+        raise ModelError(f" is damaged: its metadata has a range of '{unknown[0]}', which is no input or target")
     if metadata.inference:
         _check_inference(model, metadata)
 
@@ -93,10 +96,10 @@ def _check_kind(metadata: TrainingMetadata) -> None:
     allowed = (
         wanted
         | {
-            STEP: {"inputs", "targets", "buffers", "optimizer_state", "inference", "feeds"},
-            GRAD: {"inputs", "targets", "buffers", "inference", "feeds", "accumulated", "optimizer"},
+            STEP: {"inputs", "targets", "buffers", "optimizer_state", "inference", "feeds", "ranges"},
+            GRAD: {"inputs", "targets", "buffers", "inference", "feeds", "accumulated", "optimizer", "ranges"},
             APPLY: {"optimizer_state", "feeds"},
-            GRADIENTS: {"inputs", "targets", "outputs", "loss"},
+            GRADIENTS: {"inputs", "targets", "outputs", "loss", "ranges"},
         }[kind]
     )
     for name, value in vars(metadata).items():

@@ -7,6 +7,7 @@ is, so that any language can run the loop: after a run, each output ``n/next`` b
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,8 @@ class TrainingMetadata:
         apply: in ``grad``, name of the ``apply`` file beside it.
         count: in ``apply``, the input, float64 and a scalar, that the sums are divided by.
         accumulated: in ``grad``, how many runs the stored sums hold.
+        ranges: smallest and largest number of inputs and targets in the example that was exported, by name. What is
+            drawn to try the file stays within them, such as the probabilities that a loss takes.
     """
 
     kind: str
@@ -107,6 +110,7 @@ class TrainingMetadata:
     apply: str = ""
     count: str = ""
     accumulated: int = 0
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def fed(self) -> tuple[str, ...]:
@@ -137,6 +141,7 @@ class TrainingMetadata:
             "groups": [{**group.options, "parameters": list(group.parameters)} for group in self.optimizer.groups],
         }
         found |= {"accumulate": self.accumulate, "accumulated": self.accumulated}
+        found["ranges"] = {name: list(ends) for name, ends in self.ranges.items()}
         return json.dumps(found, allow_nan=False)
 
     @classmethod
@@ -168,6 +173,7 @@ class TrainingMetadata:
         accumulate = found.pop("accumulate", None)
         values["accumulate"] = None if accumulate is None else _count("accumulate", accumulate, 1)
         values["accumulated"] = _count("accumulated", found.pop("accumulated", 0), 0)
+        values["ranges"] = _ranges(found.pop("ranges", {}))
         if found:
             raise _damaged(f"it has the unknown entry {_shown(min(found))}")
         return cls(**values)
@@ -224,6 +230,19 @@ def _map(key: str, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(name, str) and name for name in (*value, *value.values())):
         raise _damaged(f"'{key}' must map names to names, got {_shown(value)}")
     return value
+
+
+def _ranges(value: object) -> dict[str, tuple[float, float]]:
+    if not isinstance(value, dict) or not all(map(_is_range, value.values())):
+        raise _damaged(f"'ranges' must map names to two finite numbers in order, got {_shown(value)}")
+    return {name: (float(low), float(high)) for name, (low, high) in value.items()}
+
+
+def _is_range(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    are_numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in value)
+    return are_numbers and -math.inf < value[0] <= value[1] < math.inf
 
 
 def _count(key: str, value: object, least: int) -> int:

@@ -195,6 +195,18 @@ def fed_model() -> onnx.ModelProto:
     return model_of(nodes, inputs, [constant("given", [1], np.float32)])
 
 
+def test_numbers_stay_within_the_ranges_that_the_caller_knows() -> None:
+    nodes = [helper.make_node("Gather", ["table", "rows"], ["picked"]), helper.make_node("Identity", ["p"], ["q"])]
+    inputs = {"rows": (INT64, ["n"]), "counts": (INT64, ["n"]), "p": (FLOAT, ["n"]), "free": (FLOAT, ["n"])}
+    model = model_of(nodes, inputs, [constant("table", [0, 0, 0], np.float32)])
+    ranges = {"rows": (0.0, 9.0), "counts": (5.0, 7.0), "p": (0.25, 0.75), "free": (1.0, 1.0)}
+    drawn = InputDrawer(model, ranges).draw(200, np.random.default_rng(0))
+    assert {*drawn["rows"].tolist()} == {0, 1, 2}  # the graph's own limits come first
+    assert {*drawn["counts"].tolist()} == {5, 6, 7}
+    assert 0.25 <= drawn["p"].min() < 0.3 < 0.7 < drawn["p"].max() <= 0.75
+    assert drawn["free"].min() < 0  # one number says nothing of a range
+
+
 def test_examples_are_read_by_name(tmp_path: Path) -> None:
     arrays = {"ids": np.arange(2), "x": np.ones((2, 3), np.float32)}
     np.savez(tmp_path / "i.npz", **arrays)

@@ -24,7 +24,7 @@ def _metadata(model: onnx.ModelProto) -> TrainingMetadata:
 
 
 def test_metadata_survives_json() -> None:
-    metadata = _metadata(step_model(groups=2))
+    metadata = replace(_metadata(step_model(groups=2)), ranges={"x": (-0.5, 2.0)})
     assert TrainingMetadata.from_json(metadata.to_json()) == metadata
     assert read_training(step_model(), "'it'").fed[-1] == "step"
 
@@ -52,6 +52,9 @@ def test_a_model_without_metadata_is_no_training_file() -> None:
         ('{"format": 1, "kind": "step", "loss": 1}', "'loss' must be a name, got 1"),
         ('{"format": 1, "kind": "step", "feeds": {"a": 1}}', "'feeds' must map names to names"),
         ('{"format": 1, "kind": "step", "accumulate": 0}', "'accumulate' must be a whole number from 1, got 0"),
+        ('{"format": 1, "kind": "step", "ranges": {"x": [1, 0]}}', "'ranges' must map names to two finite numbers"),
+        ('{"format": 1, "kind": "step", "ranges": {"x": [0, 1e999]}}', "'ranges' must map names to two finite numbers"),
+        ('{"format": 1, "kind": "step", "ranges": {"x": 1}}', "'ranges' must map names to two finite numbers"),
         ('{"format": 1, "kind": "step", "optimizer": {"class": "SGD"}}', "must have 'class' and 'groups'"),
     ],
 )
@@ -130,6 +133,7 @@ DOUBLE, FLOAT = onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
             _first_value("second.bias", helper.make_tensor("second.bias", FLOAT, [2], [0, 0])),
             r"the first value of 'second.bias' must be float64 \[2\], got float32 \[2\]",
         ),
+        (_changed(ranges={"step": (0.0, 1.0)}), "has a range of 'step', which is no input or target"),
         (_changed(inference="Other"), "there are 0 functions 'Other'"),
         (lambda model: model.functions[0].input.append("target"), "takes 'target', which the file has not"),
         (lambda model: model.graph.input[0].type.tensor_type.ClearField("shape"), "'first.weight' has no shape"),

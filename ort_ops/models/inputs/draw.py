@@ -147,9 +147,13 @@ class InputDrawer:
 
     An index into an axis, such as the rows of an embedding, is drawn from the whole axis. Other integers, such as
     masks, are 0 or 1. `ort_ops.models.inputs.integer_limits` says how far an index is followed.
+
+    Where the caller knows the smallest and the largest number of an input, they are spread evenly between them, unless
+    the graph limits them.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]] | None = None) -> None:
+        self._ranges = {name: Limits(low, high) for name, (low, high) in (ranges or {}).items() if low < high}
         self.inputs = [value for value in model_inputs(model) if value.is_required]
         self._limits = IntegerLimits(model)
 
@@ -183,8 +187,11 @@ class InputDrawer:
         """
         sizes = self.sizes(size, others)
         limits = self._limits.of_inputs(sizes)
-        return {value.name: _draw(value, limits[value.name], self._shape(value, sizes, size, others), rng)
-                for value in self.inputs}  # fmt: skip
+        found: dict[str, Array] = {}
+        for value in self.inputs:
+            shape, usual = self._shape(value, sizes, size, others), self._ranges.get(value.name)
+            found[value.name] = _draw(value, limits[value.name], shape, rng, usual)
+        return found
 
     def shape(self, value: ModelInput, size: int) -> list[int]:
         """Return the shape of an input with ``size`` for every dynamic dimension."""
@@ -201,13 +208,19 @@ class InputDrawer:
         return self._limits.of_inputs(self.sizes(size))
 
 
-def _draw(value: ModelInput, limits: Limits, shape: Sequence[int], rng: np.random.Generator) -> Array:
+def _draw(
+    value: ModelInput, limits: Limits, shape: Sequence[int], rng: np.random.Generator, usual: Limits | None
+) -> Array:
     if value.dtype is None:
         raise NoExampleError(f"nothing can be drawn for input '{value.name}', which is {value.kind}")
     if value.dtype == TEXT:
         return rng.choice(_WORDS, shape).astype(object)
     if limits.reason:
         raise NoExampleError(f"no numbers can be drawn for input '{value.name}': {limits.reason}")
+    if not limits.is_bounded and usual is not None:
+        if value.is_floating:
+            return rng.uniform(usual.low, usual.high, shape).astype(value.dtype)
+        limits = usual
     if value.is_floating and not limits.is_bounded:
         return rng.standard_normal(shape).astype(value.dtype)
     low, high = _ends(value, limits)
