@@ -13,6 +13,7 @@
 #include "kernels/isa/isa.h"
 #include "operators/mylinear/cpu_op.h"
 #include "operators/mylinear/cuda_op.h"
+#include "operators/mylineargrad/cpu_op.h"
 #include "ort/registration.h"
 #include "python/api.h"
 
@@ -20,7 +21,7 @@ namespace mylinear {
 namespace {
 
 // Every operator with C++ kernels, and each of its kernels.
-using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp>;
+using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp, my_linear_grad::CpuOp>;
 
 // The start of this library's own messages.
 constexpr const char* kLibrary = ort::first_name(Operators{});

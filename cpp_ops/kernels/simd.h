@@ -31,8 +31,8 @@ struct Operands {
 template <class Simd>
 struct Operands<Simd, true> : Simd {};
 
-static inline size_t min(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
+static constexpr size_t min(size_t a, size_t b) { return a < b ? a : b; }
+static constexpr size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
 
 template <bool kValue>
 struct Bool {

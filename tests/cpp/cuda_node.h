@@ -24,6 +24,7 @@ using namespace abi;
 using fake_ort::Release;
 
 inline constexpr char kCuda[] = "CUDAExecutionProvider";
+inline constexpr char kCpu[] = "CPUExecutionProvider";
 using LastCall = int (*)(cuda::Call*, void**);
 
 inline std::string directory;  // of this program and of the fake backend, with its last slash
@@ -74,10 +75,12 @@ inline std::vector<float> floats(const OrtValue& value) {
   return result;
 }
 
-inline std::vector<const OrtCustomOp*> ops_of(const OrtSessionOptions& options, const std::string& provider) {
+// Those of one operator.
+inline std::vector<const OrtCustomOp*> ops_of(const OrtSessionOptions& options, const std::string& provider,
+                                              const std::string& name = "MYLINEAR") {
   std::vector<const OrtCustomOp*> found;
   for (const OrtCustomOp* op : options.domains.at(0)->ops) {
-    if (op->GetExecutionProviderType(op) == provider) found.push_back(op);
+    if (op->GetExecutionProviderType(op) == provider && op->GetName(op) == name) found.push_back(op);
   }
   return found;
 }

@@ -55,6 +55,17 @@ class Random {
 
 inline size_t size_of(ElementType type) { return kElementSizes[static_cast<int>(type)]; }
 
+// What a number of each type loses: in a sum, when the sum is rounded, and at least.
+struct Precision {
+  double sum_roundoff;
+  double roundoff;
+  double smallest;
+};
+inline constexpr Precision kPrecisions[] = {{0x1p-53, 0, 0x1p-1074},
+                                            {0x1p-24, 0, 0x1p-149},
+                                            {0x1p-24, 0x1p-11, 0x1p-24},
+                                            {0x1p-24, 0x1p-8, 0x1p-133}};
+
 inline void store_element(ElementType type, void* to, size_t index, double value) {
   unsigned char* at = static_cast<unsigned char*>(to) + index * size_of(type);
   const float single = static_cast<float>(value);

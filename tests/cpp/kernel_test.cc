@@ -25,16 +25,6 @@ std::unique_ptr<double[]> aligned_copy(const Buffer& buffer) {
   return copy;
 }
 
-struct Precision {
-  double sum_roundoff;
-  double roundoff;
-  double smallest;
-};
-constexpr Precision kPrecisions[] = {{0x1p-53, 0, 0x1p-1074},
-                                     {0x1p-24, 0, 0x1p-149},
-                                     {0x1p-24, 0x1p-11, 0x1p-24},
-                                     {0x1p-24, 0x1p-8, 0x1p-133}};
-
 struct Sizes {
   size_t M, N, K;
 };

@@ -76,7 +76,7 @@ void test_versions() {
     CHECK_MESSAGE(message.empty(), message);
     CHECK(release.asked_for() == row.asked_for);
     CHECK(options.domains.size() == 1 && options.domains[0]->name == "mylinear");
-    CHECK(options.domains[0]->ops.size() == kernels::kNumElementTypes);
+    CHECK(options.domains[0]->ops.size() == 2 * kernels::kNumElementTypes);  // of two operators
     const OrtCustomOp& op = float32_op(options);
     CHECK(op.version == (row.asked_for < 18 ? row.asked_for : 18));
     CHECK((op.InferOutputShapeFn != nullptr) == (row.asked_for >= 24));

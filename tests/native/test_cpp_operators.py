@@ -5,19 +5,21 @@ from __future__ import annotations
 import pytest
 
 from ort_ops.native import library
-from ort_ops.operators.mylinear import contract
+from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylineargrad.contract import MYLINEARGRAD
 
 pytestmark = pytest.mark.native
 
-OPERATORS = (contract.MYLINEAR,)
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+OPERATORS = {MYLINEAR: [CPU, CUDA], MYLINEARGRAD: [CPU]}
 
 
 @pytest.mark.skipif(not library.status().is_usable, reason=str(library.status().reason))
 def test_the_library_describes_the_operators_of_the_contracts() -> None:
     described = library.describe(library.library_path(), "mylinear_describe")["operators"]
-    for operator in OPERATORS:
+    for operator, providers in OPERATORS.items():
         kernels = [o for o in described if (o["domain"], o["name"]) == (operator.domain, operator.name)]
-        assert [kernel.pop("provider") for kernel in kernels] == ["CPUExecutionProvider", "CUDAExecutionProvider"]
+        assert [kernel.pop("provider") for kernel in kernels] == providers
         parameters = [
             [{"name": p.name, "type": "T", "optional": p.is_optional, "argument": p.argument} for p in formal]
             for formal in (operator.inputs, operator.outputs)
@@ -31,5 +33,5 @@ def test_the_library_describes_the_operators_of_the_contracts() -> None:
             "outputs": parameters[1],
             "attributes": [],
         }
-        assert kernels == [expected, expected]
+        assert kernels == [expected] * len(providers)
     assert {(o["domain"], o["name"]) for o in described} == {(o.domain, o.name) for o in OPERATORS}

@@ -1,6 +1,8 @@
 // Layer: kernels. AMX: tiles of bfloat16, multiplied by one instruction. Sapphire Rapids and newer.
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
+#include "kernels/matmul/matmul_list.h"
+#include "kernels/matmul/tables.h"
 #include "kernels/tile_gemm.h"
 
 namespace mylinear::kernels {
@@ -57,5 +59,7 @@ const GemmKernel amx_bf16_kernels[kNumElementTypes] = {
     Gemm<Avx512, Float16, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat16),
     TileGemm<AmxTiles>::row("amx_bf16"),
 };
+
+MYLINEAR_DEFINE_MATMUL_KERNELS(amx_bf16, Avx512)
 
 }  // namespace mylinear::kernels

@@ -3,6 +3,8 @@
 
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
+#include "kernels/matmul/matmul_list.h"
+#include "kernels/matmul/tables.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -28,6 +30,11 @@ struct Avx2 {
       const __m256i index = _mm256_setr_epi64x(0, 1, 2, 3);
       const __m256i limit = _mm256_set1_epi64x(static_cast<long long>(count));
       return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(limit, index));
+    }
+    static Vec broadcast(const double* from) {
+      double value;
+      __builtin_memcpy(&value, from, sizeof value);
+      return _mm256_set1_pd(value);
     }
     static void store(double* to, Vec value) { _mm256_storeu_pd(to, value); }
   };
@@ -60,6 +67,11 @@ struct Avx2 {
     static Vec load_partial(const S* from, size_t count) {
       return load_copied<Float>(from, count);
     }
+    static Vec broadcast(const float* from) {
+      float value;
+      __builtin_memcpy(&value, from, sizeof value);
+      return _mm256_set1_ps(value);
+    }
     static void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
     static void store(Float16* to, Vec value) {
       const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -90,5 +102,7 @@ struct Avx2 {
 }  // namespace
 
 MYLINEAR_DEFINE_KERNELS(avx2, Avx2)
+
+MYLINEAR_DEFINE_MATMUL_KERNELS(avx2, Avx2)
 
 }  // namespace mylinear::kernels

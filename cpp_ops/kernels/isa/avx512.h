@@ -64,6 +64,11 @@ struct Avx512 {
     static Vec load_partial(const double* from, size_t count) {
       return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
     }
+    static Vec broadcast(const double* from) {
+      double value;
+      __builtin_memcpy(&value, from, sizeof value);
+      return _mm512_set1_pd(value);
+    }
     static void store(double* to, Vec value) { _mm512_storeu_pd(to, value); }
   };
 

@@ -3,6 +3,8 @@
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/isa/avx512.h"
+#include "kernels/matmul/matmul_list.h"
+#include "kernels/matmul/tables.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -33,5 +35,7 @@ struct Avx512Bf16 : Avx512 {
 }  // namespace
 
 MYLINEAR_DEFINE_KERNELS(avx512_bf16, Avx512Bf16)
+
+MYLINEAR_DEFINE_MATMUL_KERNELS(avx512_bf16, Avx512Bf16)
 
 }  // namespace mylinear::kernels

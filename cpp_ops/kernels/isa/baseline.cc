@@ -3,6 +3,8 @@
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/half.h"
+#include "kernels/matmul/matmul_list.h"
+#include "kernels/matmul/tables.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -31,6 +33,13 @@ struct Vector : NoDot {
   template <class S>
   static Vec load_partial(const S* from, size_t count) {
     return load_copied<Vector>(from, count);
+  }
+  static Vec broadcast(const T* from) {
+    T value;
+    __builtin_memcpy(&value, from, sizeof value);
+    Vec all;
+    for (size_t i = 0; i < kLanes; ++i) all[i] = value;
+    return all;
   }
   static void store(T* to, Vec value) { __builtin_memcpy(to, &value, sizeof value); }
 };
@@ -72,5 +81,7 @@ struct Baseline {
 }  // namespace
 
 MYLINEAR_DEFINE_KERNELS(baseline, Baseline)
+
+MYLINEAR_DEFINE_MATMUL_KERNELS(baseline, Baseline)
 
 }  // namespace mylinear::kernels

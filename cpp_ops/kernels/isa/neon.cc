@@ -4,6 +4,8 @@
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/half.h"
+#include "kernels/matmul/matmul_list.h"
+#include "kernels/matmul/tables.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -26,6 +28,7 @@ struct Neon {
     }
     static Vec load(const double* from) { return vld1q_f64(from); }
     static Vec load_partial(const double* from, size_t count) { return load_copied<Double>(from, count); }
+    static Vec broadcast(const double* from) { return vld1q_dup_f64(from); }
     static void store(double* to, Vec value) { vst1q_f64(to, value); }
   };
 
@@ -52,6 +55,7 @@ struct Neon {
     static Vec load_partial(const S* from, size_t count) {
       return load_copied<Float>(from, count);
     }
+    static Vec broadcast(const float* from) { return vld1q_dup_f32(from); }
     static void store(float* to, Vec value) { vst1q_f32(to, value); }
     static void store(Float16* to, Vec value) {
       vst1_u16(reinterpret_cast<uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(value)));
@@ -72,5 +76,7 @@ struct Neon {
 }  // namespace
 
 MYLINEAR_DEFINE_KERNELS(neon, Neon)
+
+MYLINEAR_DEFINE_MATMUL_KERNELS(neon, Neon)
 
 }  // namespace mylinear::kernels

@@ -52,12 +52,19 @@ def _python_kernel() -> Any:
     return KERNEL
 
 
+def _library() -> str:
+    from ort_ops.native.library import library_path
+
+    return library_path()
+
+
 KIT = OperatorKit(
     MYLINEARGRAD,
     _reference,
     _bound,
     _samples,
     python_kernel=_python_kernel,
+    library=_library,
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
     torch="exporter.operators.mylineargrad.kit:KIT",
