@@ -97,13 +97,17 @@ class Accumulation:
         Raises: TrainingError, and what a Python kernel raises.
         """
         self._begin()
+        if self.accumulated >= self.accumulate:  # Ctrl-C came between the last batch and its step
+            self._do_step(self._sums(), self.accumulated)
+            self._begin()
+        self._rate[...] = rate
         try:
             self._grad.run(arrays)
         except Exception as error:
             raise self._grad.failure(error) from error
         loss = self._grad.read_loss()
         if self.accumulated >= self.accumulate:
-            self.apply(None, None, rate)
+            self._do_step(self._sums(), self.accumulated)
         return loss
 
     def gradients(self) -> dict[str, Array]:
@@ -125,16 +129,23 @@ class Accumulation:
         if not (math.isfinite(divisor) and divisor > 0):
             what = "no gradients were added up; run step() first, or give some" if count is None else f"got {count!r}"
             raise TrainingError(f"the number of gradients must be positive; {what}")
-        apply, memory = self._apply, self._apply.memory
-        current = {name: self._grad.memory.current[name] for name in self.metadata.gradients}
+        current = self._sums()
         if sums is not None:
             arrays = {parameter: current[name].array for parameter, name in self._grad_of.items()}
             checked = checked_arrays(sums, arrays, "gradients", "parameters()")
             current = {name: _copied(checked[parameter]) for parameter, name in self._grad_of.items()}
-        for name, tensor in current.items():
+        self._rate[...] = rate
+        self._do_step(current, divisor)
+
+    def _sums(self) -> dict[str, Tensor]:
+        return {name: self._grad.memory.current[name] for name in self.metadata.gradients}
+
+    def _do_step(self, sums: Mapping[str, Tensor], divisor: float) -> None:
+        """Run the apply file."""
+        apply, memory = self._apply, self._apply.memory
+        for name, tensor in sums.items():
             memory.bindings[memory.turn].bind_ortvalue_input(name, tensor.value)
         apply.fixed[self._apply_metadata.count].array[...] = divisor
-        self._rate[...] = rate
         memory.shorten()
         try:
             apply.run(())
@@ -151,8 +162,8 @@ class Accumulation:
     def check_state(self, state: Mapping[str, Array]) -> None:
         """Check what types and shapes do not say. Raises: TrainingError for an impossible number of runs."""
         runs = int(state[ACCUMULATED])
-        if not 0 <= runs < self.accumulate:
-            raise TrainingError(f"'{ACCUMULATED}' must be from 0 to {self.accumulate - 1}, got {runs}")
+        if not 0 <= runs <= self.accumulate:
+            raise TrainingError(f"'{ACCUMULATED}' must be from 0 to {self.accumulate}, got {runs}")
 
     def put(self, state: Mapping[str, Array]) -> None:
         """Copy a whole state into memory."""

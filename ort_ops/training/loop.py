@@ -17,7 +17,7 @@ from ort_ops.training.errors import TrainingError
 from ort_ops.training.file_format import TrainingMetadata
 from ort_ops.training.graph.session_model import make_session_model
 from ort_ops.training.memory import Tensor
-from ort_ops.training.runner import open_session, session_arguments
+from ort_ops.training.runner import is_of_onnxruntime, open_session, session_arguments
 from ort_ops.training.storage.training_file import Skeleton
 
 Array = NDArray[Any]
@@ -29,11 +29,17 @@ class Loop:
     """A session of the step in a loop. It reads the state that it is given, and makes a new one."""
 
     def __init__(
-        self, skeleton: Skeleton, metadata: TrainingMetadata, options: onnxruntime.SessionOptions, kernels: str
+        self,
+        skeleton: Skeleton,
+        metadata: TrainingMetadata,
+        options: onnxruntime.SessionOptions,
+        kernels: str,
+        has_python_kernels: bool,
     ) -> None:
         """Make the session. Raises: TrainingError if onnxruntime cannot run it."""
         model, _ = make_session_model(skeleton.model(), options, kernels)
         self._metadata = metadata
+        self._has_python_kernels = has_python_kernels
         loop = loop_model(model, metadata)
         self._session, _ = open_session(loop.SerializeToString(), options, kernels, False, session_arguments())
 
@@ -61,7 +67,7 @@ class Loop:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            if not type(error).__module__.startswith("onnxruntime"):
+            if not is_of_onnxruntime(error, self._has_python_kernels):
                 raise
             raise TrainingError(
                 f"the steps failed in onnxruntime: {first_line(error)}; the state is that of before them"

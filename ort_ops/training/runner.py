@@ -44,6 +44,7 @@ class Runner:
         given: the inputs that the user gives.
         loss: the tensor that a run writes the loss to, or None.
         two_buffers: the states that are not overwritten in place, each with the reason.
+        has_python_kernels: whether any node runs by one.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class Runner:
         if options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL:
             reason = reason or "nodes run in parallel"
         model, plan = make_session_model(file.model, options, kernels)
-        self._has_python_kernels = any(provider.name == PYTHON.name for provider in plan.providers.values()) or any(
+        self.has_python_kernels = any(provider.name == PYTHON.name for provider in plan.providers.values()) or any(
             node.domain in plan.python_domains for node in nodes_in(model.graph)
         )
-        if self._has_python_kernels:
+        if self.has_python_kernels:
             reason = reason or "a kernel in Python may fail half-way"
         self.session, final = open_session(model.SerializeToString(), options, kernels, not reason, session_arguments())
         self.kernels = self.session.kernels
@@ -128,7 +129,7 @@ class Runner:
         """Return the error to raise for one of a run, after deciding whether the state is whole."""
         if not self.memory.has_in_place:
             self.memory.forget_failure()
-        if not type(error).__module__.startswith("onnxruntime"):
+        if not is_of_onnxruntime(error, self.has_python_kernels):
             return error
         what = f"the step failed in onnxruntime: {first_line(error)}"
         if self.memory.has_failed:
@@ -141,9 +142,15 @@ class Runner:
         return float(self.loss.array)
 
     def _run_of(self, binding: Any) -> Callable[[], Any]:
-        if self._has_python_kernels:
+        if self.has_python_kernels:
             return partial(self.session.run_with_iobinding, binding)
         return direct_run(self.session, binding)
+
+
+def is_of_onnxruntime(error: Exception, has_python_kernels: bool) -> bool:
+    """Whether an error of a run is onnxruntime's own, which may be a plain RuntimeError, and not that of a kernel."""
+    is_plain = type(error) is RuntimeError and not has_python_kernels
+    return is_plain or type(error).__module__.startswith("onnxruntime")
 
 
 def session_arguments() -> dict[str, Any]:

@@ -77,7 +77,9 @@ class WholeStep:
     def run_loop(self, arrays: Sequence[Array], rates: Array, check_finite: bool) -> Array:
         """Run a step for each row of the arrays, in one call, and return the losses. Raises: as `step`."""
         if self._loop is None:
-            self._loop = Loop(self.skeleton, self.metadata, self._options(), self._kernels)
+            self._loop = Loop(
+                self.skeleton, self.metadata, self._options(), self._kernels, self._runner.has_python_kernels
+            )
         runner = self._runner
         losses, tensors = self._loop.run(runner.memory.current, arrays, rates)
         if check_finite and not np.isfinite(losses).all():

@@ -131,8 +131,8 @@ def test_what_does_not_fit_is_refused(grad_file: Path, step_file: Path) -> None:
         with pytest.raises(TrainingError, match=message):
             trainer.apply(gradients, count)
         assert_same_state(trainer.state(), before)
-    with pytest.raises(TrainingError, match="'accumulated' must be from 0 to 2, got 3"):
-        trainer.load_state(before | {"accumulated": np.array(3)})
+    with pytest.raises(TrainingError, match="'accumulated' must be from 0 to 3, got 4"):
+        trainer.load_state(before | {"accumulated": np.array(4)})
     assert_same_state(trainer.state(), before)
     for call in (Trainer(step_file).gradients, Trainer(step_file).apply):
         with pytest.raises(TrainingError, match="this file has whole steps; export it with accumulate=N"):
