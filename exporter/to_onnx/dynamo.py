@@ -8,9 +8,10 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor
+from torch.onnx._internal.exporter._errors import DispatchError
 
 from exporter.errors import ExportError
-from exporter.to_onnx.checks.agreement import root_cause
+from exporter.to_onnx.checks.agreement import last_cause, root_cause
 from exporter.to_onnx.checks.node_counts import count_in_graphs
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes
 from exporter.to_onnx.job import Job
@@ -67,6 +68,8 @@ def _translate(job: Job) -> torch.onnx.ONNXProgram:
     except Exception as error:
         cause = root_cause(error)
         hint = "; name in dynamic_shapes only dimensions that may change, {} for none" * ("static shape" in cause)
+        if isinstance(last_cause(error), DispatchError):
+            hint += "; write that operation in others, which have a translation"
         raise ExportError(f"torch.onnx.export(dynamo=True) failed: {cause}{hint}") from error
     assert program is not None
     return program

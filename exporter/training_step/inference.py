@@ -17,7 +17,7 @@ from exporter.to_onnx.job import Job, check_value_names, default_output_names
 from exporter.to_onnx.simplify import simplify
 from exporter.torch_ops.counting import count_calls
 from exporter.training_step.graphs import set_first_values
-from exporter.training_step.network import Network
+from exporter.training_step.network import Network, kept_buffers
 from ort_ops.models.nodes import domain_version, types_by_operator
 from ort_ops.opdef import registry
 from ort_ops.opdef.onnx_objects import make_function
@@ -45,7 +45,7 @@ def make_inference(network: Network, opset: int) -> Inference:
     """Export the model in eval mode, which it is in, and compare it with torch. Raises: ExportError."""
     tensors = network.tensors[: len(network.inputs)]
     example = replace(network.call, tensors=tensors)
-    with torch.no_grad(), count_calls() as calls:
+    with torch.no_grad(), kept_buffers(network.module), count_calls() as calls:
         raw = example.call(*example.tensors)
     if not is_plain_output(raw) and not example.is_wrapped:
         example = make_example(network.model, tensors, None, must_wrap=True)

@@ -183,21 +183,29 @@ def _batch_axes(names: Sequence[str], tensors: Sequence[Tensor]) -> Mapping[str,
 
 @contextmanager
 def in_mode(module: WithLoss, *, training: bool) -> Iterator[None]:
-    """Put model and loss in training or eval mode, and give both back as they were: mode, buffers, random numbers.
+    """Put model and loss in training or eval mode, and give both back as they were, and torch's random numbers too.
 
     Parts of a model in training that were put in eval mode, such as a normalization that must not change, stay so.
     """
     modes = {part: part.training for part in module.modules()}
-    buffers = [(tensor, tensor._version, tensor.clone()) for tensor in module.buffers()]
     try:
         if module.model.training is not training:
             module.train(training)
-        with torch.random.fork_rng(devices=[]):
+        with kept_buffers(module), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Give buffers back the values that they had; a call in training mode changes some."""
+    before = [(tensor, tensor._version, tensor.clone()) for tensor in module.buffers()]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for tensor, version, values in buffers:
+            for tensor, version, values in before:
                 if tensor._version != version:
                     tensor.copy_(values)

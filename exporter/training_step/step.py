@@ -14,7 +14,7 @@ from exporter.to_onnx.example_call import distinct_names
 from exporter.training_step.graphs import make_model, set_first_values
 from exporter.training_step.optimizers.arithmetic import divide
 from exporter.training_step.optimizers.read import Optimizer
-from exporter.training_step.trace import Program, Values, trace
+from exporter.training_step.trace import Program, Traced, Values, trace
 from ort_ops.training.file_format import APPLY, GRAD, GRADIENT, NEXT, STEP, TrainingMetadata
 
 
@@ -55,11 +55,13 @@ class StepFile:
 
     Attributes:
         proto: the model.
+        traced: what it was made of.
         metadata: what its inputs and outputs are.
         plan: what it came from.
     """
 
     proto: onnx.ModelProto
+    traced: Traced
     metadata: TrainingMetadata
     plan: Plan
 
@@ -193,9 +195,10 @@ def _make_file(
     program = plan.program if given is None else None
     constants = plan.constants if given is None else {}
     others = {**plan.program.network.given, **constants} if given is None else given
-    proto = make_model(trace(function, {**first, **others}, program), opset)
+    traced = trace(function, {**first, **others}, program)
+    proto = make_model(traced, opset)
     set_first_values(proto, {**first, **constants}, constants)
-    return StepFile(proto, metadata, plan)
+    return StepFile(proto, traced, metadata, plan)
 
 
 def _counters(plan: Plan) -> dict[str, Tensor]:

@@ -15,17 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.exc import UserError, UserErrorType
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from exporter.errors import ExportError
 from exporter.to_onnx.checks.agreement import root_cause
-from exporter.to_onnx.example_call import DynamicShapes
+from exporter.to_onnx.checks.node_counts import check_count, count_in_program
+from exporter.to_onnx.example_call import DynamicShapes, Example, kind_of
 from exporter.to_onnx.surroundings import every_layer
+from exporter.torch_ops.counting import count_calls
 from exporter.training_step.decompositions.scalars import explicit_scalars
 from exporter.training_step.decompositions.table import decompositions
-from exporter.training_step.network import Network
+from exporter.training_step.network import Network, kept_buffers
 
 Values = Mapping[str, Tensor]
 
@@ -56,11 +59,20 @@ class Program:
         dims = {"batch": torch.export.Dim("batch", min=1)}
         names = [*network.inputs, *network.targets]
         shapes = tuple({axis: dims[name] for axis, name in network.axes[n].items()} or None for n in names)
+        with torch.no_grad(), kept_buffers(network.module), count_calls() as calls:
+            _check_number(network.module(*network.tensors))  # its own errors say more than those of an export
         try:
             with every_layer(), torch.enable_grad():
                 self.program = torch.export.export(network.module, network.tensors, dynamic_shapes=(shapes,))
         except Exception as error:
+            if isinstance(error, UserError) and error.error_type is UserErrorType.CONSTRAINT_VIOLATION:
+                raise ExportError(
+                    "the model or the loss fixes the size of the batch; write it for any size (x.shape[0] in place of "
+                    "a number), or export with dynamic_batch=False"
+                ) from error
             raise ExportError(f"torch.export cannot take the model with its loss: {root_cause(error)}") from error
+        example = Example(network.module, network.module, network.tensors, names, False)
+        check_count(count_in_program(self.program), calls, example, has_inner_graphs=False, is_program=False)
         self.module = self.program.module(check_guards=False)
         held = (
             *self.module.named_parameters(remove_duplicate=False),
@@ -80,10 +92,15 @@ class Program:
         state = {**values, **leaves, **buffers}
         held = {full: state[name] for full, name in self._aliases.items()}
         loss = functional_call(self.module, held, tuple(values[name] for name in self.fakes), tie_weights=False)
-        _check_loss(loss)
+        _check_number(loss)
+        if not loss.requires_grad:
+            raise ExportError("the loss depends on no parameter that needs a gradient, so there is nothing to train")
         loss = loss.reshape(())
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if leaves else ()
         grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
+        for name, grad in grads.items():
+            if grad.layout is not torch.strided:
+                raise ExportError(f"the gradient of '{name}' is sparse; make its module without sparse=True")
         changed = {name: tensor for name, tensor in buffers.items() if tensor._version != versions[name]}
         return loss.detach(), grads, changed
 
@@ -95,13 +112,11 @@ class Program:
         return list(grads), list(buffers)
 
 
-def _check_loss(loss: Any) -> None:
-    """Check that a loss can be differentiated. Raises: ExportError."""
+def _check_number(loss: Any) -> None:
+    """Check that a loss is one number. Raises: ExportError."""
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-        got = f"{loss.dtype} of {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        got = f"{loss.dtype} of {list(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
         raise ExportError(f"loss must return one floating-point number in a tensor, got {got}; reduce it, by .mean()")
-    if not loss.requires_grad:
-        raise ExportError("the loss depends on no parameter that needs a gradient, so there is nothing to train")
 
 
 def trace(

@@ -148,10 +148,16 @@ def _rank(comparison: Comparison) -> tuple[int, float]:
     return comparison.num_unbounded + comparison.num_undecided, comparison.max_in_bounds
 
 
-def root_cause(error: Exception) -> str:
-    """Return the root cause in one line: its first paragraph; torch wraps it in pages of advice."""
+def last_cause(error: Exception) -> Exception:
+    """Return the error that all others came from."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    return error
+
+
+def root_cause(error: Exception) -> str:
+    """Return the root cause in one line: its first paragraph; torch wraps it in pages of advice."""
+    error = last_cause(error)
     text = str(error).strip().partition("\n\n")[0]
     lines = [line.strip() for line in text.splitlines()]
     message = " ".join(itertools.takewhile(lambda line: not line.startswith(_DETAILS), lines))
