@@ -54,6 +54,7 @@ class NativeStatus:
         isa: the instruction set that a registration now would use, or None if none can be used.
         compiled_isas: the instruction sets that it was compiled for, the preferred one first.
         usable_isas: those of them that this CPU has.
+        operators: names of the operators that it has kernels for.
     """
 
     path: str | None
@@ -63,6 +64,7 @@ class NativeStatus:
     isa: str | None = None
     compiled_isas: tuple[str, ...] = ()
     usable_isas: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -70,14 +72,20 @@ class NativeStatus:
         return self.reason is None
 
 
-def library_path() -> str:
+def library_path(operator: str = "") -> str:
     """Return the path of the library, for `SessionOptions.register_custom_ops_library`.
 
-    Raises: NativeLibraryError if it is missing, does not load, or is of another version than this package.
+    Args:
+        operator: name of one that it must have kernels for; empty for none.
+
+    Raises: NativeLibraryError if it is missing, does not load, is of another version than this package, or lacks the
+        operator.
     """
     found = status()
     if found.reason is not None or found.path is None:
         raise NativeLibraryError(found.reason)
+    if operator and operator not in found.operators:
+        raise NativeLibraryError(f"{found.path} has no {operator}: it was built from older sources; {_REINSTALL}")
     _own_paths.add(found.path)
     return found.path
 
@@ -135,6 +143,7 @@ def status(*, in_child_first: bool = False) -> NativeStatus:
         isa=described["isa"],
         compiled_isas=tuple(described["compiled"]),
         usable_isas=tuple(described["usable"]),
+        operators=tuple(dict.fromkeys(operator["name"] for operator in described["operators"])),
     )
 
 

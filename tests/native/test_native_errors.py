@@ -210,6 +210,16 @@ def test_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) 
         native.library_path()
 
 
+def test_a_library_that_lacks_an_operator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.library_path("MYLINEARGRAD") == native.library_path()
+    described = native.describe(native.library_path(), "mylinear_describe")
+    described["operators"] = [o for o in described["operators"] if o["name"] != "MYLINEARGRAD"]
+    monkeypatch.setattr(native, "describe", lambda *_: described)
+    assert native.library_path("MYLINEAR")
+    with pytest.raises(native.NativeLibraryError, match="has no MYLINEARGRAD: it was built from older sources"):
+        native.library_path("MYLINEARGRAD")
+
+
 def test_only_the_documented_symbols_are_exported_and_nothing_heavy_is_linked() -> None:
     try:
         defined = subprocess.run(

@@ -55,7 +55,7 @@ def _python_kernel() -> Any:
 def _library() -> str:
     from ort_ops.native.library import library_path
 
-    return library_path()
+    return library_path(MYLINEARGRAD.name)
 
 
 KIT = OperatorKit(
