@@ -355,6 +355,9 @@ for function in (functional.linear, torch.ops.mylinear.linear.default):
 with torch.autocast("cpu", torch.bfloat16):
     assert functional.linear(x.float(), weight.float(), bias.float()).dtype is torch.bfloat16
 torch.library.opcheck(torch.ops.mylinear.linear.default, (x, weight, bias))
+grad = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
+assert torch.autograd.gradgradcheck(torch.ops.mylinear.linear.default, (x, weight, bias))
+torch.library.opcheck(torch.ops.mylinear.linear_backward.default, (grad, x, weight, [True, False, True]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -86,9 +86,8 @@ def _backward_vmap(
     grad, x, weight = (batch_first(t, dim, size) for t, dim in zip((grad, x, weight), dims, strict=True))
     x, weight = (t.conj() if t.is_complex() else t for t in (x, weight))
     rows, x_rows = (t.reshape(size, t.shape[1:-1].numel(), t.shape[-1]) for t in (grad, x))
-    empty = grad.new_empty(size, 0)
     return (
-        torch.bmm(rows, weight).reshape(x.shape) if mask[0] else empty,
+        torch.bmm(rows, weight).reshape(x.shape) if mask[0] else grad.new_empty(size, 0),
         torch.bmm(rows.transpose(1, 2), x_rows) if mask[1] else grad.new_empty(size, 0),
         rows.sum(1) if mask[2] else grad.new_empty(size, 0),
     ), (0, 0, 0)

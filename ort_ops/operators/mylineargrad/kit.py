@@ -58,6 +58,18 @@ def _library() -> str:
     return library_path(MYLINEARGRAD.name)
 
 
+def _gradient(call: Call, gradients: Sequence[Array | None]) -> Sequence[Array | None]:
+    from ort_ops.operators.mylineargrad.second_gradient import exact_gradients
+
+    return exact_gradients(call, gradients)
+
+
+def _gradient_bound(call: Call, gradients: Sequence[Array | None]) -> Sequence[Bound | None]:
+    from ort_ops.operators.mylineargrad.second_gradient import bounds
+
+    return bounds(call, gradients)
+
+
 KIT = OperatorKit(
     MYLINEARGRAD,
     _reference,
@@ -67,5 +79,7 @@ KIT = OperatorKit(
     library=_library,
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
+    gradient=_gradient,
+    gradient_bound=_gradient_bound,
     torch="exporter.operators.mylineargrad.kit:KIT",
 )
