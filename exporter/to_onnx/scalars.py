@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, fx
 
 from exporter.errors import ExportError
+from exporter.to_onnx.float64_erf import gelu as float64_gelu
+from exporter.to_onnx.float64_kernels import float64_translations
 
 _NARROW_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _NARROW_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32})
@@ -176,8 +178,10 @@ def translations() -> dict[Any, Callable[..., Any]]:
         return op.Add(op.Max(self, number(0.0)), op.Mul(below, number(alpha)))
 
     def gelu(self, approximate="none"):  # type: ignore[no-untyped-def]
-        if self.dtype != ir.DataType.DOUBLE or approximate != "tanh":
+        if self.dtype != ir.DataType.DOUBLE:
             return _function(nn.aten_gelu)(self, approximate)
+        if approximate != "tanh":
+            return float64_gelu(self)
         cube = op.Mul(op.Mul(self, self), self)
         inner = op.Mul(op.Add(self, op.Mul(cube, number(0.044715))), number(math.sqrt(2 / math.pi)))
         return op.Mul(op.Mul(self, number(0.5)), op.Add(op.Tanh(inner), number(1.0)))
@@ -216,6 +220,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
     aten = torch.ops.aten
     table: dict[Any, Callable[..., Any]] = {
+        **float64_translations(),
         aten.scalar_tensor.default: scalar_tensor,
         aten.celu.default: celu,
         aten.gelu.default: gelu,

@@ -16,6 +16,7 @@ _MOVES = frozenset({"Concat", "Expand", "Gather", "Identity", "Reshape", "Slice"
 
 def simplify(model: ir.Model) -> None:
     """Inline functions, fold constants, merge equal nodes, and drop unused ones; in place."""
+    declared = [(output.type, output.shape) for output in model.graph.outputs]
     optimizer.inline(model)
     optimizer.fold_constants(model, should_fold=_may_fold)
     Sequential(
@@ -31,6 +32,10 @@ def simplify(model: ir.Model) -> None:
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
+    for output, (value_type, shape) in zip(model.graph.outputs, declared, strict=True):
+        # An output that was merged with an equal value is now that value, of which no type may be known.
+        output.type = output.type or value_type
+        output.shape = output.shape or shape
 
 
 def _may_fold(node: ir.Node) -> bool | None:

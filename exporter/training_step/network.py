@@ -115,7 +115,7 @@ def make_network(
     leaves = pytree.tree_leaves(targets)
     _check_targets(leaves)
     module = WithLoss(model, loss, (inputs, targets))
-    state, aliases = _named_state(module)
+    state, aliases = named_state(module)
     target_tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
     names = list(input_names or distinct_names(call.names, state))
     check_names(names, len(call.tensors), "input")
@@ -155,7 +155,7 @@ def _check_targets(leaves: Sequence[Any]) -> None:
             raise ExportError(f"targets must be tensors, got {kind_of(leaf)}; torch.as_tensor makes one of it")
 
 
-def _named_state(module: WithLoss) -> tuple[dict[str, Tensor], dict[str, str]]:
+def named_state(module: WithLoss) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return parameters and buffers by name, each once, and that name by every name that they have in ``module``."""
     found: dict[int, str] = {}
     state: dict[str, Tensor] = {}

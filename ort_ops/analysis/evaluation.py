@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ElementType
 
 Array = NDArray[Any]
+_FLOAT64_ROUNDOFF = 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,32 @@ class Value:
         error: largest allowed error of each element; infinite where it would prove nothing.
         element_type: None for integers and booleans.
         undecided: where rounding errors may turn a decision on which the element hangs; None for nowhere.
+        rounding: how large the errors may be where ``error`` is infinite because they are larger than the values
+            themselves; None where it is not.
     """
 
     exact: Array
     error: Array
     element_type: ElementType | None
     undecided: NDArray[np.bool_] | None = None
+    rounding: Array | None = None
+
+    @property
+    def relaxed(self) -> Value:
+        """The same with ``rounding`` for a bound if the value is 0 but for rounding; unchanged if it is not.
+
+        It is 0 for all that float64 can tell where it is not larger than the errors that the same graph makes in
+        float64. Then its terms cancel, and no bound can be smaller than it.
+        """
+        if self.rounding is None or self.element_type is None:
+            return self
+        where = np.isfinite(self.exact) & np.isfinite(self.rounding)
+        if not where.any():
+            return self
+        largest = float(np.max(self.rounding, initial=0.0, where=where)) or 1.0
+        in_float64 = _FLOAT64_ROUNDOFF / self.element_type.unit_roundoff
+        size, allowed = (float(np.mean(np.square(v[where] / largest))) for v in (self.exact, self.rounding))
+        return replace(self, error=self.rounding) if size <= allowed * in_float64**2 else self
 
     def compare(self, actual: Array) -> Comparison:
         """Compare a runtime's result with it."""

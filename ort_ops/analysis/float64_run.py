@@ -200,7 +200,7 @@ class _Spread:
         undecided = np.broadcast_to(self.undecided | (self.turned > bound), shape)
         bound = np.where(undecided, bound, bound + self.turned)
         if _is_vacuous(bound, self.exact, ~undecided):
-            bound = np.full(shape, np.inf)
+            return Value(self.exact, np.full(shape, np.inf), self.element_type, undecided, bound)
         return Value(self.exact, bound, self.element_type, undecided)
 
 

@@ -48,6 +48,7 @@ def own_forwards() -> dict[Any, Callable[..., Any]]:
     return {
         _aten._trilinear.default: trilinear,
         _aten.cumprod.default: cumprod,
+        _aten.hardsigmoid_backward.default: hardsigmoid_backward,
         _aten.prod.default: prod,
         _aten.prod.dim_int: prod_of_dim,
         _aten.std.correction: lambda *args, **kwargs: var_mean(*args, **kwargs)[0].sqrt(),
@@ -75,6 +76,12 @@ def var_mean(
 
 def _std_mean(variance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return variance.sqrt(), mean
+
+
+def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """Return a sixth of the gradient inside: of float32 in torch's kernel, also for float64."""
+    sixth = float(torch.tensor(1 / 6, dtype=torch.float32))
+    return torch.where((x > -3.0) & (x < 3.0), grad * sixth, torch.zeros_like(grad))
 
 
 def prod(x: Tensor, *, dtype: torch.dtype | None = None) -> Any:
