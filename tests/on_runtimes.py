@@ -36,6 +36,7 @@ ENVIRONMENTS = (
 )
 SUITES = (
     "test_function_body.py",
+    "test_linear_gradient.py",
     "test_native_parity.py",
     "test_native_models.py",
     "test_native_sessions.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # makes np.dtype know bfloat16
 import numpy as np
 import onnx
 import onnxruntime
