@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.training.options import (
     DEFAULTS,
     DTYPES,
+    ENGINES,
     OLD_NAMES,
     OPTIMIZERS,
     OptionError,
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--validation", type=float, metavar="FRACTION", help=f"(default {defaults.validation:g})")
     how.add_argument("--seed", type=int, metavar="N", help=f"(default {defaults.seed})")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help=f"(default {defaults.device})")
+    how.add_argument("--engine", choices=ENGINES, help=f"what computes the steps (default {defaults.engine})")
     parser.add_argument("--output", default=DEFAULT_FOLDER, metavar="DIR", help="folder (default ./%(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
 
@@ -114,14 +116,15 @@ def _train_together(
 ) -> int:
     from exporter.training.distributed import joined
     from exporter.training.folder_lock import lock_folder
-    from exporter.training.loop import TrainingInterrupted, select_device, train
+    from exporter.training.loop import TrainingInterrupted, check_processes, train, training_device
     from exporter.training.resume import check_resume
     from exporter.training.run import TrainingError
     from ort_ops.files.atomic import make_folder
 
     if checkpoint is not None:
         check_resume(checkpoint, problem.describe(), options)
-    with joined(select_device(options.device).type) as processes:
+    with joined(training_device(options).type) as processes:
+        check_processes(options, processes)
         if processes.is_writer:
             with lock_folder(make_folder(args.output)):  # before anything is printed about the training
                 return _train_and_tell(args, problem, options, checkpoint, processes.count)
@@ -150,6 +153,8 @@ def _train_and_tell(
         print(f"processes {num_processes}, each with its part of every batch", flush=True)
     try:
         with progress("training", count_steps(problem, options)) as line:
+            if options.engine == "onnxruntime":
+                line.update(0, "exporting the step")
 
             def show(done: int, loss: float) -> None:
                 line.update(done, f"loss {loss:.4g}")

@@ -32,8 +32,13 @@ def print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoin
         print(f"data      {problem.name}: {problem.describe().fingerprint}, a fresh sample each step")
     sizes = " -> ".join(map(str, (len(problem.feature_names), *options.hidden, outputs)))
     print(f"network   {sizes}, {options.dtype}")
+    if options.engine == "onnxruntime":
+        import onnxruntime
+
+        print(f"engine    onnxruntime {onnxruntime.__version__}")
     if checkpoint is not None:
-        print(f"resuming  after epoch {checkpoint.epoch} of {options.epochs}")
+        before = "" if checkpoint.options.engine == options.engine else f", which {checkpoint.options.engine} trained"
+        print(f"resuming  after epoch {checkpoint.epoch} of {options.epochs}{before}")
     sys.stdout.flush()
 
 

@@ -70,7 +70,9 @@ def train(
     """Train a network of layers that call a registered operator.
 
     The same problem, options and number of threads give the same bits on the CPU, whether or not the training was
-    resumed on the way, and the same as ``torch.nn.Linear`` layers would after ``torch.manual_seed(seed)``.
+    resumed on the way. With the engine ``torch`` they are those that ``torch.nn.Linear`` layers would give after
+    ``torch.manual_seed(seed)``. With ``onnxruntime`` the initialization and the rows of every step are the same, and
+    the steps differ by rounding.
 
     Where torch.distributed has a process group, its processes train one network: each takes its part of every batch,
     the gradients are summed, and rank 0 alone writes. All numbers are then those of one process, up to the rounding
@@ -80,12 +82,14 @@ def train(
         problem: rows to learn from, or the linear example.
         options: by default those of `default_options` for the problem.
         folder: where checkpoint, loss.csv and loss.png go; nothing is written without one.
-        resume: the checkpoint to go on from; the data and all options that influence the result must be the same.
+        resume: the checkpoint to go on from; the data and all options that influence the result must be the same, but
+            for the device and the engine.
         on_step: called after each step with the steps done, of `count_steps`, and the step's loss.
 
     Raises:
         DataError: the rows are too few, or too large for the dtype.
-        OptionError: the device is not available.
+        OptionError: the device is not available, or the engine cannot do this.
+        ExportError: the step cannot be exported for onnxruntime.
         GradientError: a backward is wrong; nothing has been trained.
         TrainingError: the loss is no longer finite (the last good checkpoint is kept).
         TrainingInterrupted: Ctrl-C (a KeyboardInterrupt; the last checkpoint is kept).
@@ -97,7 +101,8 @@ def train(
     if options is None:
         options = default_options(problem.name)
     processes = Processes.current()
-    device = processes.device(select_device(options.device))
+    check_processes(options, processes)
+    device = processes.device(training_device(options))
     if resume is not None:
         check_resume(resume, problem.describe(), options)
     with ExitStack() as stack:
@@ -147,6 +152,20 @@ def check_network_gradients(architecture: Architecture, device: torch.device | s
             if is_present:
                 network.set_statistics(name, np.linspace(-0.5, 0.5, size), np.linspace(0.5, 1.5, size))
         check_gradients(network.to(device), torch.rand(2, small.num_inputs, dtype=torch.float64).to(device))
+
+
+def check_processes(options: TrainingOptions, processes: Processes) -> None:
+    """Raise OptionError for several processes, if the engine trains in one alone."""
+    if options.engine == "onnxruntime" and processes.count > 1:
+        raise OptionError(
+            f"engine onnxruntime trains in one process, got {processes.count}; start it without torchrun, or use "
+            "engine torch"
+        )
+
+
+def training_device(options: TrainingOptions) -> torch.device:
+    """Return the device of a training. Raises: OptionError if it is not available."""
+    return select_device("cpu" if options.engine == "onnxruntime" else options.device)
 
 
 def select_device(name: str) -> torch.device:

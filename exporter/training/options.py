@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ort_ops.errors import MylinearError
 from ort_ops.opdef.element_types import FLOATS
 
+ENGINES = ("torch", "onnxruntime")
 OPTIMIZERS = ("sgd", "adamw")
 DTYPES = tuple(element_type.name for element_type in FLOATS)
 
@@ -41,6 +42,7 @@ class TrainingOptions:
         validation: fraction of the rows that is kept for validation; 0 for none.
         standardize: whether inputs (and targets of a regression) are standardized within the network.
         checkpoint_interval: epochs between checkpoints; there is always one after the last epoch.
+        engine: what computes the steps: ``torch``, or ``onnxruntime``, on the CPU and not in bfloat16.
 
     Raises: OptionError.
     """
@@ -58,6 +60,7 @@ class TrainingOptions:
     validation: float = 0.2
     standardize: bool = True
     checkpoint_interval: int = 1
+    engine: str = "torch"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_interval"):
@@ -69,11 +72,26 @@ class TrainingOptions:
         _check("validation", self.validation, 0 <= self.validation < 1, "at least 0 and below 1")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "at least 0 and below 2**63")
         _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS))
+        _check("engine", self.engine, self.engine in ENGINES, " or ".join(ENGINES))
         _check("dtype", self.dtype, self.dtype in DTYPES, " or ".join(DTYPES))
         object.__setattr__(self, "hidden", tuple(self.hidden))
         _check(
             "hidden", self.hidden, all(1 <= size < 2**31 for size in self.hidden), "sizes of 1 or more, and below 2**31"
         )
+        if self.engine == "onnxruntime":
+            self._check_onnxruntime()
+
+    def _check_onnxruntime(self) -> None:
+        """Raise OptionError for what onnxruntime cannot do."""
+        if self.device not in ("auto", "cpu"):
+            raise OptionError(
+                f"engine onnxruntime trains on the CPU, got device {self.device}; use device cpu, or engine torch"
+            )
+        if self.dtype == "bfloat16":
+            raise OptionError(
+                "engine onnxruntime cannot train in bfloat16, for which it has no kernels on the CPU; use dtype "
+                "float32, or engine torch"
+            )
 
 
 DEFAULTS: Mapping[str, TrainingOptions] = {

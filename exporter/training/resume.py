@@ -9,7 +9,7 @@ from exporter.training.data.dataset import DataDescription
 from exporter.training.options import TrainingOptions
 from ort_ops.files.inputs import MAX_SHOWN_NAMES, shown_names
 
-_MAY_DIFFER = frozenset({"epochs", "device", "checkpoint_interval"})
+_MAY_DIFFER = frozenset({"epochs", "device", "checkpoint_interval", "engine"})
 
 
 def check_resume(checkpoint: Checkpoint, data: DataDescription, options: TrainingOptions) -> None:

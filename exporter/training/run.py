@@ -25,7 +25,7 @@ from exporter.training.metrics import Rows, evaluate
 from exporter.training.networks import column_statistics, network_kit
 from exporter.training.options import OptionError, TrainingOptions
 from ort_ops.errors import MylinearError
-from ort_ops.files.atomic import OutputError
+from ort_ops.files.atomic import OutputError, temporary_folder
 
 LOSS_CSV_NAME = "loss.csv"
 LOSS_PLOT_NAME = "loss.png"
@@ -34,6 +34,7 @@ Problem = Dataset | LinearExample
 OnStep = Callable[[int, float], None]
 
 _EXAMPLE_VALIDATION_ROWS = 1000
+_EXAMPLE_ROWS = 8  # that an export is tried on
 # The usual 1e-8 is 0 in float16, and a step of a parameter without gradient would be 0 / 0.
 _ADAMW_EPS = {"float16": 1e-4}
 
@@ -92,7 +93,7 @@ class Run:
 
     def start(self, resume: Checkpoint | None) -> None:
         """Make the engine, and go on from a checkpoint if there is one."""
-        self.engine = TorchEngine(self.network, self.optimizer, self.processes, self.device)
+        self.engine = self._make_engine()
         if resume is not None:
             self._restore(resume)
             self.engine.load()
@@ -105,7 +106,7 @@ class Run:
         """Train one epoch and record it. Raises: TrainingError if the loss or a parameter is no longer finite."""
         self.network.train()
         loss_sum, rows = 0.0, 0
-        for step, (x, y) in enumerate(self._batches(), start=1):
+        for step, (x, y) in enumerate(self.batches(), start=1):
             value = self._take_step(step, x, y)
             loss_sum, rows = loss_sum + value * len(x), rows + len(x)
             if on_step is not None:
@@ -115,6 +116,25 @@ class Run:
             raise self._diverged("last step", "the parameters are no longer finite")
         self.history.append(EpochRecord(self.epoch + 1, loss_sum / rows, *self._validate()))
         self.epoch += 1
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the raw rows and targets of each step of an epoch, which continue the random stream."""
+        if isinstance(self.problem, LinearExample):
+            x, y = self.problem.sample(self.options.batch_size, self.generator, self.network.dtype)
+            yield x.to(self.device), y.to(self.device)
+            return
+        assert self.train_rows is not None
+        x, y = self.train_rows.x, self.train_rows.y
+        order = torch.randperm(len(x), generator=self.generator).to(self.device)
+        for chosen in order.split(self.options.batch_size):
+            yield x[chosen], y[chosen]
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Return a few rows and targets to try an export on, which take nothing from the random stream."""
+        if isinstance(self.problem, LinearExample):
+            return self.problem.sample(_EXAMPLE_ROWS, torch.Generator(), self.network.dtype)
+        assert self.train_rows is not None
+        return self.train_rows.x[:_EXAMPLE_ROWS], self.train_rows.y[:_EXAMPLE_ROWS]
 
     def save(self) -> None:
         """Write the checkpoint, after the last epoch with the final metrics."""
@@ -150,6 +170,18 @@ class Run:
         with contextlib.suppress(OutputError):
             self.write_curve()
 
+    def _make_engine(self) -> Engine:
+        if self.options.engine == "torch":
+            return TorchEngine(self.network, self.optimizer, self.processes, self.device)
+        # With all of the exporter, which takes a second to import.
+        from exporter.training.engines.onnxruntime_engine import OnnxruntimeEngine, export_step
+
+        with temporary_folder() as folder:
+            path = folder / "step.onnx"
+            # Of a training that begins, also for one that is resumed: so both run the same graph.
+            export_step(self.network, self.optimizer, self.example(), path)
+            return OnnxruntimeEngine(self.network, self.optimizer, path)
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.network.load_state_dict(dict(checkpoint.network_state))
         groups = self.optimizer.state_dict()["param_groups"]  # they follow from the options
@@ -157,17 +189,6 @@ class Run:
         self.generator.set_state(checkpoint.generator_state)
         self.history = list(checkpoint.history)
         self.epoch = self.saved_epoch = checkpoint.epoch
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if isinstance(self.problem, LinearExample):
-            x, y = self.problem.sample(self.options.batch_size, self.generator, self.network.dtype)
-            yield x.to(self.device), y.to(self.device)
-            return
-        assert self.train_rows is not None
-        x, y = self.train_rows.x, self.train_rows.y
-        order = torch.randperm(len(x), generator=self.generator).to(self.device)
-        for chosen in order.split(self.options.batch_size):
-            yield x[chosen], y[chosen]
 
     def _take_step(self, step: int, x: Tensor, y: Tensor) -> float:
         """Take one step, and return its loss. Raises: TrainingError if it is no longer finite."""

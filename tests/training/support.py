@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from exporter.torch_ops.workloads.network import Network
+from exporter.training import compare_engines
 from exporter.training.data.dataset import Dataset
+from exporter.training.engines import onnxruntime_engine
 from exporter.training.loop import TrainingResult
 from exporter.training.options import DEFAULTS, TrainingOptions
 
@@ -48,3 +54,26 @@ def largest_error(result: TrainingResult) -> float:
     layer = result.network.layers[0]
     learned = torch.cat([layer.get_parameter("weight").flatten(), layer.get_parameter("bias")])
     return float((learned.detach() - torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)).abs().max())
+
+
+_exports: dict[tuple[Any, ...], bytes] = {}
+
+
+@pytest.fixture(autouse=True)
+def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export once for all tests what is the same in every bit; an export takes seconds."""
+    export_step = onnxruntime_engine.export_step
+
+    def export(network: Network, optimizer: torch.optim.Optimizer, example: Any, path: Path) -> None:
+        (group,) = optimizer.param_groups
+        options = [(name, value) for name, value in group.items() if name != "params"]
+        state = onnxruntime_engine.torch_state(network, optimizer)
+        key = (type(optimizer), str(options), str(network), *(value.tobytes() for value in state.values()))
+        key += tuple(tensor.numpy().tobytes() for tensor in example)
+        if key not in _exports:
+            export_step(network, optimizer, example, path)
+            _exports[key] = path.read_bytes()
+        path.write_bytes(_exports[key])
+
+    for module in (onnxruntime_engine, compare_engines):
+        monkeypatch.setattr(module, "export_step", export)

@@ -135,7 +135,7 @@ def test_a_single_wrong_byte_in_a_weight_is_noticed(trained: Path, checkpoint: C
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format_version", 3, "has format version 3, and this version of ort-mylinear reads 1 and 2"),
+        ("format_version", 4, "has format version 4, and this version of ort-mylinear reads 1, 2 and 3"),
         ("architecture", {"in_features": 2}, "is damaged"),
         ("network_state", {}, "is damaged"),
         ("options", {"lr": -1.0}, "is damaged: lr must be a number above 0"),
@@ -219,13 +219,16 @@ def test_an_archive_that_claims_more_than_it_has_is_refused_before_it_is_read(tr
         load_checkpoint(tmp_path / "bomb.pt")
 
 
-def test_a_checkpoint_of_the_first_format_is_read_with_plain_columns(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_older_format_is_read(version: int, trained: Path, tmp_path: Path) -> None:
     content = torch.load(trained, weights_only=True)
-    content["format_version"] = 1
-    del content["data"]["columns"], content["data"]["fill"]
+    content["format_version"] = version
+    del content["options"]["engine"]
+    if version == 1:
+        del content["data"]["columns"], content["data"]["fill"]
     torch.save(content, tmp_path / "old.pt")
     old, new = load_checkpoint(tmp_path / "old.pt"), load_checkpoint(trained)
-    assert old.data == new.data
+    assert (old.data, old.options) == (new.data, new.options)
     more = replace(OPTIONS, epochs=2)
     first, second = (train(load_diabetes(), more, resume=checkpoint) for checkpoint in (old, new))
     assert first.history == second.history

@@ -35,8 +35,8 @@ from ort_ops.files.inputs import InputError, first_line, input_path, open_input
 
 CHECKPOINT_NAME = "checkpoint.pt"
 FORMAT = "mylinear checkpoint"
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, 2)  # version 1 had no columns
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (1, 2, 3)  # version 1 had no columns, and version 2 no engine but torch
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -118,7 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"'{path}' is not a checkpoint of `mylinear train`")
     version = content.get("format_version")
     if type(version) is not int or version not in _READABLE_VERSIONS:
-        readable = " and ".join(map(str, _READABLE_VERSIONS))
+        readable = f"{', '.join(map(str, _READABLE_VERSIONS[:-1]))} and {_READABLE_VERSIONS[-1]}"
         raise CheckpointError(
             f"checkpoint '{path}' has format version {version!r:.40}, and this version of ort-mylinear reads "
             f"{readable}; train again, or use the version that wrote it"
