@@ -49,6 +49,13 @@ SUITES = (
     "test_python_kernel_memory.py",
     "test_python_kernel_processes.py",
     "test_schemas.py",
+    "test_file_format.py",
+    "test_trainer.py",
+    "test_in_place.py",
+    "test_loop.py",
+    "test_inference.py",
+    "test_accumulation.py",
+    "test_failures.py",
 )
 MIN_PASSED = 2000
 """A suite that is not collected, or skipped, must not look like success."""

@@ -17,7 +17,7 @@ from ort_ops.training.errors import TrainingError
 from ort_ops.training.file_format import TrainingMetadata
 from ort_ops.training.graph.session_model import make_session_model
 from ort_ops.training.memory import Tensor
-from ort_ops.training.runner import is_of_onnxruntime, open_session, session_arguments
+from ort_ops.training.sessions import is_of_onnxruntime, open_session
 from ort_ops.training.storage.training_file import Skeleton
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ class Loop:
         self._metadata = metadata
         self._has_python_kernels = has_python_kernels
         loop = loop_model(model, metadata)
-        self._session, _ = open_session(loop.SerializeToString(), options, kernels, False, session_arguments())
+        self._session, _ = open_session(loop.SerializeToString(), options, kernels, with_graph=False)
 
     def run(
         self, state: Mapping[str, Tensor], arrays: Sequence[Array], rates: Array

@@ -8,30 +8,25 @@ from typing import Any
 
 import onnxruntime
 from numpy.typing import NDArray
-from packaging.version import Version
 
-from ort_ops.files.atomic import temporary_folder
 from ort_ops.files.inputs import first_line
 from ort_ops.kernels.providers import PYTHON
-from ort_ops.models.files import look_at_model
 from ort_ops.models.graphs import declared_shape, nodes_in
 from ort_ops.opdef import registry
-from ort_ops.session import InferenceSession
 from ort_ops.training.errors import TrainingError, UnusableError
 from ort_ops.training.given import Given, GivenInputs
 from ort_ops.training.graph.in_place import unsafe_states
 from ort_ops.training.graph.session_model import make_session_model
 from ort_ops.training.memory import Memory, Tensor, direct_run
+from ort_ops.training.sessions import is_of_onnxruntime, open_session
 from ort_ops.training.storage.training_file import TrainingFile, numpy_dtype
 
 Array = NDArray[Any]
 
-_HAS_DOUBLE_FUSED_MATMUL = Version("1.18")  # tried with 1.17.3, which has not, and 1.18.1, which has
 _HALF = (
     "the state may be half updated: load_state() one that is whole, or open the last file; in_place=False keeps the "
     "state of the step before"
 )
-_SILENT = 3  # the level of errors: onnxruntime warns of the file that shows what its optimizer made
 
 
 class Runner:
@@ -76,7 +71,7 @@ class Runner:
         )
         if self.has_python_kernels:
             reason = reason or "a kernel in Python may fail half-way"
-        self.session, final = open_session(model.SerializeToString(), options, kernels, not reason, session_arguments())
+        self.session, final = open_session(model.SerializeToString(), options, kernels, with_graph=not reason)
         self.kernels = self.session.kernels
         if final is None:
             self.two_buffers = dict.fromkeys(metadata.fed, reason)
@@ -145,39 +140,3 @@ class Runner:
         if self.has_python_kernels:
             return partial(self.session.run_with_iobinding, binding)
         return direct_run(self.session, binding)
-
-
-def is_of_onnxruntime(error: Exception, has_python_kernels: bool) -> bool:
-    """Whether an error of a run is onnxruntime's own, which may be a plain RuntimeError, and not that of a kernel."""
-    is_plain = type(error) is RuntimeError and not has_python_kernels
-    return is_plain or type(error).__module__.startswith("onnxruntime")
-
-
-def session_arguments() -> dict[str, Any]:
-    """Return further arguments for sessions of this onnxruntime."""
-    is_old = Version(onnxruntime.__version__) < _HAS_DOUBLE_FUSED_MATMUL
-    return {"disabled_optimizers": ["MatmulTransposeFusion"]} if is_old else {}
-
-
-def open_session(
-    model: bytes, options: onnxruntime.SessionOptions, kernels: str, with_graph: bool, more: Mapping[str, Any]
-) -> tuple[InferenceSession, Any]:
-    """Open a session; return it with the graph that its optimizer made of the model, if that is wanted."""
-    try:
-        if not with_graph:
-            return InferenceSession(model, options, kernels=kernels, **more), None
-        path, level = options.optimized_model_filepath, options.log_severity_level
-        with temporary_folder() as folder:
-            options.optimized_model_filepath = str(folder / "optimized.onnx")
-            options.log_severity_level = max(level, _SILENT)
-            try:
-                session = InferenceSession(model, options, kernels=kernels, **more)
-            finally:
-                options.optimized_model_filepath, options.log_severity_level = path, level
-            return session, look_at_model(folder / "optimized.onnx", for_session=True).graph
-    except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
-            raise
-        raise TrainingError(
-            f"onnxruntime {onnxruntime.__version__} cannot run the step: {first_line(error)}"
-        ) from error

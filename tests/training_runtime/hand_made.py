@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ort_ops.models.nodes import attach_functions
 from ort_ops.opdef.onnx_objects import make_node
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.training.file_format import Group, OptimizerDescription, TrainingMetadata, find_metadata, put_metadata
+from ort_ops.training.sessions import first_that_opens, has_right_patterns
 
 Array = NDArray[Any]
 OPSET, IR_VERSION = 20, 9
@@ -52,7 +54,7 @@ def step_model(
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     node = helper.make_node
     nodes = [
-        *_forward_and_backward(dtype),
+        *forward_and_backward(dtype),
         node("Add", ["step", "one"], ["step/next"]),
     ]
     for i, name in enumerate(PARAMETERS):
@@ -68,7 +70,7 @@ def step_model(
             node("Mul", [f"{slot}/next", f"{name}.rate"], [f"{name}.change"]),
             node("Sub", [name, f"{name}.change"], [f"{name}/next"]),
         ]
-    constants = _constants(dtype) | {f"group{i}": np.array(i) for i in range(groups)} | {"one": np.array(1)}
+    fixed = layer_constants(dtype) | {f"group{i}": np.array(i) for i in range(groups)} | {"one": np.array(1)}
     rates = np.array(lr) if groups == 1 else np.full(groups, lr)
     stored = state | {"step": np.array(0), "lr": rates}
     slots = [name for name in state if name not in PARAMETERS]
@@ -87,75 +89,10 @@ def step_model(
         ),
         inference="Inference",
     )
-    model = make_training_model(nodes, stored, constants, metadata, _user_inputs(sizes, dtype), dtype)
+    model = make_training_model(nodes, stored, fixed, metadata, user_inputs(sizes, dtype), dtype)
     if operator:
         _use_operator(model)
     return model
-
-
-def accumulating_models(
-    sizes: Sequence[int] = (3, 4, 2), dtype: str = "float64", *, accumulate: int = 3, apply: str = "step.apply.onnx"
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Return training files of kinds ``grad`` and ``apply``, which do as `step_model` does."""
-    state = first_state(sizes, dtype)
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    node = helper.make_node
-    nodes = []
-    for made in _forward_and_backward(dtype):
-        outputs = [f"{name[:-5]}.new" if name.endswith("/grad") else name for name in made.output]
-        nodes.append(made)
-        del made.output[:]
-        made.output.extend(outputs)
-    nodes += [node("Add", [f"{name}/grad", f"{name}.new"], [f"{name}/grad/next"]) for name in PARAMETERS]
-    parameters = {name: state[name] for name in PARAMETERS}
-    sums = {f"{name}/grad": np.zeros_like(array) for name, array in parameters.items()}
-    slots = {name: array for name, array in state.items() if name not in PARAMETERS}
-    optimizer = OptimizerDescription("SGD", (Group(PARAMETERS, {"lr": 0.1, "momentum": MOMENTUM}),))
-    gradients = {f"{name}/grad": name for name in PARAMETERS}
-    grad = TrainingMetadata(
-        kind="grad",
-        loss="loss",
-        inputs=("x",),
-        targets=("target",),
-        feeds={f"{name}/next": name for name in sums},
-        parameters=PARAMETERS,
-        gradients=gradients,
-        inference="Inference",
-        accumulate=accumulate,
-        apply=apply,
-        optimizer=optimizer,
-    )
-    grad_model = make_training_model(
-        nodes, parameters | sums, _constants(dtype), grad, _user_inputs(sizes, dtype), dtype
-    )
-    updates = [node("Add", ["step", "one"], ["step/next"]), node("Cast", ["lr"], ["rate"], to=kind)]
-    updates.append(node("Cast", ["count"], ["number"], to=kind))
-    for name in PARAMETERS:
-        slot = f"{name}/momentum_buffer"
-        updates += [
-            node("Div", [f"{name}/grad", "number"], [f"{name}.mean"]),
-            node("Mul", [slot, "mu"], [f"{name}.kept"]),
-            node("Add", [f"{name}.kept", f"{name}.mean"], [f"{slot}/next"]),
-            node("Mul", [f"{slot}/next", "rate"], [f"{name}.change"]),
-            node("Sub", [name, f"{name}.change"], [f"{name}/next"]),
-        ]
-    apply_metadata = TrainingMetadata(
-        kind="apply",
-        feeds={f"{name}/next": name for name in (*PARAMETERS, *slots, "step")},
-        parameters=PARAMETERS,
-        optimizer_state=tuple(slots),
-        step="step",
-        lr="lr",
-        count="count",
-        gradients=gradients,
-        accumulate=accumulate,
-        optimizer=optimizer,
-    )
-    stored = parameters | slots | {"step": np.array(0), "lr": np.array(0.1)}
-    given = [_value(name, array) for name, array in sums.items()]
-    given.append(helper.make_tensor_value_info("count", onnx.TensorProto.DOUBLE, []))
-    constants = {"mu": np.array(MOMENTUM, dtype), "one": np.array(1)}
-    return grad_model, make_training_model(updates, stored, constants, apply_metadata, given, dtype)
 
 
 def make_training_model(
@@ -169,9 +106,9 @@ def make_training_model(
 ) -> onnx.ModelProto:
     """Put a training file together: inputs of state with first values, those of the user, the loss and the nexts."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    values = {name: _value(name, array) for name, array in stored.items()}
+    values = {name: declare(name, array) for name, array in stored.items()}
     outputs = [helper.make_tensor_value_info(metadata.loss, kind, [])] if metadata.loss else []
-    outputs += [_value(output, stored[name]) for output, name in metadata.feeds.items()]
+    outputs += [declare(output, stored[name]) for output, name in metadata.feeds.items()]
     graph = helper.make_graph(
         nodes,
         "step",
@@ -205,7 +142,13 @@ def plain_steps(
     assert metadata is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    options.enable_mem_pattern = has_right_patterns()
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    bare.graph.ClearField("initializer")
+    bare.graph.initializer.extend(t for t in model.graph.initializer if t.name not in metadata.stored)
+    data, providers = bare.SerializeToString(), ["CPUExecutionProvider"]
+    session = first_that_opens(lambda more: onnxruntime.InferenceSession(data, options, providers, **more), options)
     state = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
@@ -221,6 +164,12 @@ def plain_steps(
         losses.append(float(results[metadata.loss]))
         state |= {name: results[output] for output, name in metadata.feeds.items()}
     return losses, state
+
+
+def save_step(folder: Path) -> Path:
+    """Save a training file to start from, and return its path."""
+    onnx.save(step_model(), folder / "step.onnx")
+    return folder / "step.onnx"
 
 
 def draw_batches(
@@ -248,7 +197,8 @@ def _use_operator(model: onnx.ModelProto) -> None:
     attach_functions(model)
 
 
-def _user_inputs(sizes: Sequence[int], dtype: str) -> list[onnx.ValueInfoProto]:
+def user_inputs(sizes: Sequence[int], dtype: str) -> list[onnx.ValueInfoProto]:
+    """Declare ``x`` and ``target``."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return [
         helper.make_tensor_value_info("x", kind, ["batch", sizes[0]]),
@@ -256,7 +206,7 @@ def _user_inputs(sizes: Sequence[int], dtype: str) -> list[onnx.ValueInfoProto]:
     ]
 
 
-def _constants(dtype: str) -> dict[str, Array]:
+def layer_constants(dtype: str) -> dict[str, Array]:
     return {
         "two": np.array(2, dtype),
         "zero": np.array(0, dtype),
@@ -265,7 +215,7 @@ def _constants(dtype: str) -> dict[str, Array]:
     }
 
 
-def _forward_and_backward(dtype: str) -> list[onnx.NodeProto]:
+def forward_and_backward(dtype: str) -> list[onnx.NodeProto]:
     """Return the nodes that compute the loss, and ``<parameter>/grad`` of each parameter."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     node = helper.make_node
@@ -292,5 +242,5 @@ def _forward_and_backward(dtype: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _value(name: str, array: Array) -> onnx.ValueInfoProto:
+def declare(name: str, array: Array) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)

@@ -11,8 +11,14 @@ import pytest
 
 from ort_ops import Trainer, TrainingError
 from ort_ops.errors import ModelError
-from tests.training_runtime.hand_made import accumulating_models, draw_batches, step_model
+from tests.training_runtime.accumulating import accumulating_models
+from tests.training_runtime.hand_made import draw_batches, save_step, step_model
 from tests.training_runtime.test_trainer import assert_same_state
+
+
+@pytest.fixture
+def step_file(tmp_path: Path) -> Path:
+    return save_step(tmp_path)
 
 
 @pytest.fixture

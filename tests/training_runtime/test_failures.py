@@ -18,12 +18,24 @@ from onnx import helper
 import ort_ops
 from ort_ops import Float64, Trainer, TrainingError
 from ort_ops.training.errors import UnusableError
-from tests.training_runtime.hand_made import Array, accumulating_models, draw_batches, plain_steps, step_model
+from tests.training_runtime.accumulating import accumulating_models
+from tests.training_runtime.hand_made import (
+    Array,
+    draw_batches,
+    plain_steps,
+    save_step,
+    step_model,
+)
 from tests.training_runtime.random_steps import draw_states, training_model
 from tests.training_runtime.test_trainer import assert_same_state
 
 node = helper.make_node
 GOOD, BAD = np.full((4, 4), 2.0), np.full((4, 4), 9.0)
+
+
+@pytest.fixture
+def step_file(tmp_path: Path) -> Path:
+    return save_step(tmp_path)
 
 
 def _model_that_fails() -> onnx.ModelProto:

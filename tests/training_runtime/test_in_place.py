@@ -12,17 +12,23 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper
+from packaging.version import Version
 
 from ort_ops import Trainer
 from ort_ops.training import runner
 from ort_ops.training.graph import in_place
 from ort_ops.training.graph.in_place import unsafe_states
-from tests.training_runtime.hand_made import Array, draw_batches, plain_steps, step_model
+from tests.training_runtime.hand_made import Array, draw_batches, plain_steps, save_step, step_model
 from tests.training_runtime.random_steps import draw_states, random_model, training_model
 from tests.training_runtime.test_trainer import assert_same_state
 
 node = helper.make_node
 BATCHES = [(np.random.default_rng(i).uniform(-1, 1, (4, 4)),) for i in range(4)]
+
+
+@pytest.fixture
+def step_file(tmp_path: Path) -> Path:
+    return save_step(tmp_path)
 
 
 def train(path: Path, batches: Any = BATCHES, **options: Any) -> tuple[Trainer, dict[str, Array]]:
@@ -134,7 +140,9 @@ def test_a_state_that_is_read_late_has_two_buffers(tmp_path: Path, how: str) -> 
     if how == "as a transposed copy":
         assert "s0" not in unsafe_states(model.graph, feeds, ())
     trainer, state = train(tmp_path / "step.onnx")
-    assert "may read it after the next value is written" in trainer.two_buffers["s0"]
+    if how != "as a transposed copy" or Version(onnxruntime.__version__) >= Version("1.32"):
+        # Older ones have no kernel for a product that transposes float64, so that the copy is made.
+        assert "may read it after the next value is written" in trainer.two_buffers["s0"]
     assert "s1" not in trainer.two_buffers
     assert_same_state(state, plain_steps(model, BATCHES)[1])
 

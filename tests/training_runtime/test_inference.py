@@ -14,13 +14,15 @@ from ort_ops import Trainer
 from ort_ops.errors import ModelError
 from ort_ops.models.checks import function_difference
 from ort_ops.training.file_format import KEY
+from ort_ops.training.sessions import first_that_opens
 from tests.training_runtime.hand_made import Array, draw_batches, plain_steps, step_model
 from tests.training_runtime.test_trainer import assert_same_state
 
 
 def predict(path: Path, x: Array) -> Array:
     """Run in plain onnxruntime, which knows no operator of ours."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options, providers = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
+    session = first_that_opens(lambda more: onnxruntime.InferenceSession(path, options, providers, **more), options)
     (result,) = session.run(None, {"x": x})
     array: Array = result
     return array

@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from ort_ops import Trainer, TrainingError
-from tests.training_runtime.hand_made import accumulating_models, draw_batches, step_model
+from tests.training_runtime.accumulating import accumulating_models
+from tests.training_runtime.hand_made import draw_batches, save_step, step_model
 from tests.training_runtime.random_steps import random_model
 from tests.training_runtime.test_in_place import BATCHES
 from tests.training_runtime.test_trainer import assert_same_state
@@ -18,6 +19,11 @@ COUNT = 12
 BATCHES_OF_LAYERS = draw_batches(COUNT)
 X = np.stack([x for x, _ in BATCHES_OF_LAYERS])
 Y = np.stack([y for _, y in BATCHES_OF_LAYERS])
+
+
+@pytest.fixture
+def step_file(tmp_path: Path) -> Path:
+    return save_step(tmp_path)
 
 
 @pytest.mark.parametrize("operator", [False, True])

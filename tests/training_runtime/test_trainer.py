@@ -16,7 +16,12 @@ import pytest
 import ort_ops
 from ort_ops import Trainer, TrainingError
 from ort_ops.errors import ModelError
-from tests.training_runtime.hand_made import Array, draw_batches, plain_steps, step_model
+from tests.training_runtime.hand_made import Array, draw_batches, plain_steps, save_step, step_model
+
+
+@pytest.fixture
+def step_file(tmp_path: Path) -> Path:
+    return save_step(tmp_path)
 
 
 def assert_same_state(got: dict[str, Array], expected: dict[str, Array]) -> None:

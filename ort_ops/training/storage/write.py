@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ort_ops.files.atomic import OutputError, is_stream, open_atomically
 from ort_ops.opdef.element_types import ONNX_TYPES
+from ort_ops.training.file_format import KEY
 from ort_ops.training.storage import wire
 
 Array = NDArray[Any]
@@ -39,18 +40,18 @@ def write_model(
     Raises: OutputError.
     """
     nbytes = sum(array.nbytes for array in tensors.values()) + wire.nbytes_of([*rest, *graph])
-    old = [] if is_stream(path) else _data_files(path)
+    used, left_over = ([], []) if is_stream(path) else _data_files(path)
     if nbytes <= MAX_NBYTES_INSIDE:
         with open_atomically(path) as temporary, temporary.open("r+b") as file:
             _write_file(file, rest, graph, [_inside(name, array) for name, array in tensors.items()])
-        _remove(old)
+        _remove([*used, *left_over])
         return
     if is_stream(path) or Path(path).is_symlink():
         raise OutputError(
             f"'{path}' must be a regular file, and no symbolic link: {nbytes / 2**20:.0f} MiB of it lie in a file "
             "beside it"
         )
-    data = next(file for file in _data_names(path) if file not in old)
+    data = next(file for file in _data_names(path) if file not in used)
     places = {}
     with open_atomically(data) as temporary, temporary.open("r+b") as file:
         for name, array in tensors.items():
@@ -63,7 +64,7 @@ def write_model(
     ]
     with open_atomically(path) as temporary, temporary.open("r+b") as file:
         _write_file(file, rest, graph, fields)
-    _remove(old)
+    _remove([file for file in (*used, *left_over) if file != data])
 
 
 def _inside(name: str, array: Array) -> list[wire.Piece]:
@@ -90,20 +91,26 @@ def _data_names(path: str | os.PathLike[str]) -> list[Path]:
     return [model.with_name(f"{model.name}.data"), model.with_name(f"{model.name}.data2")]
 
 
-def _data_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return those of the data's names that the model of this name uses now; none if it is no model of ours."""
+def _data_files(path: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
+    """Return those of the data's names that the model of this name uses now, and those that a kill left over.
+
+    What lies beside a file that is no training file may belong to another one.
+    """
     from ort_ops.errors import ModelError
     from ort_ops.models.files import look_at_model
     from ort_ops.models.graphs import tensors
 
-    names = {file.name: file for file in _data_names(path)}
-    if not any(file.exists() for file in names.values()):
-        return []
+    names = [file for file in _data_names(path) if file.exists()]
+    if not names:
+        return [], []
     try:
-        found = [entry.value for t in tensors(look_at_model(Path(path))) for entry in t.external_data]
+        model = look_at_model(Path(path))
     except ModelError:  # it is not there, or no model
-        return []
-    return [file for name, file in names.items() if name in found]
+        return [], []
+    found = {entry.value for tensor in tensors(model) for entry in tensor.external_data}
+    is_ours = any(entry.key == KEY for entry in model.metadata_props)
+    used = [file for file in names if file.name in found]
+    return used, [file for file in names if file not in used] if is_ours else []
 
 
 def _remove(files: Sequence[Path]) -> None:
