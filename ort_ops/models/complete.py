@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ort_ops.errors import ModelError
-from ort_ops.models.graphs import NodeContainer
+from ort_ops.models.graphs import NodeContainer, declared_shape
 from ort_ops.models.nodes import OperatorNode, domain_version, operator_nodes
 from ort_ops.opdef.operator import AbsentInput, Parameter
 
@@ -51,11 +51,12 @@ class _Completion:
         self._container = container
         self._opset = opset
         self._used = {name for node in container.node for name in (*node.input, *node.output)}
-        self._stored: dict[str, onnx.TensorProto] = {}
+        self._fixed: dict[str, tuple[list[int], int]] = {}
         self._added: dict[str, list[onnx.NodeProto]] = {}
         if isinstance(container, onnx.GraphProto):
-            self._stored = {tensor.name: tensor for tensor in container.initializer}
-            self._used |= {*self._stored, *(value.name for value in container.input)}
+            self._fixed = {value.name: found for value in container.input if (found := _fixed_shape(value))}
+            self._fixed |= {t.name: (list(t.dims), t.data_type) for t in container.initializer}
+            self._used |= {t.name for t in container.initializer} | {value.name for value in container.input}
 
     def complete(self, found: OperatorNode) -> None:
         """Give one node the inputs that it lacks."""
@@ -77,16 +78,14 @@ class _Completion:
             self._container.node.extend(copies.node)
 
     def _make(self, found: OperatorNode, parameter: Parameter, absent: AbsentInput, name: str) -> None:
-        """Make the tensor that stands for an input: stored where type and shape are known, otherwise computed."""
+        """Make the tensor that stands for an input: stored where type and shape are fixed, otherwise computed."""
         by_name = {p.name: value for p, value in found.parameters()}
         sources = [by_name[dim[0]] for dim in absent.dims if not isinstance(dim, int)]
         same_type = [value for p, value in found.parameters() if p.type == parameter.type]
-        like = next((v for v in (*sources, *same_type) if v in same_type and v in self._stored), None)
-        if like is not None and all(source in self._stored for source in sources):
-            dims = [
-                dim if isinstance(dim, int) else int(self._stored[by_name[dim[0]]].dims[dim[1]]) for dim in absent.dims
-            ]
-            self._store(name, dims, absent.value, self._stored[like].data_type)
+        like = next((v for v in (*sources, *same_type) if v in same_type and v in self._fixed), None)
+        if like is not None and all(source in self._fixed for source in sources):
+            dims = [dim if isinstance(dim, int) else self._fixed[by_name[dim[0]]][0][dim[1]] for dim in absent.dims]
+            self._store(name, dims, absent.value, self._fixed[like][1])
             return
         like = next((v for v in (*sources, *same_type) if v in same_type), None)
         sizes = [dim for dim in absent.dims if isinstance(dim, int)]
@@ -166,6 +165,16 @@ def _forget(container: NodeContainer, name: str) -> None:
         copies = onnx.GraphProto(value_info=kept)
         del container.value_info[:]
         container.value_info.extend(copies.value_info)
+
+
+def _fixed_shape(value: onnx.ValueInfoProto) -> tuple[list[int], int] | None:
+    """Return the shape and element type of a graph's input; None where the graph leaves any of it open."""
+    shape = declared_shape(value)
+    element_type = value.type.tensor_type.elem_type
+    if shape is None or not element_type:
+        return None
+    dims = [dim for dim in shape if isinstance(dim, int)]
+    return (dims, element_type) if len(dims) == len(shape) else None
 
 
 def absent_nodes(
