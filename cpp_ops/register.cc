@@ -11,6 +11,7 @@
 
 #include "cuda/find_backend.h"
 #include "kernels/isa/isa.h"
+#include "operators/adamstep/cpu_op.h"
 #include "operators/mylinear/cpu_op.h"
 #include "operators/mylinear/cuda_op.h"
 #include "operators/mylineargrad/cpu_op.h"
@@ -21,7 +22,7 @@ namespace mylinear {
 namespace {
 
 // Every operator with C++ kernels, and each of its kernels.
-using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp, my_linear_grad::CpuOp>;
+using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp, my_linear_grad::CpuOp, adam_step::CpuOp>;
 
 // The start of this library's own messages.
 constexpr const char* kLibrary = ort::first_name(Operators{});

@@ -74,6 +74,8 @@ class TorchKit:
         network: () -> a network of layers that call it, for `mylinear train`; None for none.
         gradient_checks: () -> how `verify` checks the backward; None for torch's gradcheck, and for the exact gradient
             where the `OperatorKit` has one with a bound.
+        update: name of the rule, such as ``Adam``, that the operator is a whole step of for one parameter; see
+            `exporter.training_step.optimizers.rules`. Empty for none.
         advice: how a model comes to call the operator, for messages.
         count_name: a name under which the result of `export` has the number of nodes; empty for none.
     """
@@ -87,6 +89,7 @@ class TorchKit:
     examples: Callable[[], Iterable[ExampleModule]] | None = None
     network: Callable[[], NetworkKit] | None = None
     gradient_checks: Callable[[], Sequence[GradientCheck]] | None = None
+    update: str = ""
     advice: str = ""
     count_name: str = ""
 
@@ -186,6 +189,15 @@ def torch_kits() -> list[TorchKit]:
         if part is not None:
             found.append(part)
     return found
+
+
+def find_update(rule: str, dtype: torch.dtype) -> Callable[..., Any] | None:
+    """Return the function of an operator that is a whole step of a rule for a parameter of ``dtype``, or None."""
+    name = str(dtype).removeprefix("torch.")
+    for kit in torch_kits():
+        if kit.update == rule and name in kit.operator.inputs[0].type.dtypes:
+            return kit.function
+    return None
 
 
 def required_torch_kit(kit: OperatorKit) -> TorchKit:

@@ -47,6 +47,8 @@ class OperatorKit:
         rows: name of an input whose rows (along its last axis) are computed each by itself: every output has the same
             leading dimensions, and no other input has them. A few rows of a large call then stand for all, and those of
             several calls are bounded together. Empty for none.
+        is_elementwise: whether each kernel computes an element of an output from the same element of the inputs of its
+            shape, and reads it before it writes there, so that an output may take the memory of one of them.
         error_sizes: call of float64 arrays -> each result as `reference` gives it, with the size of its rounding error,
             or None for a result that has none; `ort_ops.analysis.float64.local_error` says what a size is. Sums of many
             terms err far less than their bound, and the bound of a graph is as much sharper. None: the bound is taken.
@@ -73,6 +75,7 @@ class OperatorKit:
     patterns: Callable[[], Sequence[Any]] | None = None
     lowering: Callable[[], Callable[..., Any]] | None = None
     rows: str = ""
+    is_elementwise: bool = False
     error_sizes: Callable[[Call], Sequence[tuple[Array, Array | None]]] | None = None
     may_overflow: Callable[[Call], bool] | None = None
     gradient: Callable[[Call, Sequence[Array | None]], Sequence[Array | None]] | None = None

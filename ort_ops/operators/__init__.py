@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ort_ops.opdef.kit import OperatorKit
 
-FOLDERS = ("mylinear", "mylineargrad")
+FOLDERS = ("mylinear", "mylineargrad", "adamstep")
 
 
 def load() -> list[OperatorKit]:

@@ -76,7 +76,7 @@ class Runner:
         if final is None:
             self.two_buffers = dict.fromkeys(metadata.fed, reason)
         else:
-            self.two_buffers = unsafe_states(final, metadata.feeds, registry.names())
+            self.two_buffers = unsafe_states(final, metadata.feeds, _elementwise())
         del model, final
         tensors = dict(shared or {})
         for name in (*metadata.stored, *metadata.gradients, *filter(None, [metadata.count])):
@@ -140,3 +140,12 @@ class Runner:
         if self.has_python_kernels:
             return partial(self.session.run_with_iobinding, binding)
         return direct_run(self.session, binding)
+
+
+def _elementwise() -> dict[tuple[str, str], bool]:
+    """Return every operator's domain and name, and whether its kernels compute element by element."""
+    found: dict[tuple[str, str], bool] = {}
+    for kit in registry.kits():
+        key = kit.operator.domain, kit.operator.name
+        found[key] = found.get(key, True) and kit.is_elementwise
+    return found

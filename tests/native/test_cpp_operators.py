@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ort_ops.native import library
+from ort_ops.operators.adamstep.contract import ADAMSTEP
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.operators.mylineargrad.contract import MYLINEARGRAD
 
 pytestmark = pytest.mark.native
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-OPERATORS = {MYLINEAR: [CPU, CUDA], MYLINEARGRAD: [CPU]}
+OPERATORS = {MYLINEAR: [CPU, CUDA], MYLINEARGRAD: [CPU], ADAMSTEP: [CPU]}
 
 
 @pytest.mark.skipif(not library.status().is_usable, reason=str(library.status().reason))
@@ -21,14 +22,14 @@ def test_the_library_describes_the_operators_of_the_contracts() -> None:
         kernels = [o for o in described if (o["domain"], o["name"]) == (operator.domain, operator.name)]
         assert [kernel.pop("provider") for kernel in kernels] == providers
         parameters = [
-            [{"name": p.name, "type": "T", "optional": p.is_optional, "argument": p.argument} for p in formal]
+            [{"name": p.name, "type": p.type.name, "optional": p.is_optional, "argument": p.argument} for p in formal]
             for formal in (operator.inputs, operator.outputs)
         ]
         expected = {
             "domain": operator.domain,
             "name": operator.name,
             "since_version": operator.since_version,
-            "types": [{"name": "T", "types": [t.name for t in operator.element_types]}],
+            "types": [{"name": v.name, "types": list(v.dtypes)} for v in operator.variables],
             "inputs": parameters[0],
             "outputs": parameters[1],
             "attributes": [],

@@ -138,7 +138,7 @@ def test_a_state_that_is_read_late_has_two_buffers(tmp_path: Path, how: str) -> 
     onnx.save(model, tmp_path / "step.onnx")
     feeds = {f"s{i}/next": f"s{i}" for i in range(2)}
     if how == "as a transposed copy":
-        assert "s0" not in unsafe_states(model.graph, feeds, ())
+        assert "s0" not in unsafe_states(model.graph, feeds, {})
     trainer, state = train(tmp_path / "step.onnx")
     if how != "as a transposed copy" or Version(onnxruntime.__version__) >= Version("1.32"):
         # Older ones have no kernel for a product that transposes float64, so that the copy is made.
@@ -200,7 +200,7 @@ def test_the_check_takes_little_for_a_large_graph(is_safe: bool) -> None:
     nodes += [node("Sub", [f"s{i}", last if is_safe else f"h{i}_1"], [f"s{i}/next"]) for i in range(count)]
     graph = helper.make_graph(nodes, "g", [], [])
     begin = time.process_time()
-    found = unsafe_states(graph, {f"s{i}/next": f"s{i}" for i in range(count)}, ())
+    found = unsafe_states(graph, {f"s{i}/next": f"s{i}" for i in range(count)}, {})
     assert len(found) == (0 if is_safe else count)
     assert time.process_time() - begin < 5
 

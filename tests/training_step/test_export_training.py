@@ -141,7 +141,8 @@ def test_steps_at_any_batch_are_those_of_torch(exported: Exported) -> None:
 
 def test_operators_stay_nodes_and_the_result_says_how_many(exported: Exported) -> None:
     assert exported.result.num_nodes["mylinear::MYLINEAR"] == 2
-    assert set(exported.result.num_nodes) == {"mylinear::MYLINEAR", "mylinear::MYLINEARGRAD"}
+    assert set(exported.result.num_nodes) == {f"mylinear::{name}" for name in ("MYLINEAR", "MYLINEARGRAD", "ADAMSTEP")}
+    assert exported.result.num_nodes["mylinear::ADAMSTEP"] == 4  # one for each trained parameter
     assert exported.result.num_trained == 11 * 6 + 3 * 6 + 6 + 1
     text = str(exported.result)
     for part in ("AdamW", "91 numbers in 4 parameters", "2 MYLINEAR,", "2 MYLINEARGRAD", "opset 20"):

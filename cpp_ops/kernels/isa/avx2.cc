@@ -1,6 +1,7 @@
 // Layer: kernels. AVX2 with FMA and F16C: x86-64 since 2013.
 #include <immintrin.h>
 
+#include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/matmul/matmul_list.h"
@@ -104,5 +105,7 @@ struct Avx2 {
 MYLINEAR_DEFINE_KERNELS(avx2, Avx2)
 
 MYLINEAR_DEFINE_MATMUL_KERNELS(avx2, Avx2)
+
+MYLINEAR_DEFINE_ADAM_KERNELS(avx2, Avx2)
 
 }  // namespace mylinear::kernels

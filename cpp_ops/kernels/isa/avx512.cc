@@ -1,4 +1,5 @@
 // Layer: kernels. AVX-512 F, BW, DQ and VL: Skylake-SP and newer.
+#include "kernels/adam/adam_loop.h"
 #include "kernels/isa/avx512.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
@@ -10,5 +11,7 @@ namespace mylinear::kernels {
 MYLINEAR_DEFINE_KERNELS(avx512, Avx512)
 
 MYLINEAR_DEFINE_MATMUL_KERNELS(avx512, Avx512)
+
+MYLINEAR_DEFINE_ADAM_KERNELS(avx512, Avx512)
 
 }  // namespace mylinear::kernels

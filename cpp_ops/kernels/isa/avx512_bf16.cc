@@ -1,5 +1,6 @@
 // Layer: kernels. AVX-512 with the dot product of pairs of bfloat16, twice as fast as products in float:
 // Cooper Lake, Sapphire Rapids, Zen 4 and newer.
+#include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/isa/avx512.h"
@@ -37,5 +38,7 @@ struct Avx512Bf16 : Avx512 {
 MYLINEAR_DEFINE_KERNELS(avx512_bf16, Avx512Bf16)
 
 MYLINEAR_DEFINE_MATMUL_KERNELS(avx512_bf16, Avx512Bf16)
+
+MYLINEAR_DEFINE_ADAM_KERNELS(avx512_bf16, Avx512Bf16)
 
 }  // namespace mylinear::kernels

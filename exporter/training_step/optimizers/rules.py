@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from exporter.torch_ops.kit import find_update
 from exporter.training_step.optimizers.arithmetic import (
     Number,
     add,
@@ -106,6 +107,8 @@ class Adam:
         steps = step.to(torch.float64)
         correction1, correction2 = (1 - torch.pow(number(beta), steps) for beta in self.betas)
         return {
+            "step": step,
+            "lr": lr,
             "decay": 1 - lr * number(self.weight_decay),
             "root of correction 2": torch.sqrt(correction2),
             "-step size": -(lr / correction1),
@@ -117,11 +120,17 @@ class Adam:
         average, average_of_squares = slots
         if self.maximize:
             grad = -grad
-        if self.weight_decay and self.decoupled:
-            parameter = scale(parameter, scalars["decay"])
-        elif self.weight_decay:
+        if self.weight_decay and not self.decoupled:
             grad = add_scaled(grad, parameter, number(self.weight_decay))
         beta1, beta2 = self.betas
+        in_one_node = find_update("Adam", parameter.dtype) if 1 - beta1 < 0.5 else None
+        if in_one_node is not None:
+            constants = (beta1, beta2, self.eps, self.weight_decay if self.decoupled else 0.0)
+            tensors = (parameter, grad, average, average_of_squares, scalars["step"], scalars["lr"])
+            after, *means = in_one_node(*tensors, *map(number, constants))
+            return after, tuple(means)
+        if self.weight_decay and self.decoupled:
+            parameter = scale(parameter, scalars["decay"])
         average = lerp(average, grad, 1 - beta1)
         average_of_squares = add_product(scale(average_of_squares, number(beta2)), grad, grad, number(1 - beta2))
         denominator = shift(divide(root(average_of_squares), scalars["root of correction 2"]), number(self.eps))

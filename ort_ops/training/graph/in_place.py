@@ -26,14 +26,15 @@ _KNOWN_DOMAINS = (*_DEFAULT_DOMAINS, "com.microsoft", "com.microsoft.nchwc", "co
 
 
 def unsafe_states(
-    graph: onnx.GraphProto, feeds: Mapping[str, str], operators: Collection[tuple[str, str]]
+    graph: onnx.GraphProto, feeds: Mapping[str, str], operators: Mapping[tuple[str, str], bool]
 ) -> dict[str, str]:
     """Return the states that must not be overwritten in place, each with the reason.
 
     Args:
         graph: as onnxruntime runs it.
         feeds: name of the input that each output feeds, by the output; both have one type and shape.
-        operators: domains and names of operators whose kernels return memory of their own.
+        operators: domains and names of operators whose kernels return memory of their own; and whether they read each
+            element before they write it, where the shapes are the same.
 
     The time is that of one walk over the graph; a set of readers is one integer.
     """
@@ -51,7 +52,7 @@ def unsafe_states(
             continue
         found = readers.get(name, set())
         if writer in found:
-            if not _is_elementwise(graph.node[writer], name):
+            if not _is_elementwise(graph.node[writer], name, operators):
                 unsafe[name] = f"node '{node_label(graph.node[writer])}' reads it while it writes the next value"
                 continue
             found = found - {writer}
@@ -100,7 +101,8 @@ def _may_return_input(node: onnx.NodeProto, operators: Collection[tuple[str, str
     return node.op_type in _VIEWS or "Sequence" in node.op_type or "Optional" in node.op_type
 
 
-def _is_elementwise(node: onnx.NodeProto, state: str) -> bool:
+def _is_elementwise(node: onnx.NodeProto, state: str, operators: Mapping[tuple[str, str], bool]) -> bool:
     """Whether a node that writes a state may read it under its own name."""
     is_known = node.domain in _DEFAULT_DOMAINS and node.op_type in _ELEMENTWISE
+    is_known = is_known or operators.get((node.domain, node.op_type), False)
     return is_known and state in node.input
