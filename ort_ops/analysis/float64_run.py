@@ -14,12 +14,17 @@ sigma with a probability of at most 2 exp(-3 FACTOR^2 / 2), which is 8e-11 for 4
 their worst, with random signs, it is 7e-4 (Hoeffding). The perturbations are `FACTOR` times the sizes to begin with:
 second-order effects at that distance are then in the result.
 
+**What levels off.** g / (|g| + 1e-8), as Adam has it, is almost 1 for any g that is large, and so for one that should
+be 0 and is a rounding error. What `FACTOR` times the error does to it is no larger than what the error itself does, and
+any smaller perturbation among them would make the root mean square too small. Some runs therefore perturb by less than
+`FACTOR`, and what arrives is scaled up. Where the derivative is the same at both distances nothing changes by that.
+
 **Errors that are not independent.** Equal layers round equal numbers equally, and what is added up over and over may
 be rounded in one direction. Beside `independent` runs there are `tied` ones, with the same numbers in all nodes of one
 shape, and one that lets every number `drift` outwards by one unit roundoff. Of the three kinds the largest counts. In a
 network without such structure they arrive alike; where errors add up instead of averaging out, they do so here too.
 
-**Few samples.** Seven runs estimate one element's sigma coarsely: for one in 80,000 they are all below a quarter of it.
+**Few samples.** Eight runs estimate one element's sigma coarsely: for one in 80,000 they are all below a quarter of it.
 Each element therefore has at least the variance that its row and its column have, as a product of the two (exact where
 the sizes of rows and columns are independent, as where one output is in other units, and never the whole tensor's).
 
@@ -55,8 +60,12 @@ from ort_ops.opdef.element_types import ElementType
 from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
-RUNS = ("independent",) * 4 + ("tied",) * 2 + ("drift",)
-"""The perturbed runs, for each of: float64 nodes, and nodes of the other types."""
+RUNS = (
+    *(("independent", part) for part in (1.0, 1.0, 1.0, 0.5, 0.25)),
+    *(("tied", part) for part in (1.0, 0.5)),
+    ("drift", 1.0),
+)
+"""The perturbed runs, each with the part of `FACTOR` that it perturbs by, for each of: float64 nodes, and others."""
 MAX_CALLS = 3
 """Calls to keep of a node that runs more than once, as in the body of a Loop; the last replaces the rest."""
 BOUND_IN_WORDS = "the rounding errors of every node, as they arrive at the outputs (float64, to first order)"
@@ -108,19 +117,21 @@ class Float64Run:
         spreads = {name: _Spread(value, element_type) for name, (value, element_type) in exact.items()}
         del exact
         for is_wide in sorted(self._tracker.found_types):
-            for seed, kind in enumerate(RUNS):
-                self._perturb(feed, Perturbation(kind, seed, is_wide, FACTOR), spreads)
+            for seed, (kind, part) in enumerate(RUNS):
+                self._perturb(feed, Perturbation(kind, seed, is_wide, FACTOR * part), part, spreads)
             for spread in spreads.values():
                 spread.finish_group(FLOAT64_SCALE if is_wide else 1.0)
         values = {name: spread.value() for name, spread in spreads.items()}
         return Evaluation({name: values[name] for name in self._outputs}, calls, values if keep_values else {})
 
-    def _perturb(self, feed: Mapping[str, Array], perturbation: Perturbation, spreads: Mapping[str, _Spread]) -> None:
+    def _perturb(
+        self, feed: Mapping[str, Array], perturbation: Perturbation, part: float, spreads: Mapping[str, _Spread]
+    ) -> None:
         frozen = {name: value for name, (value, _) in self._run(feed, perturbation).items()}
         for name, value in frozen.items():
-            spreads[name].add(perturbation.kind, value)
+            spreads[name].add(perturbation.kind, value, part)
         if self._tracker.has_flips:
-            free = Perturbation(perturbation.kind, perturbation.seed, perturbation.is_wide, FACTOR, is_frozen=False)
+            free = replace(perturbation, is_frozen=False)
             found = self._run(feed, free)
             for name, spread in spreads.items():
                 spread.add_turned(found[name][0] if name in found else None, frozen[name])
@@ -168,13 +179,13 @@ class _Spread:
     undecided: Any = False
     kinds: dict[str, tuple[Array, int]] = field(default_factory=dict)
 
-    def add(self, kind: str, value: Any) -> None:
-        """Take the value of a run with decisions as they were."""
+    def add(self, kind: str, value: Any, part: float) -> None:
+        """Take the value of a run with decisions as they were, which perturbed by a part of `FACTOR`."""
         change, is_lost = _change(value, self.exact)
         self.undecided = self.undecided | is_lost
         if change is not None and self.element_type is not None:
             squares, count = self.kinds.get(kind, (0.0, 0))
-            self.kinds[kind] = squares + np.square(change), count + 1
+            self.kinds[kind] = squares + np.square(change / part), count + 1
 
     def add_turned(self, value: Any, frozen: Any) -> None:
         """Take the value of the same run with free decisions."""
