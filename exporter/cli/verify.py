@@ -111,6 +111,7 @@ def show(result: Verification, stream: TextIO, *, with_all: bool) -> None:
     lines += result.untested_lines()
     lines.append("error / bound: the largest error in units of what a right backend may be off; above 1 it is wrong")
     lines.append(f"bound of the whole model's outputs: {result.bound}")
+    lines += [result.training] if result.training else []
     lines.append(result.conclusion())
     for line in lines:
         print(line, file=stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from ort_ops.models.graphs import all_nodes
 from ort_ops.models.inputs.draw import InputDrawer, model_inputs, read_examples
 from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import ELEMENT_TYPES, ElementType
+
+if TYPE_CHECKING:
+    from exporter.verification.training.in_a_row import InARow
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -34,15 +37,21 @@ class Case:
         label: its name in words.
         attempts: functions that each make a feed; the next one is tried if the model does not run on the first.
         num_rows: a rough measure of the work.
+        in_a_row: for several steps of a training file; the feed is then that of all of them.
     """
 
     label: str
     attempts: Sequence[Callable[[], Feed]]
     num_rows: int
+    in_a_row: InARow | None = None
 
     @property
     def is_edge(self) -> bool:
         return self.label == EDGES
+
+    def first(self, feed: Feed) -> Feed:
+        """Return the feed of the first run."""
+        return feed if self.in_a_row is None else self.in_a_row.first(feed)
 
 
 def make_cases(

@@ -158,7 +158,47 @@ class RanOnDrawnNumbers:
         )
 
 
-Note = WholeModelNotRun | RanOnDrawnNumbers
+@dataclass(frozen=True)
+class GivenNumbers:
+    """Some nodes of a training step draw random numbers, which were inputs here."""
+
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        which = "which draws random numbers, was" if len(self.nodes) == 1 else "which draw random numbers, were"
+        return f"{listed(self.nodes)}, {which} given numbers: the same on all backends"
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """Results of a training step of which no bound says anything, on any input."""
+
+    results: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = f" and {len(self.results) - 5} more" if len(self.results) > 5 else ""
+        names = ", ".join(f"'{name}'" for name in self.results[:5])
+        return f"no bound says anything of {names}{more}: rounding errors alone are as large as these are"
+
+
+@dataclass(frozen=True)
+class StepNotProved:
+    """No backend but the definition ran the whole step within a bound that says something.
+
+    Attributes:
+        random: nodes that draw other numbers in each run, as text.
+    """
+
+    random: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.random:
+            which = ", ".join(self.random[:3]) + (f" and {len(self.random) - 3} more" if len(self.random) > 3 else "")
+            return f"the whole step was not run: each run draws other numbers at {which}"
+        return "no backend ran the whole step within a bound that says something of it"
+
+
+Note = WholeModelNotRun | RanOnDrawnNumbers | GivenNumbers | Unbounded
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.verification.reasons import Note, Untested, listed
+from exporter.verification.reasons import Note, StepNotProved, Untested, listed
 from exporter.verification.row import Part, Row
 from ort_ops.console.report_text import json_text
 from ort_ops.errors import MylinearError
@@ -41,6 +41,9 @@ class Verification:
         remarks: what else a reader must know, such as inputs that could not be drawn.
         num_nodes: nodes of registered operators in the model.
         allow_untested: whether nodes that went untested were allowed; the conclusion says so.
+        unbounded: outputs of the model of which no bound says anything, on any input.
+        training: what is left out of the proof of a training file, in words; empty for any other model.
+        step_not_proved: why the whole step of a training file is not proved; None where it is.
     """
 
     rows: list[Row]
@@ -51,6 +54,9 @@ class Verification:
     remarks: list[Note] = field(default_factory=list)
     num_nodes: int = 0
     allow_untested: bool = False
+    unbounded: tuple[str, ...] = ()
+    training: str = ""
+    step_not_proved: StepNotProved | None = None
 
     @property
     def untested(self) -> dict[str, str]:
@@ -69,8 +75,10 @@ class Verification:
 
     @property
     def is_ok(self) -> bool:
-        """Whether parity holds: nothing left its bound, and no node of a registered operator went untested."""
-        return self.is_within_bounds and not self.reasons_untested
+        """Whether parity holds: nothing left its bound, no node of a registered operator went untested, and of a
+        training file the whole step was compared.
+        """
+        return self.is_within_bounds and not self.reasons_untested and self.step_not_proved is None
 
     def passes(self, *, allow_untested: bool | None = None) -> bool:
         """Return `is_ok`, or where untested nodes are allowed `is_within_bounds`.
@@ -89,7 +97,8 @@ class Verification:
         if not self.passes(allow_untested=allow_untested):
             wrong = [f"{row.backend}, {row.inputs}: {row.verdict}" for row in self.rows if row.is_violated]
             allowed = self.allow_untested if allow_untested is None else allow_untested
-            raise ParityError("; ".join([*wrong, *([] if allowed else self.untested_lines())]))
+            step = [] if allowed or self.step_not_proved is None else [str(self.step_not_proved)]
+            raise ParityError("; ".join([*wrong, *([] if allowed else self.untested_lines()), *step]))
 
     def untested_lines(self, most: int = 10) -> list[str]:
         """Return a line for each reason for which nodes went untested, with the names of at most so many."""
@@ -108,7 +117,9 @@ class Verification:
             others = f"the other {tested} are within their bounds" if tested else "all of them"
             allowed = "; untested nodes are allowed" if self.allow_untested else ""
             return f"parity is NOT PROVED: {untested} of {self.num_nodes} nodes went untested ({others}){allowed}"
-        whole = [row for row in self.rows if row.part is Part.WHOLE and row.comparison is not None]
+        if self.step_not_proved is not None:
+            return f"parity is NOT PROVED: {self.step_not_proved}"
+        whole = [row for row in self.rows if row.part in (Part.WHOLE, Part.EVAL_MODE) and row.comparison is not None]
         proved = [row for row in whole if row.is_ok]
         if not whole:
             return "parity holds for each node alone; the whole model was not run"
@@ -124,7 +135,11 @@ class Verification:
         found = {"model": self.path, "is_ok": self.is_ok, "is_within_bounds": self.is_within_bounds}
         found |= {"conclusion": self.conclusion(), "allow_untested": self.allow_untested}
         rows = [row.as_dict() for row in self.rows]
-        return {**found, "untested": self.untested, "notes": self.notes, "bound": self.bound, "rows": rows}
+        found |= {"untested": self.untested, "notes": self.notes, "bound": self.bound}
+        if self.training:
+            step = "" if self.step_not_proved is None else str(self.step_not_proved)
+            found |= {"training": self.training, "step_not_proved": step}
+        return {**found, "rows": rows}
 
     def to_json(self) -> str:
         """Return `as_dict` as JSON text."""

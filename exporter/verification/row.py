@@ -24,6 +24,8 @@ class Part(Enum):
     WHOLE = "the whole model"
     NODES = "each node alone"
     GRADIENTS = "gradients"
+    EVAL_MODE = "the model in eval mode"
+    """As a whole; of a training file, which holds it beside its step."""
 
 
 @dataclass(frozen=True)

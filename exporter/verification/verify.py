@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
-from exporter.verification.backends.base import Backend
 from exporter.verification.backends.find import find_backends
-from exporter.verification.inputs import Case, make_cases, rows_that_fit
-from exporter.verification.nodes.drawn import NodeDrawer, edge_call
-from exporter.verification.nodes.gradients import FINITE_DIFFERENCES, gradient_labels, gradient_row
-from exporter.verification.nodes.run import NodeCall, NodeRows, run_alone, types_of
-from exporter.verification.plan import OnProgress, Plan
-from exporter.verification.reasons import (
-    NoCall,
-    NotDrawn,
-    Note,
-    RanOnDrawnNumbers,
-    Reason,
-    Untested,
-    WholeModelNotRun,
-)
-from exporter.verification.result import GraphNode, ParityError, Verification
+from exporter.verification.backends.session import Probe
+from exporter.verification.inputs import Case, default_batch_sizes, make_cases
+from exporter.verification.nodes.gradients import FINITE_DIFFERENCES
+from exporter.verification.plan import OnProgress
+from exporter.verification.result import ParityError, Verification
 from exporter.verification.row import EDGES, NODES, Row
-from exporter.verification.whole_model import Ran, WholeModel
-from ort_ops.analysis.float64_run import BOUND_IN_WORDS
-from ort_ops.analysis.rows import rows_index, thinned
+from exporter.verification.training.combine import combine
+from exporter.verification.training.prepare import TrainingModel, is_training_file, prepared_training
+from exporter.verification.training.states import example_feeds, make_training_cases
+from exporter.verification.verifier import Verifier
 from ort_ops.errors import MylinearError
 from ort_ops.models.checks import check_shapes
 from ort_ops.models.files import load_model
 from ort_ops.models.inputs.draw import InputDrawer
-from ort_ops.models.nodes import OperatorNode, node_types, operator_nodes, require_operator_nodes
+from ort_ops.models.nodes import require_operator_nodes
 from ort_ops.opdef import registry
 
 __all__ = ["EDGES", "FINITE_DIFFERENCES", "NODES", "ParityError", "Row", "Verification", "verify"]
 
-Array = NDArray[Any]
 DEVICES = ("auto", "cpu", "cuda")
-_DRAWN_ROWS = (1, 2, 7, 64)
-_EVALUATE, _RUN, _ALONE, _GRADIENTS = "evaluate", "run", "alone", "gradients"
 
 
 class VerificationError(MylinearError, ValueError):
@@ -101,14 +85,77 @@ def verify(
     if device not in DEVICES:
         raise VerificationError(f"device must be {' or '.join(DEVICES)}, got {device}")
     model = load_model(path)
-    require_operator_nodes(model, path)
+    options = _Options(seed, tuple(dtypes), compile_backend, device, on_progress)
+    if not is_training_file(model, path):
+        require_operator_nodes(model, path)
+        result = _verify_model(model, path, batch_sizes, inputs, options, checkpoint)
+    elif checkpoint is not None:
+        raise VerificationError("a checkpoint goes with a model exported of it, and not with a training file")
+    else:
+        del model
+        with prepared_training(path) as training:
+            result = _verify_training(training, batch_sizes, inputs, options)
+    return replace(result, path=str(path), allow_untested=allow_untested)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Arguments of `verify` that are the same for each model."""
+
+    seed: int
+    dtypes: tuple[str, ...]
+    compile_backend: str | None
+    device: str
+    on_progress: OnProgress | None
+
+
+def _verify_model(
+    model: onnx.ModelProto,
+    path: str | Path,
+    batch_sizes: Sequence[int] | None,
+    inputs: Sequence[str | Path],
+    options: _Options,
+    checkpoint: str | Path | None = None,
+) -> Verification:
     check_shapes(model)
     _remove_definitions(model)
     drawer = InputDrawer(model)
-    cases = make_cases(model, drawer, batch_sizes, inputs, seed)
-    backends = find_backends(model, path, checkpoint, compile_backend, device)
-    result = _Verifier(model, path, drawer, cases, seed, on_progress).run(backends, dtypes)
-    return replace(result, allow_untested=allow_untested)
+    cases = make_cases(model, drawer, batch_sizes, inputs, options.seed)
+    backends = find_backends(model, path, checkpoint, options.compile_backend, options.device)
+    return Verifier(model, path, drawer, cases, options.seed, options.on_progress).run(backends, options.dtypes)
+
+
+def _verify_training(
+    training: TrainingModel, batch_sizes: Sequence[int] | None, inputs: Sequence[str | Path], options: _Options
+) -> Verification:
+    """Verify the step of a training file, and the model in eval mode that it holds."""
+    model, metadata = training.model, training.metadata
+    check_shapes(model)
+    _remove_definitions(model)
+    drawer = InputDrawer(model, metadata.ranges)
+    examples = example_feeds(training, inputs)
+    if batch_sizes is None:
+        batch_sizes = () if inputs else default_batch_sizes(drawer)
+    cases: list[Case] = []
+    if not training.still_random:
+        cases = make_training_cases(training, drawer, batch_sizes, examples, options.seed, Probe(training.path).run)
+    backends = find_backends(model, training.path, None, options.compile_backend, options.device)
+    verifier = Verifier(model, training.path, drawer, cases, options.seed, options.on_progress, metadata.loss)
+    step = verifier.run(backends, options.dtypes)
+    if training.inference is None:
+        return combine(training, step, None)
+    model = load_model(training.inference)
+    check_shapes(model)
+    _remove_definitions(model)
+    drawer = InputDrawer(model, metadata.ranges)
+    cases = make_cases(model, drawer, batch_sizes, (), options.seed)
+    names = [value.name for value in model.graph.input]
+    for label, feed in examples.items():
+        known = {name: feed[name] for name in names}
+        cases.append(Case(label, [lambda k=known: k], 1))  # type: ignore[misc]
+    backends = find_backends(model, training.inference, None, None, options.device)
+    verifier = Verifier(model, training.inference, drawer, cases, options.seed, options.on_progress)
+    return combine(training, step, verifier.run(backends, (), with_gradients=False))
 
 
 def _remove_definitions(model: onnx.ModelProto) -> None:
@@ -117,142 +164,3 @@ def _remove_definitions(model: onnx.ModelProto) -> None:
     for index, function in reversed(list(enumerate(model.functions))):
         if (function.domain, function.name) in names:
             del model.functions[index]
-
-
-class _Verifier:
-    """One verification: evaluate in float64, run each backend, run each node alone."""
-
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        path: str | Path,
-        drawer: InputDrawer,
-        cases: Sequence[Case],
-        seed: int,
-        on_progress: OnProgress | None,
-    ) -> None:
-        self._model, self._path, self._drawer, self._cases, self._seed = model, path, drawer, cases, seed
-        self._nodes = operator_nodes(model)
-        self._kits = list({found.operator.key: found.kit for found in self._nodes}.values())
-        self._plan = Plan(on_progress)
-        self._whole = WholeModel(model, path)
-        self._calls: dict[str, list[NodeCall]] = {}
-        self._remarks: list[Note] = []
-        self._untested: dict[str, Untested] = {}
-        self._why_not_run: Reason | None = None
-
-    def run(self, backends: Sequence[Backend], dtypes: Sequence[str]) -> Verification:
-        """Run everything, in an order in which no two backends are open at once."""
-        found: dict[str, list[Row]] = {
-            backend.name: [] if backend.reason is None else [Row(backend.name, "-", None, backend.reason)]
-            for backend in backends
-        }
-        backends = [backend for backend in backends if backend.reason is None]
-        with_backward = [backend for backend in backends if backend.has_backward]
-        labels = gradient_labels(self._kits) if with_backward else []
-        self._make_plan(len(backends), len(with_backward) * len(labels))
-        ran = self._run_cases()
-        for backend in backends:
-            found[backend.name] += self._whole.rows(backend, ran, lambda what: self._plan.start(_RUN, what))
-        self._add_drawn_calls()
-        each_node = [NodeRows(backend, found_in) for backend in backends for found_in in types_of(backend, dtypes)]
-        for node in self._nodes:
-            self._plan.start(_ALONE, f"node {node.path} alone")
-            received = self._calls.get(node.path)
-            reason = run_alone(received, each_node) if received else None
-            if reason is not None:
-                self._untested[node.path] = reason
-        for node_rows in each_node:
-            found[node_rows.backend.name] += node_rows.finish()
-        for backend in with_backward:
-            for label in labels:
-                self._plan.start(_GRADIENTS, f"{backend.name}, {label}")
-                found[backend.name].append(gradient_row(backend.name, label, self._calls))
-        return Verification(
-            [row for of_backend in found.values() for row in of_backend],
-            str(self._path),
-            BOUND_IN_WORDS,
-            self._graph_nodes(),
-            self._untested,
-            self._remarks,
-            len(self._nodes),
-        )
-
-    def _graph_nodes(self) -> list[GraphNode]:
-        ours = registry.names()
-        return [
-            GraphNode(n.name, n.op_type, tuple(n.input), tuple(n.output), (n.domain, n.op_type) in ours)
-            for n in self._model.graph.node
-        ]
-
-    def _make_plan(self, num_backends: int, num_gradients: int) -> None:
-        """Estimate costs in multiply-adds; the overhead of a node counts as some million."""
-        sizes = [float(self._stored_size(found)) for found in self._nodes]
-        one_row, fixed = sum(sizes), 1e5 * len(self._model.graph.node)
-        rows = [max(1, case.num_rows) for case in self._cases]
-        self._plan.costs = {
-            _EVALUATE: [40 * (one_row * count + fixed) for count in rows],
-            _RUN: [one_row * count + 2 * one_row + fixed for _ in range(num_backends) for count in rows],
-            _ALONE: [num_backends * (4e6 + 3 * size + 40 * size * len(rows)) for size in sizes],
-            _GRADIENTS: [20 * one_row * 16 for _ in range(num_gradients)],
-        }
-
-    def _stored_size(self, found: OperatorNode) -> int:
-        """Return how many numbers the largest input of a node has whose shape is known."""
-        shapes = (self._drawer.dims.get(name) for name in found.inputs if name)
-        return max((math.prod(d for d in dims if isinstance(d, int)) for dims in shapes if dims), default=1)
-
-    def _run_cases(self) -> list[Ran]:
-        """Evaluate the model on every case; note those on which it does not run."""
-        most = rows_that_fit([self._row_nbytes(found) for found in self._nodes], len(self._cases))
-        kits = {found.path: found.kit for found in self._nodes}
-        ran: list[Ran] = []
-        refused: dict[Reason, list[str]] = {}
-        for case, feed in zip(self._cases, self._whole.feeds(self._cases), strict=True):
-            self._plan.start(_EVALUATE, f"float64, {case.label}")
-            found = self._whole.evaluate(case, feed)
-            if not isinstance(found, Ran):
-                refused.setdefault(found, []).append(case.label)
-                continue
-            for call in found.evaluation.calls:
-                kit = kits[call.label]
-                self._calls.setdefault(call.label, []).append(NodeCall(kit, thinned(kit, call, most), case.is_edge))
-            ran.append(replace(found, evaluation=replace(found.evaluation, calls=[], values={})))
-        for reason, labels in refused.items():
-            suggests_inputs = isinstance(reason, NotDrawn) or not ran
-            self._remarks.append(WholeModelNotRun(tuple(labels), reason, suggests_inputs))
-        if refused and not ran:
-            self._why_not_run = next(iter(refused))
-        return ran
-
-    def _row_nbytes(self, found: OperatorNode) -> int:
-        """Return the memory of one row of a call."""
-        index = rows_index(found.kit)
-        dims = None if index is None else self._drawer.dims.get(found.inputs[index])
-        last = dims[-1] if dims else None
-        if not isinstance(last, int):
-            last = max(
-                (d for name in found.inputs for d in self._drawer.dims.get(name) or () if isinstance(d, int)),
-                default=1024,
-            )
-        return 8 * last
-
-    def _add_drawn_calls(self) -> None:
-        """Give every node that received nothing drawn numbers, and every node edge values."""
-        missing = [(i, found) for i, found in enumerate(self._nodes) if found.path not in self._calls]
-        types = node_types(self._model) if missing else []
-        drawer = NodeDrawer(self._model, self._drawer.dims, self._seed)
-        drawn: list[str] = []
-        for index, found in missing:
-            calls = drawer.draw(found, types[index], _DRAWN_ROWS)
-            if isinstance(calls, tuple):
-                self._untested[found.path] = NoCall(self._why_not_run, calls)
-                continue
-            self._calls[found.path] = [NodeCall(found.kit, call) for call in calls]
-            drawn.append(found.path)
-        if drawn:
-            self._remarks.append(RanOnDrawnNumbers(tuple(drawn), self._why_not_run is None))
-        for received in self._calls.values():
-            if not any(call.is_edge for call in received):
-                edges = edge_call(received[-1].kit, received[-1].call)
-                received += [] if edges is None else [NodeCall(received[-1].kit, edges, is_edge=True)]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporter.verification.backends.base import Backend, RunError, WholeModelError
+from exporter.verification.backends.base import Backend, Run, RunError, WholeModelError
 from exporter.verification.backends.session import Probe
 from exporter.verification.divergence import first_divergence
 from exporter.verification.inputs import Case, Feed
@@ -18,7 +19,7 @@ from exporter.verification.reasons import CannotEvaluate, NotDrawn, Reason
 from exporter.verification.row import WHOLE, Part, Row
 from ort_ops.analysis.evaluation import Evaluation, Value
 from ort_ops.analysis.float64_run import Float64Run
-from ort_ops.errors import ModelError
+from ort_ops.errors import ModelError, MylinearError
 from ort_ops.models.inputs.draw import NoExampleError
 from ort_ops.numerics.compare import Comparison, failed, worst_of
 from ort_ops.numerics.faults import Failure, WrongCount
@@ -40,8 +41,13 @@ class Ran:
 class WholeModel:
     """One model, run as a whole in float64 and on backends."""
 
-    def __init__(self, model: onnx.ModelProto, path: str | Path) -> None:
-        self._model, self._path = model, path
+    def __init__(self, model: onnx.ModelProto, path: str | Path, loss: str = "") -> None:
+        """Prepare the model.
+
+        Args:
+            loss: an output that must be finite for an input to say anything; empty for none.
+        """
+        self._model, self._path, self._loss = model, path, loss
         self._evaluate = Float64Run(model)
 
     def feeds(self, cases: Sequence[Case]) -> list[Feed | Reason]:
@@ -57,7 +63,7 @@ class WholeModel:
             for attempt in case.attempts:
                 try:
                     feed = attempt()
-                    probe(feed)
+                    probe(case.first(feed))
                 except NoExampleError as error:
                     reasons.append(NotDrawn(str(error)))
                 except RunError as error:
@@ -73,10 +79,16 @@ class WholeModel:
         """Evaluate the model in float64 on a feed, or return why it cannot be."""
         if not isinstance(feed, Mapping):
             return feed
+        evaluate = self._evaluate if case.in_a_row is None else case.in_a_row.evaluate
         try:
-            return Ran(case, feed, self._evaluate(feed))
+            found = evaluate(feed)
         except (ModelError, ContractError) as error:
             return CannotEvaluate(str(error))
+        losses = [self._loss] if case.in_a_row is None else case.in_a_row.losses
+        for loss in filter(None, losses):
+            if not np.isfinite(found.outputs[loss].exact).all():
+                return CannotEvaluate(f"the loss is {found.outputs[loss].exact}")
+        return Ran(case, feed, found)
 
     def rows(self, backend: Backend, ran: Sequence[Ran], on_start: Callable[[str], None]) -> list[Row]:
         """Run the model on a backend, and return a row for each input.
@@ -91,7 +103,9 @@ class WholeModel:
             try:
                 if run is None and refusal is None:
                     run = backend.open_model()
-                row = refusal if run is None else self._row(backend, one, run(one.feed))
+                row = refusal if run is None else self._row(backend, one, _run(run, one))
+                if run is not None and one.case.in_a_row is not None and one.case.in_a_row.has_trainer:
+                    rows += self._trainer_rows(backend, one)
             except WholeModelError as error:
                 row = refusal = Row(backend.name, WHOLE, None, error.reason)
             except RunError as error:
@@ -101,13 +115,29 @@ class WholeModel:
                 rows.append(row)
         return rows
 
-    def _row(self, backend: Backend, ran: Ran, outputs: list[Array]) -> Row:
+    def _trainer_rows(self, backend: Backend, ran: Ran) -> list[Row]:
+        """Run steps in a row as `ort_ops.Trainer` does, on a backend that it has."""
+        assert ran.case.in_a_row is not None
+        label = f"{ran.case.label}, by Trainer"
+        try:
+            trainer = backend.open_trainer()
+            if trainer is None:
+                return []
+            return [self._row(backend, ran, ran.case.in_a_row.run_trainer(trainer, ran.feed), label)]
+        except MylinearError as error:
+            return [Row(backend.name, label, failed(Failure(str(error))), dtype=_dtype_of(ran.evaluation))]
+
+    def _row(self, backend: Backend, ran: Ran, outputs: list[Array], label: str = "") -> Row:
         comparison, ulp, counts = _compare_outputs(outputs, ran.evaluation.outputs)
         where = None
-        if not comparison.is_within_bound:
+        if not comparison.is_within_bound and ran.case.in_a_row is None:
             where = first_divergence(self._model, backend, ran.feed, self._evaluate(ran.feed, keep_values=True))
-        label, dtype = ran.case.label, _dtype_of(ran.evaluation)
+        label, dtype = label or ran.case.label, _dtype_of(ran.evaluation)
         return Row(backend.name, label, comparison, None, ulp, counts, where, Part.WHOLE, dtype, ran.case.is_edge)
+
+
+def _run(run: Run, ran: Ran) -> list[Array]:
+    return run(ran.feed) if ran.case.in_a_row is None else ran.case.in_a_row.run(run, ran.feed)
 
 
 def _dtype_of(evaluation: Evaluation) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from ort_ops.models.nodes import operator_nodes
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
+
+if TYPE_CHECKING:
+    from ort_ops.training.trainer import Trainer
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -67,6 +70,10 @@ class Backend:
         Both raise: WholeModelError where another operator than ours cannot be run.
         """
         raise NotImplementedError
+
+    def open_trainer(self) -> Trainer | None:
+        """Return a trainer of a training file, with this backend's kernels; None for a backend that it has not."""
+        return None
 
     def open_node(self, node: NodeAlone, call: Call) -> RunCall:
         """Return a function that runs the node alone on calls of this one's key, and returns the node's outputs."""

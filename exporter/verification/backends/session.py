@@ -25,6 +25,7 @@ from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.session import InferenceSession, Kernel
+from ort_ops.training.trainer import Trainer
 
 Array = NDArray[Any]
 # float32 is proved without TF32 on CUDA, which onnxruntime allows by default and which is less precise.
@@ -92,6 +93,13 @@ class SessionBackend(Backend):
 
         return run
 
+    def open_trainer(self) -> Trainer | None:
+        """Open the training file; see `Backend`."""
+        if self._providers is not None:
+            return None
+        with forced_isa(self._isa):
+            return Trainer(self._path, quiet_options(), kernels=self._kernel)
+
     def open_node(self, node: NodeAlone, call: Call) -> RunCall:
         """Open a model of the node; see `Backend`."""
         alone = self._open(node.serialized(call, with_function=self._kernel == "body"))
@@ -132,7 +140,11 @@ class Probe:
         self._sessions: dict[str, Any] = {}
 
     def __call__(self, feed: Feed) -> None:
-        """Check that the model runs by any kind of kernel, unless it cannot be opened.
+        """Check that the model runs by any kind of kernel, unless it cannot be opened. Raises: as `run`."""
+        self.run(feed)
+
+    def run(self, feed: Feed) -> list[Array]:
+        """Return the outputs by any kind of kernel; none where the model cannot be opened.
 
         Raises: RunError where it opens and runs by none.
         """
@@ -142,13 +154,14 @@ class Probe:
             if session is None:
                 continue
             try:
-                session.run(None, dict(feed))
+                outputs: list[Array] = session.run(None, dict(feed))
             except Exception as error:
                 message = f"onnxruntime fails: {first_line(error)}"
             else:
-                return
+                return outputs
         if message:
             raise RunError(message)
+        return []
 
     def _session(self, kernel: str) -> Any:
         if kernel not in self._sessions:
