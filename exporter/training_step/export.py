@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from exporter.to_onnx.finish import finish
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.versions import choose_opset
 from exporter.torch_ops.kit import torch_kits
+from exporter.training_step.graphs import first_values_stated, write
 from exporter.training_step.inference import NAME, Inference, add_function, make_inference
 from exporter.training_step.network import Loss, in_mode, make_network
 from exporter.training_step.optimizers.read import read_optimizer
 from exporter.training_step.result import TrainingExport, make_result
 from exporter.training_step.step import StepFile, make_halves, make_plan, make_step
 from exporter.training_step.trace import Program
-from ort_ops.files.atomic import check_output, open_atomically
+from ort_ops.files.atomic import check_output
 from ort_ops.training.check import check_training
 from ort_ops.training.file_format import APPLY, put_metadata
 
@@ -94,10 +94,8 @@ def export_training(
             with in_mode(network.module, training=False):
                 eval_mode = make_inference(network, opset)
         files = tuple(_finished(file, eval_mode, opset) for file in files)
-    with ExitStack() as stack:
-        for file, where in zip(files, paths, strict=True):
-            onnx.save(file.proto, stack.enter_context(open_atomically(where)))
-    return make_result(files[0].proto, paths, files[0].metadata, tuple(plan.constants), opset)
+    write([(file.proto, file.first, where) for file, where in zip(files, paths, strict=True)])
+    return make_result(files[0], paths, opset)
 
 
 def _paths(path: str | Path, accumulate: int | None) -> list[Path]:
@@ -125,7 +123,8 @@ def _finished(file: StepFile, inference: Inference | None, opset: int) -> StepFi
         add_function(proto, inference)
         metadata = replace(metadata, inference=NAME)
     put_metadata(proto, metadata)
-    check_training(proto, metadata)
+    with first_values_stated(proto, file.first):
+        check_training(proto, metadata)
     try:
         onnx.checker.check_model(proto, check_custom_domain=True)
     except Exception as error:

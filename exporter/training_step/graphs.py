@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from exporter.errors import ExportError
@@ -18,6 +21,8 @@ from exporter.to_onnx.job import Job, check_value_names
 from exporter.to_onnx.surroundings import prepared
 from exporter.torch_ops.tensors import to_numpy
 from exporter.training_step.trace import Traced
+from ort_ops.files.atomic import open_atomically
+from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, write_model
 
 
 def make_model(traced: Traced, opset: int) -> onnx.ModelProto:
@@ -39,11 +44,46 @@ def make_model(traced: Traced, opset: int) -> onnx.ModelProto:
     return proto
 
 
-def set_first_values(proto: onnx.ModelProto, values: Mapping[str, Tensor], constants: Collection[str]) -> None:
-    """Give inputs their first values, as initializers of their names; ``constants`` are inputs no more."""
+def store(proto: onnx.ModelProto, values: Mapping[str, Tensor], *, as_constants: bool = False) -> None:
+    """Give inputs their first values, as initializers of their names; constants are inputs no more."""
     for name, value in values.items():
         proto.graph.initializer.append(numpy_helper.from_array(to_numpy(value), name))
-    kept = [value for value in proto.graph.input if value.name not in constants]
-    copies = onnx.GraphProto(input=kept)
-    del proto.graph.input[:]
-    proto.graph.input.extend(copies.input)
+    if as_constants:
+        copies = onnx.GraphProto(input=[value for value in proto.graph.input if value.name not in values])
+        del proto.graph.input[:]
+        proto.graph.input.extend(copies.input)
+
+
+@contextmanager
+def first_values_stated(proto: onnx.ModelProto, first: Mapping[str, Tensor]) -> Iterator[None]:
+    """State types and shapes of first values for the time of a check, without the values."""
+    count = len(proto.graph.initializer)
+    for name, value in first.items():
+        data_type = helper.np_dtype_to_tensor_dtype(to_numpy(value[..., :0] if value.ndim else value).dtype)
+        proto.graph.initializer.append(onnx.TensorProto(name=name, dims=value.shape, data_type=data_type))
+    try:
+        yield
+    finally:
+        del proto.graph.initializer[count:]
+
+
+def write(models: Sequence[tuple[onnx.ModelProto, Mapping[str, Tensor], Path]]) -> None:
+    """Write models with the first values of their state, all or none.
+
+    Values that are too large for one message lie beside their file.
+
+    Raises: OutputError.
+    """
+    with ExitStack() as stack:
+        for proto, first, path in models:
+            if sum(value.nbytes for value in first.values()) + proto.ByteSize() <= MAX_NBYTES_INSIDE:
+                temporary = stack.enter_context(open_atomically(path))
+                store(proto, first)
+                onnx.save(proto, temporary)
+                continue
+            model = ir.from_proto(proto)
+            inputs = {value.name: value for value in model.graph.inputs}
+            for name, value in first.items():
+                inputs[name].const_value = ir.tensor(to_numpy(value), name=name)
+                model.graph.initializers.add(inputs[name])
+            write_model(model, path, external=True)

@@ -16,7 +16,7 @@ from exporter.to_onnx.finish import finish
 from exporter.to_onnx.job import Job, check_value_names, default_output_names
 from exporter.to_onnx.simplify import simplify
 from exporter.torch_ops.counting import count_calls
-from exporter.training_step.graphs import set_first_values
+from exporter.training_step.graphs import store
 from exporter.training_step.network import Network, kept_buffers
 from ort_ops.models.nodes import domain_version, types_by_operator
 from ort_ops.opdef import registry
@@ -31,7 +31,7 @@ class Inference:
     """The model in eval mode.
 
     Attributes:
-        proto: a model of its own, with the weights of now.
+        proto: a model of its own, whose parameters and buffers are inputs.
         state: names of the parameters and buffers that it reads.
         inputs: names of its other inputs.
     """
@@ -58,26 +58,29 @@ def make_inference(network: Network, opset: int) -> Inference:
     proto = ir.to_proto(model)
     state = [value.name for value in proto.graph.input if value.name in network.state]
     check_value_names(proto, [*network.inputs, *state], names)
-    set_first_values(proto, {name: network.state[name] for name in state}, state)
     finish(proto, opset, {})
-    job.compare(proto)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    store(whole, {name: network.state[name] for name in state}, as_constants=True)
+    job.compare(whole)
     return Inference(proto, state, network.inputs)
 
 
 def _make_inputs(model: ir.Model, network: Network, *, is_wrapped: bool) -> None:
     """Turn parameters and buffers into inputs, before equal ones are merged: training will make them differ."""
+    made: dict[str, ir.Value] = {}
     for key in list(model.graph.initializers):
         value = model.graph.initializers.pop(key)
         name = network.aliases.get(key if is_wrapped else f"{PREFIX}{key}")
         if name is None:
             model.graph.initializers.add(value)
             continue
-        first = next((v for v in model.graph.inputs if v.name == name), None)
-        if first is not None:
-            value.replace_all_uses_with(first)
+        if name in made:
+            value.replace_all_uses_with(made[name])
             continue
         value.name, value.const_value = name, None
         model.graph.inputs.append(value)
+        made[name] = value
 
 
 def add_function(proto: onnx.ModelProto, inference: Inference) -> None:

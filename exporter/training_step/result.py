@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnx
-
+from exporter.training_step.step import StepFile
 from ort_ops.opdef import registry
 from ort_ops.training.file_format import TrainingMetadata
 
@@ -53,13 +51,11 @@ class TrainingExport:
         return "\n".join(lines)
 
 
-def make_result(
-    proto: onnx.ModelProto, paths: Sequence[Path], metadata: TrainingMetadata, constants: Sequence[str], opset: int
-) -> TrainingExport:
-    """Describe the training files that were written; ``proto`` and ``metadata`` are those of the first."""
+def make_result(file: StepFile, paths: Sequence[Path], opset: int) -> TrainingExport:
+    """Describe the training files that were written; ``file`` is the first."""
+    proto, metadata = file.proto, file.metadata
     own = registry.names()
     registered = Counter(f"{n.domain}::{n.op_type}" for n in proto.graph.node if (n.domain, n.op_type) in own)
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
     return TrainingExport(
         path=paths[0],
         apply_path=paths[1] if len(paths) > 1 else None,
@@ -67,8 +63,8 @@ def make_result(
         opset=opset,
         ir_version=proto.ir_version,
         parameters=metadata.parameters,
-        constants=tuple(constants),
+        constants=tuple(file.plan.constants),
         num_nodes=dict(registered),
         op_counts=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
-        num_trained=sum(sizes[name] for name in metadata.parameters),
+        num_trained=sum(file.first[name].numel() for name in metadata.parameters),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.errors import ExportError
 from exporter.to_onnx.example_call import distinct_names
-from exporter.training_step.graphs import make_model, set_first_values
+from exporter.training_step.graphs import make_model, store
 from exporter.training_step.optimizers.arithmetic import divide
 from exporter.training_step.optimizers.read import Optimizer
 from exporter.training_step.trace import Program, Traced, Values, trace
@@ -54,13 +54,15 @@ class StepFile:
     """A training file that is made, and neither compared with torch nor written.
 
     Attributes:
-        proto: the model.
+        proto: the model, with constants and without first values.
+        first: first values of inputs, by name.
         traced: what it was made of.
         metadata: what its inputs and outputs are.
         plan: what it came from.
     """
 
     proto: onnx.ModelProto
+    first: dict[str, Tensor]
     traced: Traced
     metadata: TrainingMetadata
     plan: Plan
@@ -197,8 +199,8 @@ def _make_file(
     others = {**plan.program.network.given, **constants} if given is None else given
     traced = trace(function, {**first, **others}, program)
     proto = make_model(traced, opset)
-    set_first_values(proto, {**first, **constants}, constants)
-    return StepFile(proto, traced, metadata, plan)
+    store(proto, constants, as_constants=True)
+    return StepFile(proto, dict(first), traced, metadata, plan)
 
 
 def _counters(plan: Plan) -> dict[str, Tensor]:
