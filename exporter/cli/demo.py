@@ -16,15 +16,29 @@ def run(args: argparse.Namespace) -> int:
 
     with progress("demo", None) as line:
         line.update(0, "loading torch")
-        from exporter.cli.demo_path import HEADER, REPORT_NAME, learned_parameters, run_demo
+        from exporter.cli.demo_path import (
+            ENGINE_HEADER,
+            HEADER,
+            REPORT_NAME,
+            engine_rows,
+            learned_parameters,
+            run_demo,
+        )
 
         result = run_demo(args.output, lambda done, total, note: line.update(done, note, total=total))
     from ort_ops.console.table import print_table
 
-    learned = ", ".join(f"{value:.4f}" for value in learned_parameters(result.training.network))
-    print(f"trained   y = 2 x0 + 3 x1 + 4 in 300 steps: learned ({learned}), true (2, 3, 4)")
+    for engine, values in learned_parameters(result).items():
+        learned = ", ".join(f"{value:.4f}" for value in values)
+        print(f"trained   y = 2 x0 + 3 x1 + 4 in 300 steps of {engine}: learned ({learned}), true (2, 3, 4)")
     for kernel, prediction in result.predictions.items():
         print(f"served    f(3, 2) = {prediction!r} by the {kernel} kernel, true value 16")
+    engines = result.engines
+    print()
+    print(
+        f"steps of both engines, each from torch's state: {engines.equal_steps} of {engines.steps} have the same bits"
+    )
+    print_table(ENGINE_HEADER, engine_rows(engines))
     print()
     print_table(HEADER, result.rows)
     print()

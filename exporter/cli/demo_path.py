@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.torch_ops.workloads.network import Network
+from exporter.training.compare_engines import EngineComparison, compare_engines
 from exporter.training.curves import plot_parity
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import TrainingResult, train
@@ -22,6 +22,7 @@ from ort_ops.session import InferenceSession, available_kernels
 MODEL_NAME = "linear.onnx"
 PARITY_PLOT_NAME = "parity.png"
 REPORT_NAME = "report.html"
+ENGINE_HEADER = ["of each step", "largest difference", "error / bound", "verdict"]
 HEADER = ["dtype", "kernel", "max abs error", "error / bound", "verdict"]
 OnProgress = Callable[[int, int, str], None]
 
@@ -31,29 +32,33 @@ class DemoResult:
     """The result of the demonstration.
 
     Attributes:
-        training: of the linear example.
+        training: of the linear example, in torch.
+        engines: its steps compared with those in onnxruntime.
         rows: the parity table, a row for each dtype and kernel; columns as in `HEADER`.
-        is_ok: whether every kernel stayed within its bound.
+        is_ok: whether every kernel, and every step of both engines, stayed within its bound.
         predictions: of x = (3, 2), whose true value is 16, by kernel.
     """
 
     training: TrainingResult
+    engines: EngineComparison
     rows: list[list[str]]
     is_ok: bool
     predictions: dict[str, float]
 
 
 def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, note: None) -> DemoResult:
-    """Train, export, run on every kernel, verify in every dtype, and write plots and report into ``folder``.
+    """Train by both engines, export, run on every kernel, verify in every dtype, and write a report into ``folder``.
 
     Raises: MylinearError for a folder that cannot be written, and where a step fails.
     """
     folder = make_folder(folder)
     names = [element_type.name for element_type in FLOATS]
-    total = len(names) + 3
+    total = len(names) + 4
     on_progress(0, total, "training on y = 2 x0 + 3 x1 + 4")
     training = train(LinearExample(), default_options("linear"), folder=folder)
-    on_progress(1, total, "exporting")
+    on_progress(1, total, "training in onnxruntime, and comparing each step with torch")
+    engines = compare_engines(LinearExample(), default_options("linear"))
+    on_progress(2, total, "exporting")
     model = folder / MODEL_NAME
     assert training.checkpoint is not None
     export_checkpoint(training.checkpoint, model)
@@ -64,9 +69,9 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
             predictions[kernel.name] = float(session.run(None, {"x": [[3.0, 2.0]]})[0][0, 0])
     verifications = {}
     for number, name in enumerate(names):
-        on_progress(2 + number, total, f"verifying in {name}")
+        on_progress(3 + number, total, f"verifying in {name}")
         verifications[name] = _verify(training, model, name)
-    on_progress(2 + len(names), total, "plotting")
+    on_progress(3 + len(names), total, "plotting")
     plot_parity(
         [(f"{name}  {row.backend}", row.comparison) for name, v in verifications.items() for row in v.worst_rows()],
         folder / PARITY_PLOT_NAME,
@@ -76,16 +81,28 @@ def run_demo(folder: str | Path, on_progress: OnProgress = lambda done, total, n
         for name, v in verifications.items()
         for backend, _, *cells in v.summary(with_gradients=False)[1]
     ]
-    result = DemoResult(training, rows, all(v.is_ok for v in verifications.values()), predictions)
+    is_ok = engines.is_within_bound and all(v.is_ok for v in verifications.values())
+    result = DemoResult(training, engines, rows, is_ok, predictions)
     _write_report(folder, result)
     on_progress(total, total, "done")
     return result
 
 
-def learned_parameters(network: Network) -> list[float]:
-    """Return the weights and the bias of a network of one layer with one output."""
-    (layer,) = network.layers
-    return [*layer.get_parameter("weight").flatten().tolist(), *layer.get_parameter("bias").tolist()]
+def learned_parameters(result: DemoResult) -> dict[str, list[float]]:
+    """Return the weights and the bias that each engine learned."""
+    by_torch = [value for tensor in result.training.network.parameters() for value in tensor.flatten().tolist()]
+    by_onnxruntime = [value for array in result.engines.parameters.values() for value in array.flatten().tolist()]
+    return {"torch": by_torch, "onnxruntime": by_onnxruntime}
+
+
+def engine_rows(engines: EngineComparison) -> list[list[str]]:
+    """Return the rows of the table of the engines' steps; columns as in `ENGINE_HEADER`."""
+    rows = []
+    for kind, difference in engines.differences.items():
+        error = engines.errors.get(kind)
+        cells = ["0", "same bits"] if error is None else [f"{error.max_in_bounds:.3f}", error.text]
+        rows.append([kind, f"{difference:.3g}", *cells])
+    return rows
 
 
 def _verify(training: TrainingResult, model: Path, dtype: str) -> Verification:
@@ -101,27 +118,38 @@ def _verify(training: TrainingResult, model: Path, dtype: str) -> Verification:
 
 def _write_report(folder: Path, result: DemoResult) -> None:
     problem = LinearExample()
-    learned = learned_parameters(result.training.network)
+    learned = learned_parameters(result)
     true = [*problem.weight, problem.bias]
     parameters = [
-        [name, f"{value:.6f}", f"{target:g}", f"{abs(value - target):.2g}"]
-        for name, value, target in zip(("weight of x0", "weight of x1", "bias"), learned, true, strict=True)
+        [name, f"{by_torch:.6f}", f"{by_onnxruntime:.6f}", f"{target:g}", f"{abs(by_torch - target):.2g}"]
+        for name, by_torch, by_onnxruntime, target in zip(
+            ("weight of x0", "weight of x1", "bias"), *learned.values(), true, strict=True
+        )
     ]
-    verdict = "Parity holds: every kernel is" if result.is_ok else "Parity is VIOLATED: not every kernel is"
+    verdict = "Parity holds: every kernel and step is" if result.is_ok else "Parity is VIOLATED: not all is"
     write_report(
         folder / REPORT_NAME,
         "One operator from training to serving",
-        "An operator with a backward of its own was trained in PyTorch, exported as one ONNX node, and run in "
-        f"ONNX Runtime. {verdict} within the derived error bound.",
+        "An operator with a backward of its own was trained in PyTorch and in ONNX Runtime, exported as one ONNX "
+        f"node, and run in ONNX Runtime. {verdict} within the derived error bound.",
         [
             Section(
                 "Training",
                 "The linear example: y = 2 x0 + 3 x1 + 4 from 300 steps of one fresh sample each, in float64, with "
                 "weight decay, which keeps the weights a little small.",
-                ["parameter", "learned", "true", "difference"],
+                ["parameter", "by torch", "by onnxruntime", "true", "difference"],
                 parameters,
                 folder / LOSS_PLOT_NAME,
                 "loss by step of the training",
+            ),
+            Section(
+                "Both engines, step by step",
+                "ONNX Runtime ran the whole step, forward, loss, backward and optimizer, from one file. Here each of "
+                f"the {result.engines.steps} steps was taken from the state that torch had before it; "
+                f"{result.engines.equal_steps} gave the same bits throughout. Where the engines differ, both are "
+                "compared with the step in float64.",
+                ENGINE_HEADER,
+                engine_rows(result.engines),
             ),
             Section(
                 "Prediction of x = (3, 2), whose true value is 16",

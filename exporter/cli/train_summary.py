@@ -65,6 +65,9 @@ def print_result(problem: Problem, result: TrainingResult, folder: Path) -> None
         print(f"{'':24}{''.join(f'{part:>12}' for part in parts)}")
         for name in parts["train"]:
             print(f"{_METRIC_NAMES[name]:24}{''.join(f'{parts[part][name]:12.4f}' for part in parts)}")
+    if result.kernels:
+        operators = (f"{name.rpartition(':')[2]} by {kernel}" for name, kernel in result.kernels.items())
+        print(f"kernels   {', '.join(operators)}")
     print(f"wrote     {result.checkpoint}, {folder / LOSS_CSV_NAME}, {folder / LOSS_PLOT_NAME}")
     print(f"next      mylinear export {shlex.quote(str(result.checkpoint))} model.onnx")
 

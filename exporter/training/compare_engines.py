@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from exporter.training.distributed import Processes
 from exporter.training.engines.onnxruntime_engine import OnnxruntimeEngine, export_step, torch_state
@@ -31,6 +33,7 @@ class EngineComparison:
         steps: how many were compared.
         equal_steps: how many of them gave the same bits throughout.
         differences: the largest difference between the engines in one step, by `KINDS`.
+        parameters: those that onnxruntime has after as many steps of its own, by name.
         errors: both engines' results compared with the step in float64, by `KINDS`; only of tensors that differ, and
             none for a kind that never does.
     """
@@ -38,6 +41,7 @@ class EngineComparison:
     steps: int
     equal_steps: int
     differences: Mapping[str, float]
+    parameters: Mapping[str, NDArray[Any]]
     errors: Mapping[str, Comparison]
 
     @property
@@ -48,6 +52,8 @@ class EngineComparison:
 
 def compare_engines(problem: Problem, options: TrainingOptions, *, max_steps: int | None = None) -> EngineComparison:
     """Train in torch on the CPU, and take each step in onnxruntime too, from the state that torch has before it.
+
+    Another onnxruntime takes all steps by itself, on the same rows.
 
     Where a number differs, that of each engine is compared with the step in float64, by the bound of
     `ort_ops.analysis.float64_run`. Nothing is validated or written.
@@ -65,7 +71,7 @@ def compare_engines(problem: Problem, options: TrainingOptions, *, max_steps: in
         path = folder / "step.onnx"
         export_step(network, optimizer, run.example(), path)
         model = onnx.load(path)
-        engine = OnnxruntimeEngine(network, optimizer, path)
+        engine, alone = (OnnxruntimeEngine(network, optimizer, path) for _ in range(2))
     metadata = find_metadata(model)
     assert metadata is not None
     kinds = _kinds(metadata)
@@ -80,6 +86,7 @@ def compare_engines(problem: Problem, options: TrainingOptions, *, max_steps: in
         got = {metadata.loss: np.asarray(engine.step(x, y)), **engine.state()}
         expected = {metadata.loss: np.asarray(run.engine.step(x, y)), **torch_state(network, optimizer)}
         differing = [name for name in kinds if got[name].tobytes() != expected[name].tobytes()]
+        alone.step(x, y)
         steps, equal_steps = steps + 1, equal_steps + (not differing)
         exact = in_float64(before).outputs if differing else {}
         for name in differing:
@@ -88,7 +95,10 @@ def compare_engines(problem: Problem, options: TrainingOptions, *, max_steps: in
             differences[kind] = float(np.maximum(differences[kind], difference))  # which keeps NaN
             value = exact[name if name == metadata.loss else name + NEXT]
             errors[kind] += [value.compare(results[name]) for results in (got, expected)]
-    return EngineComparison(steps, equal_steps, differences, {kind: worst_of(found) for kind, found in errors.items()})
+    learned = alone.parameters()
+    return EngineComparison(
+        steps, equal_steps, differences, learned, {kind: worst_of(found) for kind, found in errors.items()}
+    )
 
 
 def _kinds(metadata: TrainingMetadata) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ class TrainingResult:
             targets' own units, ``accuracy`` and ``cross_entropy`` of a classification.
         options: those of the training.
         checkpoint: its file; None without a folder.
+        kernels: name of the kernel by domain and name of each operator, where onnxruntime trained; empty for torch.
     """
 
     network: Network
@@ -57,6 +59,7 @@ class TrainingResult:
     metrics: Metrics
     options: TrainingOptions
     checkpoint: Path | None
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(
@@ -114,7 +117,9 @@ def train(
         run.start(resume)
         _train_all_epochs(run, on_step)
     network = run.network.cpu().eval()
-    return TrainingResult(network, tuple(run.history), run.metrics, options, run.checkpoint_path)
+    return TrainingResult(
+        network, tuple(run.history), run.metrics, options, run.checkpoint_path, dict(run.engine.kernels)
+    )
 
 
 def _train_all_epochs(run: Run, on_step: OnStep | None) -> None:

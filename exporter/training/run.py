@@ -174,8 +174,10 @@ class Run:
         if self.options.engine == "torch":
             return TorchEngine(self.network, self.optimizer, self.processes, self.device)
         # With all of the exporter, which takes a second to import.
-        from exporter.training.engines.onnxruntime_engine import OnnxruntimeEngine, export_step
+        from exporter.training.engines.onnxruntime_engine import OnnxruntimeEngine, export_step, is_too_large
 
+        if is_too_large(self.optimizer, self.network.dtype):
+            raise self._step_too_large(1)
         with temporary_folder() as folder:
             path = folder / "step.onnx"
             # Of a training that begins, also for one that is resumed: so both run the same graph.
@@ -195,7 +197,7 @@ class Run:
         try:
             value = self.engine.step(x, y)
         except StepTooLargeError as error:
-            raise self._diverged(f"step {step}", f"the step is too large for {self.options.dtype}") from error
+            raise self._step_too_large(step) from error
         if not math.isfinite(value):
             raise self._diverged(f"step {step}", f"the loss is {value}")
         return value
@@ -211,6 +213,9 @@ class Run:
     def _final_metrics(self) -> Metrics:
         parts = {"train": self.train_rows, "validation": self.validation_rows}
         return {name: evaluate(self.network, rows)[1] for name, rows in parts.items() if rows is not None}
+
+    def _step_too_large(self, step: int) -> TrainingError:
+        return self._diverged(f"step {step}", f"the step is too large for {self.options.dtype}")
 
     def _diverged(self, where: str, what: str) -> TrainingError:
         advice = [f"lower the learning rate (lr is {self.options.lr:g})"]

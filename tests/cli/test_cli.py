@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -79,6 +80,10 @@ def test_demo_leaves_what_the_readme_says(tmp_path: Path) -> None:
     done = typed("demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "parity holds" in done.stdout
+    learned = re.findall(r"in 300 steps of (\w+): learned \(1\.9955, 2\.9841, 4\.0095\), true", done.stdout)
+    assert learned == ["torch", "onnxruntime"]
+    for kind in ("loss", "parameters", "optimizer state"):
+        assert re.search(rf"^{kind} +\S+ +0(\.\d+)? +(ok|same bits)$", done.stdout, re.MULTILINE), kind
     folder = tmp_path / "mylinear-demo"
     names = {"checkpoint.pt", "linear.onnx", "loss.csv", "loss.png", "parity.png", "report.html"}
     assert {path.name for path in folder.iterdir()} == names

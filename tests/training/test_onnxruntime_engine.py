@@ -100,6 +100,10 @@ def test_the_linear_example_is_that_of_torch_in_all_of_its_steps() -> None:
     alone = train(LinearExample(), ORT_EXAMPLE)
     assert len(alone.history) == 300
     assert largest_error(alone) < 0.05
+    for name, parameter in alone.network.named_parameters():
+        assert np.array_equal(parameter.detach().numpy(), compared.parameters[name])
+    assert set(alone.kernels.values()) <= {"cpp", "python", "body"}
+    assert alone.kernels
 
 
 # Stops

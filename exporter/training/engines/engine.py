@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +18,10 @@ class Engine(Protocol):
     The training's network and optimizer hold the state between `load` and `synchronize`; in between, the engine may
     keep its own.
     """
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        """Name of the kernel by domain and name of each operator, where onnxruntime runs it."""
 
     def load(self) -> None:
         """Go on from the state that network and optimizer have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from exporter.torch_ops.tensors import from_numpy, to_numpy
 from exporter.torch_ops.workloads.network import Network
-from exporter.training.engines.engine import StepTooLargeError
 from exporter.training.metrics import compute_loss
 from exporter.training_step.export import export_training
+from ort_ops.kernels.fallbacks import FunctionBodyWarning
 from ort_ops.training.trainer import Trainer
 
 _PREFIX = "network."  # of all names in the file, but for the number of steps
@@ -32,19 +33,21 @@ class OnnxruntimeEngine:
         self._network, self._optimizer = network, optimizer
         (group,) = optimizer.param_groups
         self._counts_steps = "betas" in group
-        # Adam divides the rate by 1 - beta1 in its first step, and by more later.
-        factor = group["lr"] / (1 - group["betas"][0]) if self._counts_steps else group["lr"]
-        self._is_too_large = factor > torch.finfo(network.dtype).max
-        self._trainer = Trainer(path, threads=torch.get_num_threads())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FunctionBodyWarning)  # `kernels` says it
+            self._trainer = Trainer(path, threads=torch.get_num_threads())
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Name of the kernel by domain and name of each operator."""
+        return self._trainer.kernels
 
     def load(self) -> None:
         """Take the state of network and optimizer."""
         self._trainer.load_state({**self._trainer.state(), **torch_state(self._network, self._optimizer)})
 
     def step(self, x: Tensor, y: Tensor) -> float:
-        """Take one step. Raises: StepTooLargeError."""
-        if self._is_too_large:
-            raise StepTooLargeError
+        """Take one step."""
         return self._trainer.step(x.numpy(), y.numpy())
 
     def synchronize(self) -> None:
@@ -61,9 +64,21 @@ class OnnxruntimeEngine:
                     if key.startswith(f"{full}/"):
                         slots[key.removeprefix(f"{full}/")] = from_numpy(value)
 
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the network's parameters after the last step, by its own names."""
+        return {name.removeprefix(_PREFIX): array for name, array in self._trainer.parameters().items()}
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Return copies of the state after the last step, by the file's names."""
         return self._trainer.state()
+
+
+def is_too_large(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> bool:
+    """Whether the dtype cannot hold what the first step multiplies by; torch refuses the step, ONNX has infinity."""
+    # Adam divides the rate by 1 - beta1 in its first step, and by more later.
+    return any(
+        group["lr"] / (1 - group.get("betas", (0.0,))[0]) > torch.finfo(dtype).max for group in optimizer.param_groups
+    )
 
 
 def export_step(network: Network, optimizer: torch.optim.Optimizer, example: tuple[Tensor, Tensor], path: Path) -> None:

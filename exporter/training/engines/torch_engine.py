@@ -20,6 +20,11 @@ class TorchEngine:
         self._network, self._optimizer = network, optimizer
         self._processes, self._device = processes, device
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Return none: torch runs its own."""
+        return {}
+
     def load(self) -> None:
         """Do nothing: network and optimizer are the state."""
 
