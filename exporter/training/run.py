@@ -92,11 +92,10 @@ class Run:
             self.data = replace(self.data, columns=train_set.table_columns)
 
     def start(self, resume: Checkpoint | None) -> None:
-        """Make the engine, and go on from a checkpoint if there is one."""
-        self.engine = self._make_engine()
+        """Go on from a checkpoint if there is one, and make the engine."""
         if resume is not None:
             self._restore(resume)
-            self.engine.load()
+        self.engine = self._make_engine()
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -180,7 +179,6 @@ class Run:
             raise self._step_too_large(1)
         with temporary_folder() as folder:
             path = folder / "step.onnx"
-            # Of a training that begins, also for one that is resumed: so both run the same graph.
             export_step(self.network, self.optimizer, self.example(), path)
             return OnnxruntimeEngine(self.network, self.optimizer, path)
 

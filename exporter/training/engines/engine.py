@@ -15,16 +15,12 @@ class StepTooLargeError(ArithmeticError):
 class Engine(Protocol):
     """What computes the steps of a training.
 
-    The training's network and optimizer hold the state between `load` and `synchronize`; in between, the engine may
-    keep its own.
+    It begins with the state of the training's network and optimizer, which may be behind until it is synchronized.
     """
 
     @property
     def kernels(self) -> Mapping[str, str]:
         """Name of the kernel by domain and name of each operator, where onnxruntime runs it."""
-
-    def load(self) -> None:
-        """Go on from the state that network and optimizer have."""
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """Take one step, and return the mean loss of the batch before it.

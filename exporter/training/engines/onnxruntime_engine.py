@@ -43,15 +43,17 @@ class OnnxruntimeEngine:
         return self._trainer.kernels
 
     def load(self) -> None:
-        """Take the state of network and optimizer."""
-        self._trainer.load_state({**self._trainer.state(), **torch_state(self._network, self._optimizer)})
+        """Take the state that network and optimizer have now."""
+        state, theirs = self._trainer.state(), torch_state(self._network, self._optimizer)
+        # Buffers are constants in the file, because a step does not change them.
+        self._trainer.load_state({name: theirs.get(name, value) for name, value in state.items()})
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """Take one step."""
         return self._trainer.step(x.numpy(), y.numpy())
 
     def synchronize(self) -> None:
-        """Give network and optimizer the state after the last step; the buffers do not change."""
+        """Give network and optimizer the state after the last step."""
         state = self._trainer.state()
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():

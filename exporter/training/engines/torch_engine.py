@@ -25,9 +25,6 @@ class TorchEngine:
         """Return none: torch runs its own."""
         return {}
 
-    def load(self) -> None:
-        """Do nothing: network and optimizer are the state."""
-
     def step(self, x: Tensor, y: Tensor) -> float:
         """Take one step. Raises: StepTooLargeError, PeerLostError."""
         self._optimizer.zero_grad()
