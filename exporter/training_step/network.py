@@ -111,6 +111,7 @@ def make_network(
     if not callable(loss):
         raise ExportError(f"loss must be a module or a function of the model's output and the target, got {loss!r}")
     inputs, targets = _pair(example)
+    _check_hooks(model)
     call = make_example(model, inputs, None)
     leaves = pytree.tree_leaves(targets)
     _check_targets(leaves)
@@ -147,6 +148,15 @@ def _pair(example: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         )
     inputs, targets = (tuple(part) if isinstance(part, tuple | list) else (part,) for part in example)
     return inputs, targets
+
+
+def _check_hooks(model: nn.Module) -> None:
+    for name, part in model.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
+            raise ExportError(
+                f"module '{name}' ({type(part).__name__}) has hooks on its backward, which a file cannot run; remove "
+                "them"
+            )
 
 
 def _check_targets(leaves: Sequence[Any]) -> None:
@@ -200,12 +210,17 @@ def in_mode(module: WithLoss, *, training: bool) -> Iterator[None]:
 
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Give buffers back the values that they had; a call in training mode changes some."""
-    before = [(tensor, tensor._version, tensor.clone()) for tensor in module.buffers()]
+    """Give a module back its buffers, with the values that they had; a call in training mode changes some."""
+    before = [
+        (part, key, tensor, None if tensor is None else (tensor._version, tensor.clone()))
+        for part in module.modules()
+        for key, tensor in part._buffers.items()
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for tensor, version, values in before:
-                if tensor._version != version:
-                    tensor.copy_(values)
+            for part, key, tensor, kept in before:
+                part._buffers[key] = tensor  # a call may put another one in its place
+                if tensor is not None and kept is not None and tensor._version != kept[0]:
+                    tensor.copy_(kept[1])

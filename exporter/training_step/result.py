@@ -45,7 +45,8 @@ class TrainingExport:
         calls = [f"{count} {name.rpartition(':')[2]}" for name, count in self.num_nodes.items()]
         nodes = ", ".join([f"{sum(self.op_counts.values())} nodes", *calls])
         size = f"{self.num_trained} numbers in {len(self.parameters)} parameters"
-        lines = [f"{self.path}: {what}, {size}, {nodes}, opset {self.opset}"]
+        given = ", ".join(self.metadata.given)
+        lines = [f"{self.path}: {what}, {size}, {nodes}, opset {self.opset}, takes {given}"]
         if self.apply_path is not None:
             lines.append(f"{self.apply_path}: the update{by} after {self.metadata.accumulate} batches")
         return "\n".join(lines)

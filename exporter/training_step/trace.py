@@ -26,6 +26,7 @@ from exporter.to_onnx.checks.node_counts import check_count, count_in_program
 from exporter.to_onnx.example_call import DynamicShapes, Example, kind_of
 from exporter.to_onnx.surroundings import every_layer
 from exporter.torch_ops.counting import count_calls
+from exporter.torch_ops.kit import torch_kits
 from exporter.training_step.decompositions.scalars import explicit_scalars
 from exporter.training_step.decompositions.table import decompositions
 from exporter.training_step.network import Network, kept_buffers
@@ -59,8 +60,11 @@ class Program:
         dims = {"batch": torch.export.Dim("batch", min=1)}
         names = [*network.inputs, *network.targets]
         shapes = tuple({axis: dims[name] for axis, name in network.axes[n].items()} or None for n in names)
-        with torch.no_grad(), kept_buffers(network.module), count_calls() as calls:
-            _check_number(network.module(*network.tensors))  # its own errors say more than those of an export
+        with torch.enable_grad(), kept_buffers(network.module), count_calls() as calls:
+            loss = network.module(*network.tensors)  # its own errors say more than those of an export
+            _check_number(loss)
+        _check_backwards(loss)
+        self._reached = _reached(loss, network)
         try:
             with every_layer(), torch.enable_grad():
                 self.program = torch.export.export(network.module, network.tensors, dynamic_shapes=(shapes,))
@@ -109,7 +113,43 @@ class Program:
         with _recording(self.mode), _reported():
             state = {name: self.mode.from_tensor(t.detach()) for name, t in self.network.state.items()}
             _, grads, buffers = self.gradients({**state, **self.fakes}, wrt)
+        lost = next((name for name in wrt if (name in grads) is not (name in self._reached)), None)
+        if lost is not None:
+            raise ExportError(
+                f"a gradient reaches '{lost}' in torch or in the exported graph, and not in both; write what leads to "
+                "it in operations that torch.export and autograd treat alike"
+            )
         return list(grads), list(buffers)
+
+
+def _reached(loss: Tensor, network: Network) -> set[str]:
+    """Return the names of the parameters that torch has a gradient for."""
+    wanted = {name: tensor for name, tensor in network.parameters.items() if tensor.requires_grad}
+    if not loss.requires_grad or not wanted:
+        return set()
+    grads = torch.autograd.grad(loss.reshape(()), list(wanted.values()), allow_unused=True)
+    return {name for name, grad in zip(wanted, grads, strict=True) if grad is not None}
+
+
+def _check_backwards(loss: Tensor) -> None:
+    """Refuse a `torch.autograd.Function` of the model: an export keeps its forward, and not its backward.
+
+    Raises: ExportError naming it.
+    """
+    known = {name for kit in torch_kits() for name in kit.autograd_nodes}
+    waiting = [] if loss.grad_fn is None else [loss.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and node.name() not in known and not function.__module__.startswith("torch."):
+            raise ExportError(
+                f"the model has a backward of its own, {function.__qualname__}, of which torch.export keeps only the "
+                "forward; write it in operations that torch differentiates, or as an operator (docs/operators.md)"
+            )
+        following = [before for before, _ in node.next_functions if before is not None and before not in seen]
+        seen.update(following)
+        waiting += following
 
 
 def _check_number(loss: Any) -> None:

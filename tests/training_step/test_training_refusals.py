@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import exporter
 from exporter import ExportError, export_training
+from exporter.training_step.trace import Program
 
 
 def one_layer() -> tuple[nn.Module, torch.optim.Optimizer, tuple[Tensor, Tensor]]:
@@ -92,3 +93,48 @@ def test_an_operation_without_translation_is_named(tmp_path: Path) -> None:
             tmp_path / "s.onnx",
             inference=False,
         )
+
+
+class Rounded(torch.autograd.Function):
+    """Rounding with a gradient that passes: a backward that is not that of the forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.detach().round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0]
+
+
+def test_a_backward_that_an_export_would_lose_is_refused(tmp_path: Path) -> None:
+    model, optimizer, example = one_layer()
+
+    def loss(y: Tensor, target: Tensor) -> Tensor:
+        rounded: Tensor = Rounded.apply(y)  # type: ignore[no-untyped-call]
+        return (rounded - target).square().mean()
+
+    with pytest.raises(ExportError, match="a backward of its own, Rounded"):
+        export_training(model, loss, optimizer, example, tmp_path / "step.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_hooks_on_the_backward_of_a_module_are_refused(tmp_path: Path) -> None:
+    model, optimizer, example = one_layer()
+    model.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(ExportError, match=r"module '' \(MyLinear\) has hooks on its backward"):
+        export_training(model, F.mse_loss, optimizer, example, tmp_path / "step.onnx")
+
+
+def test_a_gradient_that_the_graph_lacks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a parameter must not become a constant."""
+    model, optimizer, example = one_layer()
+    own = Program.gradients
+
+    def lossy(self: Program, values: Any, wrt: list[str]) -> Any:
+        loss, grads, buffers = own(self, values, wrt)
+        return loss, {"bias": grads["bias"]}, buffers
+
+    monkeypatch.setattr(Program, "gradients", lossy)
+    with pytest.raises(ExportError, match="a gradient reaches 'weight' in torch or"):
+        export_training(model, F.mse_loss, optimizer, example, tmp_path / "step.onnx")
