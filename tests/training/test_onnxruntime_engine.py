@@ -157,6 +157,11 @@ def test_a_checkpoint_gives_the_other_engine_the_whole_state(tmp_path: Path) -> 
     assert states[0].keys() - states[2].keys() == {"network.input_mean", "network.input_std"}  # constants there
     for name, value in states[0].items():
         assert all(np.array_equal(value, other[name]) for other in states[1:] if name in other), name
+    run.optimizer.state_dict()["state"][0]["exp_avg"] += 1
+    run.engine.load()
+    loaded, theirs = run.engine.state(), onnxruntime_engine.torch_state(run.network, run.optimizer)
+    assert not np.array_equal(loaded["network.layers.0.weight/exp_avg"], states[2]["network.layers.0.weight/exp_avg"])
+    assert all(np.array_equal(loaded[name], theirs[name]) for name in loaded.keys() & theirs.keys())
 
 
 # Refusals
