@@ -212,7 +212,7 @@ def in_mode(module: WithLoss, *, training: bool) -> Iterator[None]:
 def kept_buffers(module: nn.Module) -> Iterator[None]:
     """Give a module back its buffers, with the values that they had; a call in training mode changes some."""
     before = [
-        (part, key, tensor, None if tensor is None else (tensor._version, tensor.clone()))
+        (part, key, tensor, None if tensor is None else tensor.clone())
         for part in module.modules()
         for key, tensor in part._buffers.items()
     ]
@@ -220,7 +220,12 @@ def kept_buffers(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for part, key, tensor, kept in before:
+            for part, key, tensor, values in before:
                 part._buffers[key] = tensor  # a call may put another one in its place
-                if tensor is not None and kept is not None and tensor._version != kept[0]:
-                    tensor.copy_(kept[1])
+                if tensor is not None and values is not None and not is_same(tensor, values):
+                    tensor.copy_(values)  # batch norm changes its own without a new version
+
+
+def is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape are equal; NaN is equal to NaN."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())

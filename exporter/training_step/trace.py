@@ -29,7 +29,7 @@ from exporter.torch_ops.counting import count_calls
 from exporter.torch_ops.kit import torch_kits
 from exporter.training_step.decompositions.scalars import explicit_scalars
 from exporter.training_step.decompositions.table import decompositions
-from exporter.training_step.network import Network, kept_buffers
+from exporter.training_step.network import Network, is_same, kept_buffers
 
 Values = Mapping[str, Tensor]
 
@@ -61,10 +61,13 @@ class Program:
         names = [*network.inputs, *network.targets]
         shapes = tuple({axis: dims[name] for axis, name in network.axes[n].items()} or None for n in names)
         with torch.enable_grad(), kept_buffers(network.module), count_calls() as calls:
+            before = {name: tensor.clone() for name, tensor in network.buffers.items()}
             loss = network.module(*network.tensors)  # its own errors say more than those of an export
             _check_number(loss)
-        _check_backwards(loss)
-        self._reached = _reached(loss, network)
+            # Batch norm writes its running statistics without a new version of them.
+            self._written = {name for name, old in before.items() if not is_same(network.buffers[name], old)}
+            _check_backwards(loss)
+            self._reached = _reached(loss, network)  # before the buffers get a new version, which autograd refuses
         try:
             with every_layer(), torch.enable_grad():
                 self.program = torch.export.export(network.module, network.tensors, dynamic_shapes=(shapes,))
@@ -105,7 +108,11 @@ class Program:
         for name, grad in grads.items():
             if grad.layout is not torch.strided:
                 raise ExportError(f"the gradient of '{name}' is sparse; make its module without sparse=True")
-        changed = {name: tensor for name, tensor in buffers.items() if tensor._version != versions[name]}
+        changed = {
+            name: tensor
+            for name, tensor in buffers.items()
+            if tensor._version != versions[name] or name in self._written
+        }
         return loss.detach(), grads, changed
 
     def find_changes(self, wrt: list[str]) -> tuple[list[str], list[str]]:
