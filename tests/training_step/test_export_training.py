@@ -250,3 +250,28 @@ def test_names_that_the_model_has_get_a_number_and_dropout_draws_anew(tmp_path: 
     assert (steps.metadata.step, steps.metadata.lr, steps.metadata.loss) == ("step_1", "lr_1", "loss_1")
     assert steps.metadata.targets == ("target_1",)
     assert len({float(steps.step(*example)) for _ in range(4)}) > 1
+
+
+class Structured(nn.Module):
+    """A dict in, a dict out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = exporter.MyLinear(3, 2)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"out": self.layer(batch["x"]) + batch["shift"]}
+
+
+def test_structures_no_target_and_a_batch_of_one(tmp_path: Path) -> None:
+    model = Structured()
+    batch = {"x": torch.rand(1, 3), "shift": torch.rand(2)}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path = tmp_path / "step.onnx"
+    export_training(
+        model, lambda y: y["out"].square().mean(), optimizer, ((batch,), ()), path, opset=18, inference=False
+    )
+    steps = Steps(path)
+    assert steps.metadata.given == ("batch_x", "batch_shift")
+    batch["x"] = torch.rand(6, 3)
+    np.testing.assert_allclose(steps.step(*batch.values()), model(batch)["out"].square().mean().detach(), rtol=1e-6)
