@@ -1,8 +1,9 @@
 """onnx's reference evaluator, with our own operators where its are wrong, or too slow for whole models. No torch.
 
 In onnx 1.23, Erf and Gelu round every input to float32, and take a Python call for each number; GatherElements fails
-along an axis of more than 64 elements. Some operators ignore attributes that they had in older opsets, such as
-``broadcast`` of Add, and silently give another result; a model with one is refused.
+along an axis of more than 64 elements; MaxPool with strides of 1 gives wrong indices. Some operators ignore attributes
+that they had in older opsets, such as ``broadcast`` of Add, and silently give another result; a model with one is
+refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpFunction, OpRun
+from onnx.reference.ops.op_max_pool import MaxPool as OnnxMaxPool
 
 from ort_ops.analysis.operator_op import OperatorOp, element_type_of, make_operator_op
 from ort_ops.opdef.call import Call
@@ -83,6 +85,18 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[kept], indices, axis=axis),)
 
 
+class MaxPool(OnnxMaxPool):
+    """The largest number of each window, and where it is among all numbers of the input."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **attributes: Any) -> Any:  # type: ignore[override]
+        if len(self.onnx_node.output) < 2:
+            return super()._run(x, **attributes)  # type: ignore[no-untyped-call]
+        names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides")
+        return self._max_pool(x, **{n: attributes.get(n) for n in names})  # type: ignore[no-untyped-call]
+
+
 class IgnoredAttributeError(NotImplementedError):
     """The evaluator would compute the model wrongly: its implementation of an operator ignores an attribute."""
 
@@ -99,7 +113,7 @@ def make_evaluator(model: onnx.ModelProto, compute: Compute | None = None) -> Re
 
     Raises: IgnoredAttributeError; and what onnx raises for an operator that it does not know.
     """
-    own: list[type[OpRun]] = [Erf, Gelu, GatherElements]
+    own: list[type[OpRun]] = [Erf, Gelu, GatherElements, MaxPool]
 
     class Evaluator(ReferenceEvaluator):
         """Make evaluators of the same class for bodies and functions; onnx's forgets the operators for functions."""

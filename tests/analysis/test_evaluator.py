@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -53,3 +54,17 @@ def test_gather_elements_of_long_axes() -> None:
     model = one_node("GatherElements", ["x", "i"], [TensorProto.DOUBLE, TensorProto.INT64], axis=1)
     (y,) = make_evaluator(model).run(None, {"x": data, "i": indices})
     np.testing.assert_array_equal(y, torch.gather(torch.from_numpy(data), 1, torch.from_numpy(indices % 100)).numpy())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 1, 2), (3, 1, 1)])
+def test_max_pool_tells_where_the_largest_are(kernel: int, stride: int, dilation: int) -> None:
+    """onnx's own gives wrong indices for strides of 1."""
+    model = one_node(
+        "MaxPool", ["x"], [TensorProto.FLOAT], kernel_shape=[kernel] * 2, strides=[stride] * 2, dilations=[dilation] * 2
+    )
+    model.graph.node[0].output.append("i")
+    model.graph.output.append(helper.make_tensor_value_info("i", TensorProto.INT64, None))
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 6)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for got, expected in zip(make_evaluator(model).run(None, {"x": x}), session.run(None, {"x": x}), strict=True):
+        np.testing.assert_array_equal(got, expected)

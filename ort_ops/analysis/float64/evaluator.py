@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpFunction, OpRun
 
-from ort_ops.analysis.evaluator import Erf, GatherElements, Gelu
+from ort_ops.analysis.evaluator import Erf, GatherElements, Gelu, MaxPool
 from ort_ops.analysis.float64.result_types import FLOATS_BY_ONNX_TYPE
 from ort_ops.analysis.float64.tracker import Tracker
 from ort_ops.analysis.operator_op import OperatorOp, make_operator_op
@@ -62,7 +62,7 @@ def make_float64_evaluator(
         fallback: makes an operator for a node that the evaluator does not know.
         folder: of the model's external data.
     """
-    own: list[type[OpRun]] = [Cast, CastLike, Erf, Gelu, GatherElements]
+    own: list[type[OpRun]] = [Cast, CastLike, Erf, Gelu, GatherElements, MaxPool]
 
     class Evaluator(ReferenceEvaluator):
         """Makes others of its own class for bodies and functions; for functions it forgets the operators."""
