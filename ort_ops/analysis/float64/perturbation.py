@@ -15,6 +15,9 @@ Array = NDArray[Any]
 FLOAT64_SCALE = 2.0**20
 """Float64 nodes are perturbed so much more, and what arrives divided by it: float64 cannot show their errors else."""
 
+_UNDERFLOWS = 64
+"""The error of what underflows, at most, in units of the smallest number."""
+
 
 @dataclass(frozen=True)
 class Perturbation:
@@ -60,12 +63,31 @@ class Perturbation:
         with np.errstate(all="ignore"):
             return np.where(np.isfinite(value), value * (1 + relative * self.random(value.shape, salt, count)), value)
 
-    def perturbed(self, result: Array, size: Array, element_type: ElementType, salt: int, count: int) -> Array:
-        """Return a result with errors of these sizes; NaN and infinities as they are."""
+    def perturbed(
+        self,
+        result: Array,
+        size: Array,
+        element_type: ElementType,
+        salt: int,
+        count: int,
+        *,
+        keeps_sign: bool = False,
+    ) -> Array:
+        """Return a result with errors of these sizes; NaN and infinities as they are.
+
+        Args:
+            keeps_sign: whether what underflows keeps its sign, as in any rounding of one number: the root of a mean of
+                squares that are almost 0 is no NaN.
+        """
         with np.errstate(all="ignore"):
             if self.kind == "drift":
                 unit = element_type.unit_roundoff * self.scale(element_type) / self.factor
                 change = np.where(size > 0, unit * result, 0.0)
             else:
                 change = size * self.random(result.shape, salt, count)
+            if keeps_sign:
+                least = _UNDERFLOWS * self.scale(element_type) * element_type.smallest
+                moved = result + change
+                is_turned = (np.signbit(moved) != np.signbit(result)) & (np.abs(change) <= least)
+                change = np.where(is_turned, -moved - result, change)
             return np.where(np.isfinite(change) & np.isfinite(result), result + change, result)

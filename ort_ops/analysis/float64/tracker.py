@@ -119,7 +119,7 @@ class Tracker:
             result = widen(as_array(result))
             if error.of_result and element_type is not None and is_float(result):
                 size = scale * error.size(result, inputs, element_type)
-                result = perturbation.perturbed(result, size, element_type, 100 + i, self._count)
+                result = perturbation.perturbed(result, size, element_type, 100 + i, self._count, keeps_sign=True)
             results.append(self._settle(proto, i, result, element_type, inputs))
         return results
 
@@ -196,8 +196,9 @@ class Tracker:
         for i, (scale, element_type) in enumerate(zip(scales, types, strict=True)):
             size = None if sizes is None else sizes[i]
             if scale and size is not None and element_type is not None:
+                salt = 200 + i if i else 0
                 results[i] = perturbation.perturbed(
-                    results[i], size * scale, element_type, 200 + i if i else 0, self._count
+                    results[i], size * scale, element_type, salt, self._count, keeps_sign=kit.is_elementwise
                 )
         return results
 
