@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, fx
 
 from exporter.errors import ExportError
-from exporter.to_onnx.float64_erf import gelu as float64_gelu
-from exporter.to_onnx.float64_kernels import float64_translations
+from exporter.to_onnx.float64.erf import gelu as float64_gelu
+from exporter.to_onnx.float64.kernels import float64_translations
 
 _NARROW_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _NARROW_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32})

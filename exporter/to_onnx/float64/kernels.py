@@ -16,8 +16,8 @@ import torch
 from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops import core, linalg, nn, special
 
-from exporter.to_onnx.float64_erf import erf
-from exporter.to_onnx.float64_windows import average_pool, convolution
+from exporter.to_onnx.float64.erf import erf
+from exporter.to_onnx.float64.windows import average_pool, convolution
 
 Translation = Callable[..., Any]
 
