@@ -193,7 +193,7 @@ class PythonByExtensions(Provider):
         """Ask whether onnxruntime-extensions is here, and can call an operator of this kind."""
         if kit.python_kernel is None:
             return None
-        return Offer(self, kit, extensions.unavailable_reason(kit) or _python_reason(kit), EXTENSIONS_HOST)
+        return Offer(self, kit, _python_reason(kit) or extensions.unavailable_reason(kit), EXTENSIONS_HOST)
 
     def dtypes(self, variable: TypeVariable) -> tuple[str, ...]:
         """Return what onnxruntime-extensions can pass to Python."""

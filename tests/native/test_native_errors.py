@@ -17,6 +17,7 @@ from ort_ops.native import library as native
 if not native.status().is_usable:
     pytest.skip(str(native.status().reason), allow_module_level=True)
 
+from ort_ops.opdef import registry
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR, check_arguments, infer_shape
 from tests.native_support import (
@@ -243,7 +244,12 @@ def test_only_the_documented_symbols_are_exported_and_nothing_heavy_is_linked() 
 def test_python_and_native_say_the_same_of_the_element_types() -> None:
     with pytest.raises(ContractError) as caught:
         check_arguments([[2, 3], [5, 3]], ["int32", "int32"])
-    described = native.describe(native.library_path(), "mylinear_describe")
-    for operator in described["operators"]:
-        ((*head, last),) = [variable["types"] for variable in operator["types"]]
-        assert f"must be {', '.join(head)} or {last}, got" in str(caught.value)
+    found = {}
+    for described in native.describe(native.library_path(), "mylinear_describe")["operators"]:
+        operator = registry.find(described["domain"], described["name"], described["since_version"])
+        assert operator is not None
+        found[described["name"]] = {variable["name"]: variable["types"] for variable in described["types"]}
+        variables = operator.operator.variables
+        assert found[described["name"]] == {variable.name: list(variable.dtypes) for variable in variables}
+    *head, last = found[MYLINEAR.name]["T"]
+    assert f"must be {', '.join(head)} or {last}, got" in str(caught.value)

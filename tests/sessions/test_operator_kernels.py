@@ -193,11 +193,11 @@ def test_a_domain_has_one_host_so_the_second_operator_runs_by_its_body() -> None
 def test_register_gives_plain_sessions_every_operator() -> None:
     with registered(affine_kit()):
         options = onnxruntime.SessionOptions()
-        assert {"cpp", "python"} <= {*ort_ops.register(options).name.split(", ")}
+        assert ort_ops.register(options).name == "cpp, python"
         plain = onnxruntime.InferenceSession(chain(linear_node(), affine_node()), options)
         np.testing.assert_array_equal(run(plain), 2 * X)
         with pytest.raises(
-            ort_ops.KernelError, match=r"have the cpp, .*python kernel of domain 'mylinear' and 'test.kits' registered"
+            ort_ops.KernelError, match=r"have the cpp, python kernel of domain 'mylinear' and 'test.kits' registered"
         ):
             ort_ops.register(options)
 
