@@ -28,8 +28,8 @@ from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, write_model
 def make_model(traced: Traced, opset: int) -> onnx.ModelProto:
     """Return the ONNX model of a recorded function, with all its inputs. Raises: ExportError."""
     names, tensors = list(traced.inputs), tuple(traced.inputs.values())
-    dim = torch.export.Dim("batch", min=1)
-    shapes = tuple(dict.fromkeys(traced.axes[name], dim) or None for name in names)
+    dims = {dim: torch.export.Dim(dim, min=1) for axes in traced.axes.values() for dim in axes.values()}
+    shapes = tuple({axis: dims[dim] for axis, dim in traced.axes[name].items()} or None for name in names)
     try:
         with prepared(traced.graph, None):
             program = torch.export.export(traced.graph, tensors, dynamic_shapes=shapes)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from exporter.errors import ExportError
 from exporter.to_onnx.example_call import distinct_names
+from exporter.training_step.forward import Values
 from exporter.training_step.graphs import make_model, store
 from exporter.training_step.optimizers.arithmetic import divide
 from exporter.training_step.optimizers.read import Optimizer
-from exporter.training_step.trace import Program, Traced, Values, trace
+from exporter.training_step.trace import Program, Traced, trace
 from ort_ops.training.file_format import APPLY, GRAD, GRADIENT, NEXT, STEP, TrainingMetadata
 
 

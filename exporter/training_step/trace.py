@@ -1,8 +1,7 @@
 """Record a training step as one flat graph of ATen operations, each call of a registered operator one node.
 
-The model and its loss are exported by `torch.export`, which keeps the calls of library ops, and then run with the
-program's own fake tensors while `make_fx` records: the forward, the backward that autograd makes of it, and the update.
-The batch keeps the symbol that the export gave it, whatever other sizes happen to equal it.
+The exported forward is run with its own fake tensors while `make_fx` records: the forward, the backward that autograd
+makes of it, and the update. The batch keeps the symbol that the export gave it, whatever other sizes equal it.
 """
 
 from __future__ import annotations
@@ -15,23 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.exc import UserError, UserErrorType
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from exporter.errors import ExportError
 from exporter.to_onnx.checks.agreement import root_cause
-from exporter.to_onnx.checks.node_counts import check_count, count_in_program
-from exporter.to_onnx.example_call import DynamicShapes, Example, kind_of
-from exporter.to_onnx.surroundings import every_layer
-from exporter.torch_ops.counting import count_calls
-from exporter.torch_ops.kit import torch_kits
+from exporter.to_onnx.example_call import DynamicShapes, kind_of
 from exporter.training_step.decompositions.scalars import explicit_scalars
 from exporter.training_step.decompositions.table import decompositions
-from exporter.training_step.network import Network, is_same, kept_buffers
-
-Values = Mapping[str, Tensor]
+from exporter.training_step.forward import Forward, Values, check_backwards, check_dense, lost_gradient
+from exporter.training_step.network import Network
 
 
 @dataclass(frozen=True)
@@ -51,68 +43,34 @@ class Traced:
     axes: DynamicShapes
 
 
-class Program:
+class Program(Forward):
     """The exported forward of model and loss, to be run and differentiated while something records."""
+
+    what = "the model with its loss"
+    fixing = "the model or the loss"
+    unchanging = "dynamic_batch=False"
 
     def __init__(self, network: Network) -> None:
         """Export the network in the mode that it is in. Raises: ExportError."""
-        self.network = network
-        dims = {"batch": torch.export.Dim("batch", min=1)}
-        names = [*network.inputs, *network.targets]
-        shapes = tuple({axis: dims[name] for axis, name in network.axes[n].items()} or None for n in names)
-        with torch.enable_grad(), kept_buffers(network.module), count_calls() as calls:
-            before = {name: tensor.clone() for name, tensor in network.buffers.items()}
-            loss = network.module(*network.tensors)  # its own errors say more than those of an export
-            _check_number(loss)
-            # Batch norm writes its running statistics without a new version of them.
-            self._written = {name for name, old in before.items() if not is_same(network.buffers[name], old)}
-            _check_backwards(loss)
-            self._reached = _reached(loss, network)  # before the buffers get a new version, which autograd refuses
-        try:
-            with every_layer(), torch.enable_grad():
-                self.program = torch.export.export(network.module, network.tensors, dynamic_shapes=(shapes,))
-        except Exception as error:
-            if isinstance(error, UserError) and error.error_type is UserErrorType.CONSTRAINT_VIOLATION:
-                raise ExportError(
-                    "the model or the loss fixes the size of the batch; write it for any size (x.shape[0] in place of "
-                    "a number), or export with dynamic_batch=False"
-                ) from error
-            raise ExportError(f"torch.export cannot take the model with its loss: {root_cause(error)}") from error
-        example = Example(network.module, network.module, network.tensors, names, False)
-        check_count(count_in_program(self.program), calls, example, has_inner_graphs=False, is_program=False)
-        self.module = self.program.module(check_guards=False)
-        held = (
-            *self.module.named_parameters(remove_duplicate=False),
-            *self.module.named_buffers(remove_duplicate=False),
-        )
-        self._aliases = {full: network.aliases[full] for full, _ in held if full in network.aliases}
-        placeholders = {n.name: n.meta["val"] for n in self.program.graph.nodes if n.op == "placeholder"}
-        fakes = [placeholders[name] for name in self.program.graph_signature.user_inputs]
-        self.fakes: dict[str, Tensor] = dict(zip(names, fakes, strict=True))
-        self.mode: FakeTensorMode = fakes[0].fake_mode
+        self._reached: set[str] = set()
+        super().__init__(network, self._look_at)
+
+    def _look_at(self, loss: Any) -> None:
+        _check_number(loss)
+        check_backwards([loss])
+        self._reached = _reached(loss, self.network)  # before the buffers get a new version, which autograd refuses
 
     def gradients(self, values: Values, wrt: list[str]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Return the loss, the gradient of each of ``wrt`` that one reaches, and the buffers that change."""
         leaves = {name: values[name].detach().requires_grad_() for name in wrt}
-        buffers = {name: values[name].clone() for name in self.network.buffers}
-        versions = {name: tensor._version for name, tensor in buffers.items()}
-        state = {**values, **leaves, **buffers}
-        held = {full: state[name] for full, name in self._aliases.items()}
-        loss = functional_call(self.module, held, tuple(values[name] for name in self.fakes), tie_weights=False)
+        loss, changed = self.call({**values, **leaves})
         _check_number(loss)
         if not loss.requires_grad:
             raise ExportError("the loss depends on no parameter that needs a gradient, so there is nothing to train")
         loss = loss.reshape(())
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if leaves else ()
         grads = {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
-        for name, grad in grads.items():
-            if grad.layout is not torch.strided:
-                raise ExportError(f"the gradient of '{name}' is sparse; make its module without sparse=True")
-        changed = {
-            name: tensor
-            for name, tensor in buffers.items()
-            if tensor._version != versions[name] or name in self._written
-        }
+        check_dense(grads)
         return loss.detach(), grads, changed
 
     def find_changes(self, wrt: list[str]) -> tuple[list[str], list[str]]:
@@ -122,10 +80,7 @@ class Program:
             _, grads, buffers = self.gradients({**state, **self.fakes}, wrt)
         lost = next((name for name in wrt if (name in grads) is not (name in self._reached)), None)
         if lost is not None:
-            raise ExportError(
-                f"a gradient reaches '{lost}' in torch or in the exported graph, and not in both; write what leads to "
-                "it in operations that torch.export and autograd treat alike"
-            )
+            raise lost_gradient(lost)
         return list(grads), list(buffers)
 
 
@@ -138,27 +93,6 @@ def _reached(loss: Tensor, network: Network) -> set[str]:
     return {name for name, grad in zip(wanted, grads, strict=True) if grad is not None}
 
 
-def _check_backwards(loss: Tensor) -> None:
-    """Refuse a `torch.autograd.Function` of the model: an export keeps its forward, and not its backward.
-
-    Raises: ExportError naming it.
-    """
-    known = {name for kit in torch_kits() for name in kit.autograd_nodes}
-    waiting = [] if loss.grad_fn is None else [loss.grad_fn]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        function = getattr(node, "_forward_cls", None)
-        if function is not None and node.name() not in known and not function.__module__.startswith("torch."):
-            raise ExportError(
-                f"the model has a backward of its own, {function.__qualname__}, of which torch.export keeps only the "
-                "forward; write it in operations that torch differentiates, or as an operator (docs/operators.md)"
-            )
-        following = [before for before, _ in node.next_functions if before is not None and before not in seen]
-        seen.update(following)
-        waiting += following
-
-
 def _check_number(loss: Any) -> None:
     """Check that a loss is one number. Raises: ExportError."""
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
@@ -169,7 +103,7 @@ def _check_number(loss: Any) -> None:
 def trace(
     function: Callable[[Values], Mapping[str, Tensor]],
     inputs: Mapping[str, Tensor],
-    program: Program | None = None,
+    program: Forward | None = None,
 ) -> Traced:
     """Record a function of named tensors.
 
@@ -195,20 +129,21 @@ def trace(
     if program is not None:
         _check_batch(program)
     explicit_scalars(graph)
-    axes = {name: program.network.axes[name] if name in known and program is not None else {} for name in inputs}
+    axes = {name: program.axes[name] if name in known and program is not None else {} for name in inputs}
     return Traced(graph, dict(inputs), outputs, axes)
 
 
-def _check_batch(program: Program) -> None:
+def _check_batch(program: Forward) -> None:
     """Check that no operation fixed a dimension that may change. Raises: ExportError."""
-    for name, axes in program.network.axes.items():
+    for name, axes in program.axes.items():
         for axis in axes:
             size = program.fakes[name].shape[axis]
             fixed = size if isinstance(size, int) else size.node.maybe_as_int()
             if fixed is not None:
                 raise ExportError(
-                    f"the backward works for a batch of {fixed} alone: dimension {axis} of '{name}' was fixed while it "
-                    "was recorded; export with dynamic_batch=False, or write the operation that does it in others"
+                    f"the backward works for a {axes[axis]} of {fixed} alone: dimension {axis} of '{name}' was fixed "
+                    f"while it was recorded; export with {program.unchanging}, or write the operation that does it in "
+                    "others"
                 )
 
 
