@@ -56,8 +56,11 @@ def _warn_of_cpu(need: Need) -> None:
     # Without the provider the session has no CUDA at all, which onnxruntime says itself.
     if cuda.PROVIDER not in onnxruntime.get_available_providers() or ("cuda", need.op_type) in _warned:
         return
-    _warned.add(("cuda", need.op_type))
     (refusal,) = refusals(need, None, [CUDA.name])
+    # Without a model, nobody is known to use an operator that has no CUDA kernel at all.
+    if refusal.lack is Lack.NONE_WRITTEN and not need.is_required:
+        return
+    _warned.add(("cuda", need.op_type))
     warnings.warn(
         f"{need.kit.operator.name} runs on the CPU in this CUDA session, and what it reads and writes is copied, "
         f"because the CUDA kernel is not available: {refusal.detail or refusal.lack.value}; kernels='cpp' says that "

@@ -137,7 +137,7 @@ def test_auto_is_cuda_only_where_the_providers_are(backend: Path, capsys: pytest
     assert cuda_kernel().is_available
     for providers in (PROVIDERS, [(cuda.PROVIDER, {"device_id": 1}), "CPUExecutionProvider"]):
         options = onnxruntime.SessionOptions()
-        assert ort_ops.register(options, providers=providers).name == "cuda"
+        assert ort_ops.register(options, providers=providers, operators=["mylinear::MYLINEAR"]).name == "cuda"
         assert options.get_session_config_entry(cuda.CONFIG_KEY) == "require"
     for providers in (None, [], ["CPUExecutionProvider"]):
         assert ort_ops.register(onnxruntime.SessionOptions(), providers=providers).name == "cpp"
