@@ -38,6 +38,11 @@ struct Avx2 {
       return _mm256_set1_pd(value);
     }
     static void store(double* to, Vec value) { _mm256_storeu_pd(to, value); }
+    static void store_first(double* to, Vec value, size_t count) {
+      const __m256i index = _mm256_setr_epi64x(0, 1, 2, 3);
+      const __m256i limit = _mm256_set1_epi64x(static_cast<long long>(count));
+      _mm256_maskstore_pd(to, _mm256_cmpgt_epi64(limit, index), value);
+    }
   };
 
   struct Float : NoDot {
@@ -74,6 +79,11 @@ struct Avx2 {
       return _mm256_set1_ps(value);
     }
     static void store(float* to, Vec value) { _mm256_storeu_ps(to, value); }
+    static void store_first(float* to, Vec value, size_t count) {
+      const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+      const __m256i limit = _mm256_set1_epi32(static_cast<int>(count));
+      _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(limit, index), value);
+    }
     static void store(Float16* to, Vec value) {
       const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bits);

@@ -1,6 +1,6 @@
 // Layer: kernels. AVX-512 F, BW, DQ and VL: Skylake-SP and newer.
-#include "kernels/adam/adam_loop.h"
 #include "kernels/isa/avx512.h"
+#include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/matmul/matmul_list.h"

@@ -70,6 +70,9 @@ struct Avx512 {
       return _mm512_set1_pd(value);
     }
     static void store(double* to, Vec value) { _mm512_storeu_pd(to, value); }
+    static void store_first(double* to, Vec value, size_t count) {
+      _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), value);
+    }
   };
 
   struct Float : NoDot {
@@ -120,6 +123,9 @@ struct Avx512 {
       for (int i = 0; i < 16; ++i) v[i] = _mm512_castsi512_ps(words[i]);
     }
     static void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
+    static void store_first(float* to, Vec value, size_t count) {
+      _mm512_mask_storeu_ps(to, first_lanes(count), value);
+    }
     static void store(Float16* to, Vec value) {
       const __m256i bits = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);

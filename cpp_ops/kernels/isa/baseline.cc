@@ -38,11 +38,12 @@ struct Vector : NoDot {
   static Vec broadcast(const T* from) {
     T value;
     __builtin_memcpy(&value, from, sizeof value);
-    Vec all;
+    Vec all{};
     for (size_t i = 0; i < kLanes; ++i) all[i] = value;
     return all;
   }
   static void store(T* to, Vec value) { __builtin_memcpy(to, &value, sizeof value); }
+  static void store_first(T* to, Vec value, size_t count) { store_partial<Vector>(to, value, count); }
 };
 
 struct Baseline {

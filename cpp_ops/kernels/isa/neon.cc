@@ -31,6 +31,7 @@ struct Neon {
     static Vec load_partial(const double* from, size_t count) { return load_copied<Double>(from, count); }
     static Vec broadcast(const double* from) { return vld1q_dup_f64(from); }
     static void store(double* to, Vec value) { vst1q_f64(to, value); }
+    static void store_first(double* to, Vec value, size_t count) { store_partial<Double>(to, value, count); }
   };
 
   struct Float : NoDot {
@@ -58,6 +59,7 @@ struct Neon {
     }
     static Vec broadcast(const float* from) { return vld1q_dup_f32(from); }
     static void store(float* to, Vec value) { vst1q_f32(to, value); }
+    static void store_first(float* to, Vec value, size_t count) { store_partial<Float>(to, value, count); }
     static void store(Float16* to, Vec value) {
       vst1_u16(reinterpret_cast<uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(value)));
     }

@@ -6,24 +6,11 @@
 #ifndef MYLINEAR_KERNELS_MATMUL_MATMUL_TILES_H_
 #define MYLINEAR_KERNELS_MATMUL_MATMUL_TILES_H_
 
+#include "kernels/matmul/even_cut.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/matmul/outer_products.h"
 
 namespace mylinear::kernels {
-
-// A cut of `size` into `pieces` that differ by one at most, the longer ones first.
-struct EvenCut {
-  size_t pieces;
-  size_t length;
-  size_t longer;
-
-  EvenCut(size_t size, size_t largest) : pieces(divide_up(size, largest)), length(0), longer(0) {
-    if (pieces == 0) return;
-    length = size / pieces;
-    longer = size % pieces;
-  }
-  size_t start(size_t piece) const { return piece * length + min(piece, longer); }
-};
 
 template <class Tag, class S, int kMr, int kVecs>
 struct Matmul {
@@ -31,23 +18,26 @@ struct Matmul {
   using T = typename Simd::Scalar;
   using Vec = typename Simd::Vec;
   using Kernel = OuterProducts<Simd, kMr, kVecs>;
-  using Block = typename Kernel::Block;
+  using Strip = typename Kernel::Strip;
 
   static constexpr bool kConverts = sizeof(S) != sizeof(T);
   static constexpr size_t kLanes = Simd::kLanes;
   static constexpr size_t kNr = kVecs * kLanes;  // columns of a panel
 
-  // A block of K. The panel of B that is this long, 24 KiB, stays in L1 while rows of A pass.
+  // A block of K. The panel of B that is this long, 24 KiB, stays in L1 while rows of A pass; meanwhile the
+  // next one is prefetched from memory into L2, and the C that comes next too. See benchmarks/README.md.
   static constexpr size_t kMaxPacked = 24576 / sizeof(T);
   static constexpr size_t kMaxBlock = min(kMaxPacked / kNr, 256);
-  // A block of K where few rows read B once, in place: as many rows of B as the hardware prefetches at a
-  // time.
-  static constexpr size_t kStreamed = 8;
+  // A block of K where few rows read B once, in place.
+  static constexpr size_t kStreamed = 16;
   // Rows of A that are not multiplied in place are held on the stack, copied or converted once a tile.
   static constexpr size_t kMaxHeld = (kConverts ? 32768 : 65536) / sizeof(T);
   static constexpr size_t kMaxRows = 512;
-  // Panels in a tile, and in the sums of a tile whose type is converted.
+  // Panels in a tile, and in the sums of a tile whose type is converted. Tiles are wider where all time goes
+  // into reading B or writing C: a row is read or written on and on, by one thread too.
   static constexpr size_t kTilePanels = 2;
+  static constexpr size_t kStreamedPanels = 8;
+  static constexpr size_t kShort = 16;  // of K
   static constexpr size_t kUnit = kMr > kLanes ? kMr : kLanes;
   static constexpr size_t kMaxSummed = kConverts ? kMaxHeld / kMaxBlock / kUnit * kUnit : 1;
   static constexpr size_t kEnough = 16;  // tiles, so that there are some for each thread
@@ -64,6 +54,7 @@ struct Matmul {
     size_t row_tile;
     size_t row_tiles;
     size_t column_tiles;
+    size_t tile_panels;
 
     explicit Plan(const MatmulParams& p) : panels(divide_up(p.N, kLanes), kVecs) {
       streams = !kConverts && p.M <= kMr && p.N >= kLanes;
@@ -74,7 +65,10 @@ struct Matmul {
       size_t most = kMaxRows;
       if (holds && block > 0) most = min(most, kMaxHeld / round_up(block) / kUnit * kUnit);
       if (kConverts) most = min(most, kMaxSummed);
-      column_tiles = divide_up(panels.pieces, kTilePanels);
+      tile_panels = streams ? kStreamedPanels : kTilePanels;
+      if (!kConverts && p.K <= kShort && p.M >= kEnough * kMinRows)
+        tile_panels = panels.pieces + !panels.pieces;
+      column_tiles = divide_up(panels.pieces, tile_panels);
       if (column_tiles > 0 && column_tiles < kEnough) {
         const size_t rows = p.M / divide_up(kEnough, column_tiles) / kMr * kMr;
         most = min(most, rows > kMinRows ? rows : kMinRows);
@@ -84,7 +78,6 @@ struct Matmul {
     }
   };
 
-  // A panel of a group: some vectors of columns.
   struct Panel {
     size_t n;  // first column
     size_t vecs;
@@ -116,13 +109,12 @@ struct Matmul {
     }
   }
 
+  // The rows of A of a tile, along a block of K.
   struct Operand {
     const T* data;
     size_t row;
     size_t step;
   };
-
-  // The rows of A of a tile, along a block of K.
   static Operand read_a(const MatmulParams& p, const Plan& plan, size_t m, size_t rows, size_t k,
                         size_t length, T* held) {
     const S* a = static_cast<const S*>(p.a) + m * p.a_row + k * p.a_step;
@@ -137,106 +129,146 @@ struct Matmul {
     return {held, 1, round_up(rows)};
   }
 
-  static void copy_rows(const T* from, size_t from_stride, T* to, size_t to_stride, size_t rows,
-                        size_t count) {
-    for (size_t i = 0; i < rows; ++i) {
-      __builtin_memcpy(to + i * to_stride, from + i * from_stride, count * sizeof(T));
-    }
-  }
-
-  // Computes columns of C of a panel, for the rows of a pass.
-  static void multiply(const MatmulParams& p, const Panel& panel, size_t m, size_t rows, Block block) {
-    if constexpr (!kConverts) {
-      T* c = static_cast<T*>(p.c) + m * p.N + panel.n;
-      if (panel.columns < panel.vecs * kLanes) {
-        T edge[kMr * kNr];
-        if (block.adds) copy_rows(c, p.N, edge, kNr, rows, panel.columns);
-        block.c = edge;
-        block.c_row = kNr;
-        Kernel::multiply_of(rows, panel.vecs, block);
-        copy_rows(edge, kNr, c, p.N, rows, panel.columns);
-        return;
-      }
-      block.c = c;
-      block.c_row = p.N;
-    }
-    Kernel::multiply_of(rows, panel.vecs, block);
-  }
-
-  // Rounds a row of sums, once each.
+  // Rounds sums, once each.
   static void round_row(const T* sums, size_t columns, S* c) {
     size_t j = 0;
     for (; j + kLanes <= columns; j += kLanes) Simd::store(c + j, Simd::load(sums + j));
     if (j < columns) store_partial<Simd>(c + j, Simd::load_partial(sums + j, columns - j), columns - j);
   }
 
+  // Panels side by side with as many vectors each, from B in place or packed.
+  struct Run {
+    size_t first;
+    size_t panels;
+    size_t vecs;
+    const T* b;
+    size_t b_step;
+    size_t b_panel;
+  };
+
+  // Packs those panels of [first, last) that are not read in place. Returns the number of runs.
+  static size_t read_b(const MatmulParams& p, const Plan& plan, size_t k, size_t length, size_t first,
+                       size_t last, T* packed, Run* runs) {
+    const S* b = static_cast<const S*>(p.b) + k * p.N;
+    size_t count = 0;
+    bool was_in_place = false;
+    for (size_t j = first; j < last; ++j) {
+      const Panel panel = panel_of(plan, p, j);
+      const bool is_in_place = plan.streams && panel.columns == panel.vecs * kLanes;
+      const bool is_new = count == 0 || runs[count - 1].vecs != panel.vecs || was_in_place != is_in_place;
+      was_in_place = is_in_place;
+      if (!is_new) ++runs[count - 1].panels;
+      if (is_in_place) {
+        if constexpr (!kConverts) {
+          if (is_new) runs[count++] = {j, 1, panel.vecs, b + panel.n, p.N, panel.vecs * kLanes};
+        }
+        continue;
+      }
+      const size_t size = length * panel.vecs * kLanes;
+      if (is_new) runs[count++] = {j, 1, panel.vecs, packed, panel.vecs * kLanes, size};
+      pack(b + panel.n, p.N, panel, length, packed);
+      packed += size;
+    }
+    return count;
+  }
+
   // Computes the panels [first, last) of `rows` rows of C.
   static void run_range(const MatmulParams& p, const Plan& plan, size_t m, size_t rows, size_t first,
                         size_t last) {
+    const size_t start = panel_of(plan, p, first).n;
+    const Panel final = panel_of(plan, p, last - 1);
+    const size_t columns = final.n + final.columns - start;
+    if (p.K == 0) {  // nothing is added, and perhaps no memory is behind a and b
+      S* c = static_cast<S*>(p.c) + m * p.N + start;
+      for (size_t i = 0; i < rows; ++i) __builtin_memset(c + i * p.N, 0, columns * sizeof(S));
+      return;
+    }
+    if constexpr (!kConverts) {
+      if (p.K == 1) return multiply_by_row(p, m, rows, start, columns);
+    }
     alignas(64) T held[kMaxHeld];
     alignas(64) T packed[kMaxPacked];
     constexpr size_t kSummed = kTilePanels * kNr;
     alignas(64) T sums[kConverts ? kMaxSummed * kSummed : 1];
     const S* b = static_cast<const S*>(p.b);
-    const size_t start = panel_of(plan, p, first).n;
-    if (p.K == 0) {  // nothing to add, and perhaps no memory behind a and b
-      const Panel end = panel_of(plan, p, last - 1);
-      S* c = static_cast<S*>(p.c) + m * p.N + start;
-      for (size_t i = 0; i < rows; ++i)
-        __builtin_memset(c + i * p.N, 0, (end.n + end.columns - start) * sizeof(S));
-      return;
-    }
+    const EvenCut passes(rows, kMr);
     for (size_t k = 0; k < p.K; k += plan.block) {
       const size_t length = min(plan.block, p.K - k);
       const Operand a = read_a(p, plan, m, rows, k, length, held);
-      const size_t group = kMaxPacked / (length * kNr);
-      for (size_t q = first, next; q < last; q = next) {
-        next = plan.streams ? last : min(q + group, last);
-        const auto is_in_place = [&](const Panel& panel) {
-          return plan.streams && panel.columns == panel.vecs * kLanes;
-        };
-        T* to = packed;
-        for (size_t j = q; j < next; ++j) {
-          const Panel panel = panel_of(plan, p, j);
-          if (is_in_place(panel)) continue;
-          pack(b + k * p.N + panel.n, p.N, panel, length, to);
-          to += length * panel.vecs * kLanes;
-        }
-        const EvenCut passes(rows, kMr);
+      const size_t group = plan.streams ? last - first : kMaxPacked / (length * kNr);
+      for (size_t q = first; q < last; q += group) {
+        const size_t end = min(q + group, last);
+        Run runs[4];
+        const size_t num_runs = read_b(p, plan, k, length, q, end, packed, runs);
         for (size_t pass = 0; pass < passes.pieces; ++pass) {
           const size_t i = passes.start(pass), count = passes.start(pass + 1) - i;
-          const T* from = packed;
-          for (size_t j = q; j < next; ++j) {
-            const Panel panel = panel_of(plan, p, j);
-            Block block{};
-            block.a = a.data + i * a.row;
-            block.a_row = a.row;
-            block.a_step = a.step;
-            block.length = length;
-            block.adds = k > 0;
+          for (size_t r = 0; r < num_runs; ++r) {
+            const Run& run = runs[r];
+            const size_t n = panel_of(plan, p, run.first).n;
+            Strip strip{};
+            strip.a = a.data + i * a.row;
+            strip.a_row = a.row;
+            strip.a_step = a.step;
+            strip.b = run.b;
+            strip.b_step = run.b_step;
+            strip.b_panel = run.b_panel;
+            strip.panels = run.panels;
+            strip.length = length;
+            strip.adds = k > 0;
+            strip.rest = kLanes;
+            strip.ahead = run.b;
+            strip.ahead_step = run.b_step;
+            strip.ahead_panel = run.b_panel;
             if constexpr (kConverts) {
-              block.c = sums + i * kSummed + panel.n - start;
-              block.c_row = kSummed;
-            }
-            if (is_in_place(panel)) {
-              if constexpr (!kConverts) block.b = b + k * p.N + panel.n;
-              block.b_step = p.N;
+              strip.c = sums + i * kSummed + n - start;
+              strip.c_row = kSummed;
             } else {
-              block.b = from;
-              block.b_step = panel.vecs * kLanes;
-              from += length * block.b_step;
+              strip.c = static_cast<T*>(p.c) + (m + i) * p.N + n;
+              strip.c_row = p.N;
+              if (run.first + run.panels == last) strip.rest = final.columns - (final.vecs - 1) * kLanes;
+              if (r + 1 < num_runs) {
+                strip.c_next = panel_of(plan, p, runs[r + 1].first).n - n;
+              } else if (pass + 1 < passes.pieces) {
+                strip.c_next = count * p.N + panel_of(plan, p, q).n - n;
+              }
+              // The B that is packed next, or read next.
+              if (pass == 0) {
+                const size_t later = run.first + group;
+                const bool is_here = !plan.streams && later < last;
+                const size_t row = is_here ? k : k + length;
+                if (row < p.K) {
+                  const size_t panel = is_here ? later : plan.streams ? run.first : first + (run.first - q);
+                  strip.ahead = b + row * p.N + panel_of(plan, p, panel).n;
+                  strip.ahead_step = p.N;
+                  strip.ahead_panel = run.vecs * kLanes;
+                }
+              }
             }
-            block.ahead = block.b;
-            block.ahead_step = block.b_step;
-            multiply(p, panel, m + i, count, block);
+            Kernel::multiply_of(count, run.vecs, strip);
           }
         }
       }
     }
     if constexpr (kConverts) {
-      const size_t columns = panel_of(plan, p, last - 1).n + panel_of(plan, p, last - 1).columns - start;
       S* c = static_cast<S*>(p.c) + m * p.N + start;
       for (size_t i = 0; i < rows; ++i) round_row(sums + i * kSummed, columns, c + i * p.N);
+    }
+  }
+
+  // B is one row. C is written from its first element to its last, which is all that takes time.
+  static void multiply_by_row(const MatmulParams& p, size_t m, size_t rows, size_t n, size_t columns) {
+    const T* a = static_cast<const T*>(p.a) + m * p.a_row;
+    const T* b = static_cast<const T*>(p.b) + n;
+    T* c = static_cast<T*>(p.c) + m * p.N + n;
+    for (size_t i = 0; i < rows; ++i, a += p.a_row, c += p.N) {
+      const Vec value = Simd::broadcast(a);
+      size_t j = 0;
+      for (; j + kLanes <= columns; j += kLanes) {
+        Simd::store(c + j, Simd::fma(value, Simd::load(b + j), Simd::zero()));
+      }
+      if (const size_t rest = columns - j) {
+        Simd::store_first(c + j, Simd::fma(value, Simd::load_partial(b + j, rest), Simd::zero()), rest);
+      }
     }
   }
 
@@ -252,8 +284,8 @@ struct Matmul {
       const size_t row = first / plan.column_tiles, column = first % plan.column_tiles;
       const size_t count = kConverts ? 1 : min(last - first, plan.column_tiles - column);
       const size_t m = row * plan.row_tile;
-      run_range(p, plan, m, min(plan.row_tile, p.M - m), column * kTilePanels,
-                min((column + count) * kTilePanels, plan.panels.pieces));
+      run_range(p, plan, m, min(plan.row_tile, p.M - m), column * plan.tile_panels,
+                min((column + count) * plan.tile_panels, plan.panels.pieces));
       first += count;
     }
   }

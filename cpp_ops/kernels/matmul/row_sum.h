@@ -18,27 +18,51 @@ struct RowSum {
   static constexpr size_t kColumns = kVecs * kLanes;  // of a tile
   static constexpr size_t kBlock = 256;               // rows
 
+  static Vec load(const S* from, size_t count) {
+    return count < kLanes ? Simd::load_partial(from, count) : Simd::load(from);
+  }
+
+  // Adds rows of up to kVecs vectors to `sum`.
+  static void add_rows(const S* a, size_t N, size_t rows, size_t columns, Vec (&sum)[kVecs]) {
+    if (columns == kColumns) {
+      for (size_t i = 0; i < rows; ++i, a += N) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVecs; ++v) sum[v] = Simd::add(sum[v], Simd::load(a + v * kLanes));
+      }
+    } else {
+      for (size_t i = 0; i < rows; ++i, a += N) {
+        for (size_t v = 0; v * kLanes < columns; ++v) {
+          sum[v] = Simd::add(sum[v], load(a + v * kLanes, columns - v * kLanes));
+        }
+      }
+    }
+  }
+
+  // The same for one vector: each of kVecs sums takes every kVecs-th row, so that additions overlap.
+  static void add_narrow_rows(const S* a, size_t N, size_t rows, size_t columns, Vec (&sum)[kVecs]) {
+    size_t i = 0;
+    for (; i + kVecs <= rows; i += kVecs, a += kVecs * N) {
+#pragma GCC unroll 4
+      for (size_t u = 0; u < kVecs; ++u) sum[u] = Simd::add(sum[u], load(a + u * N, columns));
+    }
+    for (size_t u = 0; i < rows; ++i, ++u, a += N) sum[u] = Simd::add(sum[u], load(a, columns));
+    static_assert(kVecs == 4);
+    sum[0] = Simd::add(Simd::add(sum[0], sum[1]), Simd::add(sum[2], sum[3]));
+  }
+
   static void run_tile(const RowSumParams& p, size_t n, size_t columns) {
-    const S* a = p.M > 0 ? static_cast<const S*>(p.a) + n : nullptr;
     S* s = static_cast<S*>(p.s) + n;
-    const bool is_whole = columns == kColumns;
     Vec total[kVecs];
     for (size_t v = 0; v < kVecs; ++v) total[v] = Simd::zero();
     for (size_t m = 0; m < p.M; m += kBlock) {
+      const S* a = static_cast<const S*>(p.a) + m * p.N + n;
+      const size_t rows = min(kBlock, p.M - m);
       Vec sum[kVecs];
       for (size_t v = 0; v < kVecs; ++v) sum[v] = Simd::zero();
-      const size_t rows = min(kBlock, p.M - m);
-      for (size_t i = 0; i < rows; ++i, a += p.N) {
-        if (is_whole) {
-#pragma GCC unroll 4
-          for (size_t v = 0; v < kVecs; ++v) sum[v] = Simd::add(sum[v], Simd::load(a + v * kLanes));
-        } else {
-          for (size_t v = 0; v * kLanes < columns; ++v) {
-            const size_t rest = columns - v * kLanes;
-            const S* from = a + v * kLanes;
-            sum[v] = Simd::add(sum[v], rest < kLanes ? Simd::load_partial(from, rest) : Simd::load(from));
-          }
-        }
+      if (columns <= kLanes) {
+        add_narrow_rows(a, p.N, rows, columns, sum);
+      } else {
+        add_rows(a, p.N, rows, columns, sum);
       }
       for (size_t v = 0; v < kVecs; ++v) total[v] = Simd::add(total[v], sum[v]);
     }
