@@ -214,10 +214,8 @@ def test_a_model_with_two_operators_is_lowered_whole_or_in_part(tmp_path: Path) 
     assert {entry.domain for entry in model.opset_import} == {"", TOY.domain}
     model, result = lowered(two_operators(), tmp_path, operators=[TOY.op_type])
     assert {entry.domain for entry in model.opset_import} == {"", MYLINEAR.domain}
-    with pytest.raises(
-        SelectionError,
-        match=r"must be among mylinear::ADAMSTEP, mylinear::MYLINEAR, mylinear::MYLINEARGRAD, toy[.]ops::SHIFTED, got",
-    ):
+    names = r"mylinear::ADAMSTEP, mylinear::MYLINEAR, mylinear::MYLINEARGRAD, toy[.]ops::SHIFTED"
+    with pytest.raises(SelectionError, match=f"must be among {names}, got"):
         lowered(two_operators(), tmp_path, operators=["toy.ops::OTHER"])
 
 
