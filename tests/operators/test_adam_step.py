@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from exporter.operators.adamstep.kit import compute
 from ort_ops import InferenceSession
+from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.native import library
 from ort_ops.numerics.bound import ROUNDED
 from ort_ops.numerics.compare import compare
@@ -217,3 +218,13 @@ def test_threads_may_call_one_session() -> None:
     for thread in threads:
         thread.join()
     assert not wrong_results
+
+
+def test_a_parameter_without_dimensions_has_its_bound() -> None:
+    call = make_call(
+        ADAMSTEP, [np.float64(x) for x in (1, 2, 3, 4)] + [np.int64(3), *map(np.float64, usual().arrays[5:])]
+    )
+    model = one_node(call)
+    exact = Float64Run(model)(feed_of(call, model)).outputs
+    for value, got in zip(exact.values(), run_call(call, "python"), strict=True):
+        assert value.compare(got).is_within_bound

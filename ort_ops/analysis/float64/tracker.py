@@ -133,10 +133,10 @@ class Tracker:
             stored = [v if isinstance(v, Stored) else a for v, a in zip(values, inputs, strict=True)]
             absent = [None] * (len(call.inputs) - len(stored))
             self.on_call(kit, node.own_origin, replace(call, inputs=(*stored, *absent)))
-            results = list(kit.reference(call))
+            results = [as_array(result) for result in kit.reference(call)]
             self._keep_sizes(kit, call, results)
         else:
-            results = self._perturbed_results(kit, call, self.perturbation)
+            results = [as_array(result) for result in self._perturbed_results(kit, call, self.perturbation)]
             if not self.perturbation.is_frozen:
                 results = [self._stepped(result, i) for i, result in enumerate(results)]
         held_in = [call.types.get(output.type.name) for output in kit.operator.outputs]
@@ -190,7 +190,7 @@ class Tracker:
             pairs = kit.error_sizes(call)
             results, sizes = [result for result, _ in pairs], [size for _, size in pairs]
         else:
-            results = list(kit.reference(call))
+            results = [as_array(result) for result in kit.reference(call)]
             if any(scales) and sizes is None:
                 sizes = [size_of_bound(bound) for bound in kit.bound(call, ROUNDED)]
         for i, (scale, element_type) in enumerate(zip(scales, types, strict=True)):
