@@ -221,9 +221,8 @@ def test_threads_may_call_one_session() -> None:
 
 
 def test_a_parameter_without_dimensions_has_its_bound() -> None:
-    call = make_call(
-        ADAMSTEP, [np.float64(x) for x in (1, 2, 3, 4)] + [np.int64(3), *map(np.float64, usual().arrays[5:])]
-    )
+    tensors = [np.array(number, np.float64) for number in (1, 2, 3, 4)]
+    call = make_call(ADAMSTEP, [*tensors, *usual("float64").arrays[4:]])
     model = one_node(call)
     exact = Float64Run(model)(feed_of(call, model)).outputs
     for value, got in zip(exact.values(), run_call(call, "python"), strict=True):
