@@ -18,6 +18,8 @@ from exporter.to_onnx.finish import finish
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.versions import choose_opset
 from exporter.torch_ops.kit import torch_kits
+from exporter.training_step.check.graph_check import without_outputs
+from exporter.training_step.check.step_check import check_step
 from exporter.training_step.graphs import first_values_stated, write
 from exporter.training_step.inference import NAME, Inference, add_function, make_inference
 from exporter.training_step.network import Loss, in_mode, make_network
@@ -27,7 +29,7 @@ from exporter.training_step.step import StepFile, make_halves, make_plan, make_s
 from exporter.training_step.trace import Program
 from ort_ops.files.atomic import check_output
 from ort_ops.training.check import check_training
-from ort_ops.training.file_format import APPLY, put_metadata
+from ort_ops.training.file_format import APPLY, GRADIENT, put_metadata
 
 
 def export_training(
@@ -93,7 +95,7 @@ def export_training(
         if inference:
             with in_mode(network.module, training=False):
                 eval_mode = make_inference(network, opset)
-        files = tuple(_finished(file, eval_mode, opset) for file in files)
+        files = tuple(_finished(file, eval_mode, opset, optimizer) for file in files)
     write([(file.proto, file.first, where) for file, where in zip(files, paths, strict=True)])
     return make_result(files[0], paths, opset)
 
@@ -115,10 +117,11 @@ def _paths(path: str | Path, accumulate: int | None) -> list[Path]:
     return paths
 
 
-def _finished(file: StepFile, inference: Inference | None, opset: int) -> StepFile:
-    """Complete a file, and check it. Raises: ExportError."""
-    proto, metadata = file.proto, file.metadata
-    finish(proto, opset, {})
+def _finished(file: StepFile, inference: Inference | None, opset: int, optimizer: torch.optim.Optimizer) -> StepFile:
+    """Complete a file, check it, and compare it with torch. Raises: ExportError."""
+    shown, metadata = file.proto, file.metadata
+    finish(shown, opset, {})
+    proto = without_outputs(shown, {name + GRADIENT for name in metadata.parameters})
     if inference is not None and metadata.kind != APPLY:
         add_function(proto, inference)
         metadata = replace(metadata, inference=NAME)
@@ -129,4 +132,6 @@ def _finished(file: StepFile, inference: Inference | None, opset: int) -> StepFi
         onnx.checker.check_model(proto, check_custom_domain=True)
     except Exception as error:
         raise ExportError(f"the exported step does not pass onnx.checker: {root_cause(error)}") from error
-    return replace(file, metadata=metadata)
+    done = replace(file, proto=proto, metadata=metadata)
+    check_step(done, shown, optimizer)
+    return done

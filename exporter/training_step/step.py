@@ -89,7 +89,7 @@ def make_plan(program: Program, optimizer: Optimizer) -> Plan:
 
 
 def make_step(plan: Plan, opset: int) -> StepFile:
-    """Make a file of kind ``step``. Raises: ExportError."""
+    """Make a file of kind ``step``, which has the gradients as outputs still, to be compared. Raises: ExportError."""
     first = {**plan.state([*plan.trained, *plan.buffers]), **plan.optimizer.slots, **_counters(plan)}
     changing = [name for name in first if name != plan.lr]
 
@@ -97,7 +97,8 @@ def make_step(plan: Plan, opset: int) -> StepFile:
         loss, grads, buffers = plan.program.gradients(values, plan.trained)
         with torch.no_grad():
             nexts = {**buffers, **_update(plan, values, grads)}
-        return {plan.loss: loss, **{name + NEXT: nexts[name] for name in changing}}
+        shown = {name + GRADIENT: grad for name, grad in grads.items()}
+        return {plan.loss: loss, **{name + NEXT: nexts[name] for name in changing}, **shown}
 
     metadata = TrainingMetadata(
         kind=STEP,

@@ -23,7 +23,6 @@ FORWARDS = frozenset(
         "_native_batch_norm_legit_functional",
         "mse_loss",
         "native_batch_norm",
-        "native_dropout",
         "native_group_norm",
         "nll_loss2d_forward",
         "nll_loss_forward",
@@ -49,6 +48,7 @@ def own_forwards() -> dict[Any, Callable[..., Any]]:
         _aten._trilinear.default: trilinear,
         _aten.cumprod.default: cumprod,
         _aten.hardsigmoid_backward.default: hardsigmoid_backward,
+        _aten.native_dropout.default: dropout,
         _aten.prod.default: prod,
         _aten.prod.dim_int: prod_of_dim,
         _aten.std.correction: lambda *args, **kwargs: var_mean(*args, **kwargs)[0].sqrt(),
@@ -82,6 +82,14 @@ def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
     """Return a sixth of the gradient inside: of float32 in torch's kernel, also for float64."""
     sixth = float(torch.tensor(1 / 6, dtype=torch.float32))
     return torch.where((x > -3.0) & (x < 3.0), grad * sixth, torch.zeros_like(grad))
+
+
+def dropout(x: Tensor, p: float, train: bool | None = True) -> tuple[Tensor, Tensor]:
+    """Keep numbers with a probability of 1 - p: what draws is an operation that draws for nothing else."""
+    if train is False:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    kept = _aten.bernoulli.p(x, 1 - p)
+    return x * kept * (1 / (1 - p) if p < 1 else 0.0), kept.to(torch.bool)
 
 
 def prod(x: Tensor, *, dtype: torch.dtype | None = None) -> Any:
