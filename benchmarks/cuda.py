@@ -8,7 +8,7 @@ Needs a GPU, nvcc and cuBLAS, cmake, torch with CUDA, onnx, and onnxruntime-gpu 
 not be installed. Each part reports its failures, and the others go on; the exit status is 1 if any part failed.
 
 - ``build``: both libraries, into the working tree.
-- ``tests``: ``tests/native/test_cuda.py``.
+- ``tests``: ``tests/native/test_cuda.py`` and ``test_cuda_gradient.py``.
 - ``sanitizer``: compute-sanitizer's memcheck and racecheck over the backend alone.
 - ``kernel``: the backend against torch's ``F.linear``, both replayed from a CUDA graph, which leaves the
   host's time out; the same with cuBLASLt in place of the GEMV kernel; the rate at 8192 x 8192 x 8192, against cuBLAS';
@@ -137,7 +137,8 @@ def build() -> str:
 def tests() -> str:
     """Run the tests on this device; a run that skips everything is a failure."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
-    text = command(*words, "-m", "cuda", "tests/native/test_cuda.py", timeout=550, PYTHONPATH=str(ROOT))
+    files = ("tests/native/test_cuda.py", "tests/native/test_cuda_gradient.py")
+    text = command(*words, "-m", "cuda", *files, timeout=550, PYTHONPATH=str(ROOT))
     print(text[-1500:])
     if " passed" not in text:
         raise RuntimeError(f"no test ran: {text[-1000:]}")
@@ -172,7 +173,7 @@ class Call(ctypes.Structure):
         ("element_type", ctypes.c_int32),
         ("device", ctypes.c_int32),
         ("allows_tf32", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("work", ctypes.c_int32),
         ("M", ctypes.c_uint64),
         ("N", ctypes.c_uint64),
         ("K", ctypes.c_uint64),
@@ -209,7 +210,7 @@ class Backend:
 
         library = ctypes.CDLL(str(path))
         library.mylinear_cuda_backend.restype = ctypes.POINTER(Table)
-        self.table = library.mylinear_cuda_backend(ctypes.c_uint32(1)).contents
+        self.table = library.mylinear_cuda_backend(ctypes.c_uint32(2)).contents
         if self.table.nbytes != ctypes.sizeof(Table):
             raise RuntimeError("the structs here are not those of backend.h")
         self.workspace = torch.empty(WORKSPACE_NBYTES, dtype=torch.uint8, device=device)

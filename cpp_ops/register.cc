@@ -15,6 +15,7 @@
 #include "operators/mylinear/cpu_op.h"
 #include "operators/mylinear/cuda_op.h"
 #include "operators/mylineargrad/cpu_op.h"
+#include "operators/mylineargrad/cuda_op.h"
 #include "ort/registration.h"
 #include "python/api.h"
 
@@ -22,7 +23,8 @@ namespace mylinear {
 namespace {
 
 // Every operator with C++ kernels, and each of its kernels.
-using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp, my_linear_grad::CpuOp, adam_step::CpuOp>;
+using Operators = ort::TypeList<my_linear::CpuOp, my_linear::CudaOp, my_linear_grad::CpuOp,
+                                my_linear_grad::CudaOp, adam_step::CpuOp>;
 
 // The start of this library's own messages.
 constexpr const char* kLibrary = ort::first_name(Operators{});

@@ -13,6 +13,7 @@
 #include <new>
 #include <string>
 
+#include "cuda/columns.h"
 #include "cuda/cublas_lt.h"
 #include "cuda/error.h"
 #include "cuda/gemv.h"
@@ -94,7 +95,8 @@ class CurrentDevice {
   bool has_changed_ = false;
 };
 
-// Computes by our own kernel, at any size. Reads the larger matrix once if the smaller has few rows.
+// Computes a kLinear by our own kernel, at any size. Reads the larger matrix once if the smaller has few
+// rows.
 void run_gemv(const Call& call, const Device& device) {
   GemvParams p{};
   p.type = static_cast<ElementType>(call.element_type);
@@ -122,7 +124,23 @@ void run_gemv(const Call& call, const Device& device) {
   check(launch_gemv(p), "launch of gemv_kernel");
 }
 
-// Computes by cuBLASLt; returns false if it has no algorithm.
+// Computes any other work by our own kernel, at any size. Products are slow.
+void run_columns(const Call& call) {
+  ColumnParams p{};
+  p.type = static_cast<ElementType>(call.element_type);
+  p.M = call.M;
+  p.N = call.N;
+  p.K = call.K;
+  p.x = call.x;
+  p.x_row = call.work == kTransposedProduct ? 1 : call.K;
+  p.x_step = call.work == kTransposedProduct ? call.M : 1;
+  p.w = call.w;
+  p.y = call.y;
+  p.stream = static_cast<cudaStream_t>(call.stream);
+  check(launch_columns(p), "launch of column_kernel");
+}
+
+// Computes a product by cuBLASLt; returns false if it has no algorithm.
 bool run_product(const Call& call, Device& device) {
   if (call.N > kMaxDimension || call.K > kMaxDimension) return false;
   Products& products = products_of(device);
@@ -145,14 +163,21 @@ void compute_call(const Call& call) {
   if (call.element_type < 0 || call.element_type >= kernels::kNumElementTypes) {
     throw Error(kFailed, "unknown element type " + std::to_string(call.element_type));
   }
+  if (call.work < kLinear || call.work > kSumOfRows) {
+    throw Error(kFailed, "unknown work " + std::to_string(call.work));
+  }
   const CurrentDevice current(call.device);
   Device& device = device_state(call.device);
   const auto type = static_cast<ElementType>(call.element_type);
   const auto stream = static_cast<cudaStream_t>(call.stream);
   if (call.K == 0)
     return check(launch_fill(type, call.M, call.N, call.bias, call.y, stream), "launch of fill_kernel");
-  const uint64_t few = max_gemv_rows(type);
+  const uint64_t few = call.work == kLinear ? max_gemv_rows(type) : 0;
   if (call.M <= few || call.N <= few) return run_gemv(call, device);
+  // Rows of a transposed X do not lie together, and a layer has fewer of them than one call takes.
+  if (call.work == kSumOfRows || (call.work == kTransposedProduct && call.M > kMaxRows)) {
+    return run_columns(call);
+  }
   Call part = call;
   const size_t element_size = kernels::kElementSizes[call.element_type];
   for (uint64_t first = 0; first < call.M; first += kMaxRows) {
@@ -160,7 +185,8 @@ void compute_call(const Call& call) {
     part.x = static_cast<const char*>(call.x) + first * call.K * element_size;
     part.y = static_cast<char*>(call.y) + first * call.N * element_size;
     if (call.M > kMaxRows) part.allocate = nullptr;  // which a call may ask for once
-    if (!run_product(part, device)) run_gemv(part, device);
+    if (run_product(part, device)) continue;
+    call.work == kLinear ? run_gemv(part, device) : run_columns(part);
   }
 }
 

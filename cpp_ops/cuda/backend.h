@@ -11,7 +11,7 @@
 
 namespace mylinear::cuda {
 
-inline constexpr uint32_t kBackendVersion = 1;
+inline constexpr uint32_t kBackendVersion = 2;
 inline constexpr char kBackendEntry[] = "mylinear_cuda_backend";
 
 enum Code : int32_t {
@@ -26,19 +26,27 @@ struct Failure {
   char text[1024];
 };
 
-// Y = X W^T + B, row-major and dense as in kernels/gemm.h, in device memory of any alignment that the element
-// type allows. M and N are at least 1; K may be 0. The work is queued on `stream`, and nothing waits for it.
+// What a call computes. All matrices are row-major and dense; Y is [M, N].
+enum Work : int32_t {
+  kLinear = 0,             // Y = X W^T + B, as in kernels/gemm.h: X [M, K], W [N, K], B [N]
+  kProduct = 1,            // Y = X W: X [M, K], W [K, N]
+  kTransposedProduct = 2,  // Y = X^T W: X [K, M], W [K, N]
+  kSumOfRows = 3,          // Y = the sum of the rows of W [K, N]; M is 1
+};
+
+// In device memory of any alignment that the element type allows. M and N are at least 1; K may be 0. The
+// work is queued on `stream`, and nothing waits for it.
 struct Call {
   int32_t element_type;  // kernels::ElementType
   int32_t device;
   int32_t allows_tf32;  // whether float32 may be rounded to TF32; the other types ignore it
-  int32_t reserved;
+  int32_t work;
   uint64_t M;
   uint64_t N;
   uint64_t K;
-  const void* x;
+  const void* x;  // null for kSumOfRows
   const void* w;
-  const void* bias;  // null if absent
+  const void* bias;  // null if absent; kLinear alone may have one
   void* y;
   void* stream;  // a cudaStream_t of the device
   // Returns device memory, aligned to 256, for work queued on `stream` until `compute` returns; null if there

@@ -14,8 +14,8 @@ root=$(build/cuda-venv/bin/python -c "import sysconfig; print(sysconfig.get_path
 
 cmake -S cpp_ops -B build/cuda-check -G Ninja -DCMAKE_BUILD_TYPE=Release -DMYLINEAR_CUDA=ON -DMYLINEAR_CUDA_ROOT="$root" \
   -DMYLINEAR_BUILD_TESTS=ON
-cmake --build build/cuda-check --target mylinear_cuda cuda_backend_test cuda_parts_test
-ctest --test-dir build/cuda-check --output-on-failure --no-tests=error -R '^cuda_(backend|parts)_test$'
+cmake --build build/cuda-check --target mylinear_cuda cuda_backend_test cuda_grad_backend_test cuda_parts_test
+ctest --test-dir build/cuda-check --output-on-failure --no-tests=error -R '^cuda_(backend|grad_backend|parts)_test$'
 
 # Beside the installed C++ library it loads, is of the same build, and says what this machine lacks.
 library=$PWD/build/cuda-check/cuda/libmylinear_cuda.so

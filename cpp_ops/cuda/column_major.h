@@ -9,6 +9,11 @@
 //   W [N, K]  is W^T [K, N] with ld K        op(A) must be W [N, K]: A is W's memory, transposed;
 //   X [M, K]  is X^T [K, M] with ld K        op(B) must be X^T [K, M]: B is X's memory, as it is;
 //   B [N]     is added along the rows of Y^T, which are the columns of Y: cuBLASLt's own bias.
+//
+// The products of a backward have operands that lie the other way round:
+//
+//   W [K, N]  is W^T [N, K] with ld N        op(A) must be W^T [N, K]: A is W's memory, as it is;
+//   X [K, M]  is X^T [M, K] with ld M        op(B) must be X [K, M]: B is X's memory, transposed.
 #ifndef MYLINEAR_CUDA_COLUMN_MAJOR_H_
 #define MYLINEAR_CUDA_COLUMN_MAJOR_H_
 
@@ -30,9 +35,15 @@ struct ColumnMajorProduct {
   ColumnMajor d;  // writes the memory of Y
 };
 
-constexpr ColumnMajorProduct column_major(uint64_t M, uint64_t N, uint64_t K) {
-  return {{K, N, static_cast<int64_t>(K), true},
-          {K, M, static_cast<int64_t>(K), false},
+// `x_is_turned`: X is [K, M] in memory; `w_is_turned`: W is [K, N].
+constexpr ColumnMajorProduct column_major(uint64_t M, uint64_t N, uint64_t K, bool x_is_turned = false,
+                                          bool w_is_turned = false) {
+  const ColumnMajor straight_w{K, N, static_cast<int64_t>(K), true};
+  const ColumnMajor turned_w{N, K, static_cast<int64_t>(N), false};
+  const ColumnMajor straight_x{K, M, static_cast<int64_t>(K), false};
+  const ColumnMajor turned_x{M, K, static_cast<int64_t>(M), true};
+  return {w_is_turned ? turned_w : straight_w,
+          x_is_turned ? turned_x : straight_x,
           {N, M, static_cast<int64_t>(N), false}};
 }
 

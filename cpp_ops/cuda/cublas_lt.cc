@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 
-#include "cuda/column_major.h"
 #include "cuda/error.h"
 
 namespace mylinear::cuda {
@@ -78,15 +77,15 @@ const CublasLt& cublas_lt() {
 bool PlanKey::operator==(const PlanKey& o) const {
   return M == o.M && N == o.N && K == o.K && w_alignment == o.w_alignment && x_alignment == o.x_alignment &&
          y_alignment == o.y_alignment && max_workspace == o.max_workspace && element_type == o.element_type &&
-         allows_tf32 == o.allows_tf32 && adds_bias == o.adds_bias;
+         work == o.work && allows_tf32 == o.allows_tf32 && adds_bias == o.adds_bias;
 }
 
 size_t PlanKeyHash::operator()(const PlanKey& key) const {
   size_t hash = 0;
   for (const uint64_t part :
        {key.M, key.N, key.K, uint64_t{key.w_alignment}, uint64_t{key.x_alignment}, uint64_t{key.y_alignment},
-        uint64_t{key.max_workspace}, static_cast<uint64_t>(key.element_type), uint64_t{key.allows_tf32},
-        uint64_t{key.adds_bias}}) {
+        uint64_t{key.max_workspace}, static_cast<uint64_t>(key.element_type), static_cast<uint64_t>(key.work),
+        uint64_t{key.allows_tf32}, uint64_t{key.adds_bias}}) {
     hash = (hash ^ part) * 0x9e3779b97f4a7c15u;
     hash ^= hash >> 32;
   }
@@ -107,6 +106,7 @@ PlanKey make_key(const Call& call, uint64_t max_workspace) {
   }
   key.max_workspace = static_cast<uint32_t>(max_workspace);
   key.element_type = call.element_type;
+  key.work = call.work;
   key.allows_tf32 = call.allows_tf32 && call.element_type == static_cast<int32_t>(ElementType::kFloat32);
   key.adds_bias = call.bias != nullptr;
   return key;
@@ -116,7 +116,7 @@ Plan::Plan(const CublasLt& lt, cublasLtHandle_t handle, const PlanKey& key)
     : lt_(lt), handle_(handle), key_(key) {
   try {
     const cudaDataType_t type = data_type(static_cast<ElementType>(key.element_type));
-    const ColumnMajorProduct product = column_major(key.M, key.N, key.K);
+    const ColumnMajorProduct product = this->product();
     const auto make_layout = [&](cublasLtMatrixLayout_t* layout, const ColumnMajor& m) {
       check(lt, lt.cublasLtMatrixLayoutCreate(layout, type, m.rows, m.columns, m.leading),
             "cublasLtMatrixLayoutCreate");
@@ -151,6 +151,10 @@ void Plan::release() {
   }
 }
 
+ColumnMajorProduct Plan::product() const {
+  return column_major(key_.M, key_.N, key_.K, key_.work == kTransposedProduct, key_.work != kLinear);
+}
+
 cublasLtMatmulDesc_t Plan::make_desc(bool has_epilogue) const {
   const auto element_type = static_cast<ElementType>(key_.element_type);
   const bool is_double = element_type == ElementType::kFloat64;
@@ -164,7 +168,7 @@ cublasLtMatmulDesc_t Plan::make_desc(bool has_epilogue) const {
       check(lt_, lt_.cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof value),
             "cublasLtMatmulDescSetAttribute");
     };
-    const ColumnMajorProduct product = column_major(key_.M, key_.N, key_.K);
+    const ColumnMajorProduct product = this->product();
     const auto operation = [](const ColumnMajor& m) -> int32_t {
       return m.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     };

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/backend.h"
+#include "cuda/column_major.h"
 #include "cuda/lru_cache.h"
 #include "kernels/gemm.h"
 
@@ -49,6 +50,7 @@ struct PlanKey {
   uint32_t w_alignment, x_alignment, y_alignment;  // of the addresses, in bytes: powers of two up to 256
   uint32_t max_workspace;
   int32_t element_type;
+  int32_t work;
   bool allows_tf32;
   bool adds_bias;
 
@@ -60,8 +62,8 @@ struct PlanKeyHash {
 
 PlanKey make_key(const Call& call, uint64_t max_workspace);
 
-// The plan of one product on one device: layouts, the algorithm that cuBLASLt's heuristics chose, and its
-// memory. Thread-safe.
+// The plan of one product (any Work but kSumOfRows) on one device: layouts, the algorithm that cuBLASLt's
+// heuristics chose, and its memory. Thread-safe.
 class Plan {
  public:
   // Throws Error if cuBLASLt fails; a product that it does not support gives a plan that says so.
@@ -80,6 +82,7 @@ class Plan {
   bool run(const Call& call, void* workspace);
 
  private:
+  ColumnMajorProduct product() const;
   cublasLtMatmulDesc_t make_desc(bool has_epilogue) const;
   bool find_algorithm(cublasLtMatmulDesc_t desc);
   void release();

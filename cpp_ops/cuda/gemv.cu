@@ -6,21 +6,6 @@
 namespace mylinear::cuda {
 namespace {
 
-constexpr uint64_t kMaxGridX = 0x7fffffff;
-constexpr uint64_t kMaxGridY = 65535;
-
-template <class... Parameters>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, cudaStream_t stream, Parameters... values) {
-#ifdef __CUDACC__
-  void* arguments[] = {&values...};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(kBlockThreads), arguments, 0,
-                          stream);
-#else  // tests/cpp/cuda_on_cpu.h
-  static_cast<void>(stream);
-  return cuda_on_cpu::launch(kernel, grid, kBlockThreads, values...);
-#endif
-}
-
 // The widest load, in bytes, that the address and the length of the rows allow.
 template <class T>
 bool can_load_16_bytes(const GemvParams& p) {

@@ -3,30 +3,16 @@
 #ifndef MYLINEAR_CUDA_GEMV_KERNEL_CUH_
 #define MYLINEAR_CUDA_GEMV_KERNEL_CUH_
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cstdint>
+#include "cuda/device.cuh"
 
 namespace mylinear::cuda {
 
-inline constexpr int kBlockThreads = 256;
-inline constexpr int kWarpThreads = 32;
-inline constexpr int kBlockWarps = kBlockThreads / kWarpThreads;
 // The rows of the output that a group of warps computes at a time: each load of a vector serves them all.
 inline constexpr int kGroupRows = 2;
 // Loads of the matrix in flight per thread: kUnroll x kGroupRows, 16 bytes each where the layout allows it.
 inline constexpr int kUnroll = 4;
 
-// The types of the sums, and of loads of a given number of bytes.
-template <class T>
-struct Accumulator {
-  using Type = float;
-};
-template <>
-struct Accumulator<double> {
-  using Type = double;
-};
+// The types of loads of a given number of bytes.
 template <int kBytes>
 struct Raw;
 template <>
@@ -45,19 +31,6 @@ template <>
 struct Raw<2> {
   using Type = unsigned short;
 };
-
-__device__ inline double to_sum(double value) { return value; }
-__device__ inline float to_sum(float value) { return value; }
-__device__ inline float to_sum(__half value) { return __half2float(value); }
-__device__ inline float to_sum(__nv_bfloat16 value) { return __bfloat162float(value); }
-
-__device__ inline void store(double* y, double sum) { *y = sum; }
-__device__ inline void store(float* y, float sum) { *y = sum; }
-__device__ inline void store(__half* y, float sum) { *y = __float2half_rn(sum); }
-__device__ inline void store(__nv_bfloat16* y, float sum) { *y = __float2bfloat16_rn(sum); }
-
-__device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
-__device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 
 // Loads kWidth elements at once.
 template <class T, int kWidth>

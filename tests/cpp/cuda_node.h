@@ -85,8 +85,9 @@ inline std::vector<const OrtCustomOp*> ops_of(const OrtSessionOptions& options, 
   return found;
 }
 
-inline const OrtCustomOp& cuda_op(const OrtSessionOptions& options, ONNXTensorElementDataType type) {
-  for (const OrtCustomOp* op : ops_of(options, kCuda)) {
+inline const OrtCustomOp& cuda_op(const OrtSessionOptions& options, ONNXTensorElementDataType type,
+                                  const std::string& name = "MYLINEAR") {
+  for (const OrtCustomOp* op : ops_of(options, kCuda, name)) {
     if (op->GetInputType(op, 0) == type) return *op;
   }
   std::abort();

@@ -45,12 +45,18 @@ void test_columns() {
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<double>(i + 1);
     for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<double>(3 * i % 11) - 4;
     for (size_t i = 0; i < bias.size(); ++i) bias[i] = 100.0 * static_cast<double>(i);
-    Blas::matmul(column_major(M, N, K), w, x, bias, &y);
-    for (uint64_t m = 0; m < M; ++m) {
-      for (uint64_t n = 0; n < N; ++n) {
-        double sum = bias[n];
-        for (uint64_t k = 0; k < K; ++k) sum += x[m * K + k] * w[n * K + k];
-        CHECK(y[m * N + n] == sum);
+    for (const bool x_is_turned : {false, true}) {
+      for (const bool w_is_turned : {false, true}) {
+        Blas::matmul(column_major(M, N, K, x_is_turned, w_is_turned), w, x, bias, &y);
+        for (uint64_t m = 0; m < M; ++m) {
+          for (uint64_t n = 0; n < N; ++n) {
+            double sum = bias[n];
+            for (uint64_t k = 0; k < K; ++k) {
+              sum += x[x_is_turned ? k * M + m : m * K + k] * w[w_is_turned ? k * N + n : n * K + k];
+            }
+            CHECK(y[m * N + n] == sum);
+          }
+        }
       }
     }
   }

@@ -57,6 +57,36 @@ void write(const Call& call, Convert&& convert) {
   for (uint64_t i = 0; i < call.M * call.N; ++i) static_cast<T*>(call.y)[i] = convert(y_buffer[i]);
 }
 
+double element(kernels::ElementType type, const void* data, uint64_t index) {
+  switch (type) {
+    case kernels::ElementType::kFloat64:
+      return static_cast<const double*>(data)[index];
+    case kernels::ElementType::kFloat32:
+      return static_cast<const float*>(data)[index];
+    case kernels::ElementType::kFloat16:
+      return kernels::to_float(static_cast<const kernels::Float16*>(data)[index]);
+    case kernels::ElementType::kBfloat16:
+      return kernels::to_float(static_cast<const kernels::Bfloat16*>(data)[index]);
+  }
+  return 0;
+}
+
+// The products of a backward, and the sum of rows.
+void compute_other(const Call& call, kernels::ElementType type) {
+  const bool is_turned = call.work == cuda::kTransposedProduct;
+  for (uint64_t m = 0; m < call.M; ++m) {
+    for (uint64_t n = 0; n < call.N; ++n) {
+      double sum = 0;
+      for (uint64_t k = 0; k < call.K; ++k) {
+        const uint64_t at = is_turned ? k * call.M + m : m * call.K + k;
+        const double factor = call.work == cuda::kSumOfRows ? 1 : element(type, call.x, at);
+        sum += factor * element(type, call.w, k * call.N + n);
+      }
+      y_buffer[m * call.N + n] = sum;
+    }
+  }
+}
+
 int32_t compute(const Call* call, Failure* failure) {
   const std::lock_guard<std::mutex> lock(mutex);
   last_call = *call;
@@ -84,7 +114,11 @@ int32_t compute(const Call* call, Failure* failure) {
   params.x = call->x;
   params.w = call->w;
   params.bias = call->bias;
-  kernels::reference(type, params, y_buffer, magnitude_buffer);
+  if (call->work == cuda::kLinear) {
+    kernels::reference(type, params, y_buffer, magnitude_buffer);
+  } else {
+    compute_other(*call, type);
+  }
   switch (type) {
     case kernels::ElementType::kFloat64:
       write<double>(*call, [](double value) { return value; });

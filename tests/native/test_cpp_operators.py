@@ -12,7 +12,7 @@ from ort_ops.operators.mylineargrad.contract import MYLINEARGRAD
 pytestmark = pytest.mark.native
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-OPERATORS = {MYLINEAR: [CPU, CUDA], MYLINEARGRAD: [CPU], ADAMSTEP: [CPU]}
+OPERATORS = {MYLINEAR: [CPU, CUDA], MYLINEARGRAD: [CPU, CUDA], ADAMSTEP: [CPU]}
 
 
 @pytest.mark.skipif(not library.status().is_usable, reason=str(library.status().reason))

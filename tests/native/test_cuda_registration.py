@@ -33,6 +33,7 @@ from ort_ops.inspection import doctor
 from ort_ops.kernels import fallbacks
 from ort_ops.native import cuda
 from ort_ops.native import library as native
+from ort_ops.opdef import registry
 from tests.linear_model import make_linear_model
 
 if not native.status().is_usable:
@@ -135,10 +136,14 @@ def test_a_damaged_backend_is_said_in_the_loader_s_words(
 
 def test_auto_is_cuda_only_where_the_providers_are(backend: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cuda_kernel().is_available
+    with_cuda = [kit.operator.op_type for kit in registry.kits() if kit.cuda_library is not None]
+    assert len(with_cuda) == 2
     for providers in (PROVIDERS, [(cuda.PROVIDER, {"device_id": 1}), "CPUExecutionProvider"]):
         options = onnxruntime.SessionOptions()
-        assert ort_ops.register(options, providers=providers, operators=["mylinear::MYLINEAR"]).name == "cuda"
+        assert ort_ops.register(options, providers=providers, operators=with_cuda).name == "cuda"
         assert options.get_session_config_entry(cuda.CONFIG_KEY) == "require"
+        # Of all operators, one has no CUDA kernel; nobody is known to use it, so nobody is warned.
+        assert ort_ops.register(onnxruntime.SessionOptions(), providers=providers).name == "cuda, cpp"
     for providers in (None, [], ["CPUExecutionProvider"]):
         assert ort_ops.register(onnxruntime.SessionOptions(), providers=providers).name == "cpp"
     assert cli.main(["doctor"]) == 0

@@ -9,69 +9,18 @@
 namespace mylinear::my_linear {
 namespace {
 
-using abi::OrtStatus;
 using kernels::ElementType;
-using ort::Runtime;
 using ort::TensorView;
-
-// How the CUDA provider's stream tells the provider's own options. A runtime that does not know the number
-// answers null or an error.
-constexpr int kResourceVersion = 1;
-constexpr int kUseTf32 = 10011;
-
-bool allows_tf32(const ort::Call& call) {
-  const abi::OrtApi* api = call.runtime().api;
-  void* value = nullptr;
-  OrtStatus* status = api->KernelContext_GetResource(call.handle(), kResourceVersion, kUseTf32, &value);
-  return ort::succeeded(api, status) && value;
-}
-
-// Memory of onnxruntime's arena for the work that a call queues. It belongs to the stream: given back at
-// once, it is not handed to another stream before that work is done.
-struct Scratch {
-  const Runtime& runtime;
-  abi::OrtAllocator* allocator;
-  const abi::OrtKernelContext* context;
-  const abi::OrtMemoryInfo* info;
-  void* memory;
-
-  static void* allocate(void* owner, uint64_t nbytes) {
-    auto* self = static_cast<Scratch*>(owner);
-    const Runtime& runtime = self->runtime;
-    if (self->memory) return nullptr;
-    OrtStatus* status = nullptr;
-    if (runtime.version >= 18) {
-      status = runtime.api->KernelContext_GetScratchBuffer(self->context, self->info, nbytes, &self->memory);
-    }
-    if (!status) return self->memory;
-    runtime.api->ReleaseStatus(status);  // a full arena: the backend does without
-    return self->memory = nullptr;
-  }
-
-  void give_back() {
-    if (memory) ort::check(runtime.api->AllocatorFree(allocator, memory));
-    memory = nullptr;
-  }
-};
 
 }  // namespace
 
 CudaKernel::CudaKernel(const ort::KernelInfo& info, const cuda::Backend* backend)
-    : api_(info.runtime().api), backend_(*backend), type_(kernel_type(info.input_type(kX))) {
+    : backend_(*backend), type_(kernel_type(info.input_type(kX))), allocator_(info) {
   check_attributes(info);
   TensorView weight, bias;
   const bool has_weight = info.read_constant(kWeight, &weight);
   const bool has_bias = info.read_constant(kBias, &bias);
   check_shapes(nullptr, has_weight ? &weight.shape : nullptr, has_bias ? &bias.shape : nullptr);
-  // Before API 18 a call gets no memory to work in, and the backend takes kernels that need none.
-  const Runtime& runtime = info.runtime();
-  if (runtime.version >= 18) {
-    ort::check(runtime.api->KernelInfoGetAllocator(info.handle(), abi::OrtMemTypeDefault, &allocator_));
-  }
-}
-
-CudaKernel::~CudaKernel() {
-  if (allocator_) api_->ReleaseAllocator(allocator_);
 }
 
 void CudaKernel::compute(const ort::Call& call) const {
@@ -86,6 +35,7 @@ void CudaKernel::compute(const ort::Call& call) const {
   if (sizes.M == 0 || sizes.N == 0) return;
 
   cuda::Call work{};
+  work.work = cuda::kLinear;
   work.element_type = static_cast<int>(type_);
   work.M = sizes.M;
   work.N = sizes.N;
@@ -94,19 +44,17 @@ void CudaKernel::compute(const ort::Call& call) const {
   work.w = weight.data;
   work.bias = has_bias ? bias.data : nullptr;
   work.y = y.data;
-  ort::check(api_->KernelContext_GetGPUComputeStream(call.handle(), &work.stream));
-  Scratch scratch{call.runtime(), allocator_, call.handle(), nullptr, nullptr};
-  ort::check(api_->GetTensorMemoryInfo(y.value, &scratch.info));
-  ort::check(api_->MemoryInfoGetId(scratch.info, &work.device));
-  work.allows_tf32 = type_ == ElementType::kFloat32 && allows_tf32(call);
-  // onnxruntime frees such memory in the order of a stream, which the default stream is not.
-  if (allocator_ && work.stream) {
-    work.allocate = Scratch::allocate;
-    work.owner = &scratch;
+  ort::CudaCall provider(call, allocator_, y);
+  work.stream = provider.stream();
+  work.device = provider.device();
+  work.allows_tf32 = type_ == ElementType::kFloat32 && provider.allows_tf32();
+  if (provider.can_allocate()) {
+    work.allocate = ort::CudaCall::allocate;
+    work.owner = &provider;
   }
   cuda::Failure failure{};
   const int32_t code = backend_.compute(&work, &failure);
-  scratch.give_back();
+  provider.give_back();
   if (code == cuda::kOk) return;
   failure.text[sizeof failure.text - 1] = 0;
   const char* what = code == cuda::kOutOfMemory ? ": out of device memory: " : ": CUDA: ";

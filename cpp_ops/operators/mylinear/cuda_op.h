@@ -6,7 +6,7 @@
 
 #include "cuda/backend.h"
 #include "operators/mylinear/contract.h"
-#include "ort/call.h"
+#include "ort/cuda_call.h"
 
 namespace mylinear::my_linear {
 
@@ -14,16 +14,12 @@ namespace mylinear::my_linear {
 class CudaKernel {
  public:
   CudaKernel(const ort::KernelInfo& info, const cuda::Backend* backend);
-  CudaKernel(const CudaKernel&) = delete;
-  CudaKernel& operator=(const CudaKernel&) = delete;
-  ~CudaKernel();
   void compute(const ort::Call& call) const;
 
  private:
-  const abi::OrtApi* api_;
   const cuda::Backend& backend_;
   kernels::ElementType type_;
-  abi::OrtAllocator* allocator_ = nullptr;
+  ort::CudaAllocator allocator_;
 };
 
 struct CudaOp : Contract {

@@ -58,6 +58,12 @@ def _library() -> str:
     return library_path(MYLINEARGRAD.name)
 
 
+def _cuda_library() -> str:
+    from ort_ops.native.cuda import library_path
+
+    return library_path()
+
+
 def _gradient(call: Call, gradients: Sequence[Array | None]) -> Sequence[Array | None]:
     from ort_ops.operators.mylineargrad.second_gradient import exact_gradients
 
@@ -77,6 +83,7 @@ KIT = OperatorKit(
     _samples,
     python_kernel=_python_kernel,
     library=_library,
+    cuda_library=_cuda_library,
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
     gradient=_gradient,

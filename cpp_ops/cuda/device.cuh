@@ -1,0 +1,59 @@
+// Layer: CUDA kernels, device code. What all kernels share: the size of a block, the types of sums, launches.
+// Also compiled for the CPU by tests/cpp/cuda_backend_test.cc, on an emulation of warps and blocks
+// (cuda_on_cpu.h).
+#ifndef MYLINEAR_CUDA_DEVICE_CUH_
+#define MYLINEAR_CUDA_DEVICE_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace mylinear::cuda {
+
+inline constexpr int kBlockThreads = 256;
+inline constexpr int kWarpThreads = 32;
+inline constexpr int kBlockWarps = kBlockThreads / kWarpThreads;
+
+// The type of the sums of a type.
+template <class T>
+struct Accumulator {
+  using Type = float;
+};
+template <>
+struct Accumulator<double> {
+  using Type = double;
+};
+
+__device__ inline double to_sum(double value) { return value; }
+__device__ inline float to_sum(float value) { return value; }
+__device__ inline float to_sum(__half value) { return __half2float(value); }
+__device__ inline float to_sum(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+__device__ inline void store(double* y, double sum) { *y = sum; }
+__device__ inline void store(float* y, float sum) { *y = sum; }
+__device__ inline void store(__half* y, float sum) { *y = __float2half_rn(sum); }
+__device__ inline void store(__nv_bfloat16* y, float sum) { *y = __float2bfloat16_rn(sum); }
+
+__device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
+__device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
+
+inline constexpr uint64_t kMaxGridX = 0x7fffffff;
+inline constexpr uint64_t kMaxGridY = 65535;
+
+template <class... Parameters>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, cudaStream_t stream, Parameters... values) {
+#ifdef __CUDACC__
+  void* arguments[] = {&values...};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(kBlockThreads), arguments, 0,
+                          stream);
+#else  // tests/cpp/cuda_on_cpu.h
+  static_cast<void>(stream);
+  return cuda_on_cpu::launch(kernel, grid, kBlockThreads, values...);
+#endif
+}
+
+}  // namespace mylinear::cuda
+
+#endif  // MYLINEAR_CUDA_DEVICE_CUH_
