@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -21,10 +21,7 @@ def complete_inputs(model: onnx.ModelProto) -> int:
     A model-local function and kernels of onnxruntime-extensions take exactly the operator's inputs. A second function
     under an overload name would serve for a function, but onnxruntime up to 1.24 at least confuses overloads
     (``tests/opdef/test_function_body.py`` shows it), and it would not help the extensions. So the operator's
-    `AbsentInput` is added, which changes no result. The time is linear in the model.
-
-    Optional outputs that a node does not list at all get an empty name: onnxruntime infers the outputs of a function
-    beyond those of the node, and then refuses the model.
+    `AbsentInput` is added, which changes no result. The time is linear in the model. Outputs are completed too.
 
     Raises: ModelError for an input whose shape is computed, below opset 15.
     """
@@ -32,9 +29,8 @@ def complete_inputs(model: onnx.ModelProto) -> int:
     graphs: dict[int, _Completion] = {}
     count = 0
     nodes = operator_nodes(model)  # kept alive: graphs are distinguished by identity
+    complete_outputs(nodes)
     for found in nodes:
-        if found.lacks_output:
-            found.node.output.extend([""] * (len(found.operator.outputs) - len(found.node.output)))
         if found.lacks_input:
             completion = graphs.setdefault(id(found.container), _Completion(found.container, opset))
             completion.complete(found)
@@ -42,6 +38,16 @@ def complete_inputs(model: onnx.ModelProto) -> int:
     for completion in graphs.values():
         completion.insert()
     return count
+
+
+def complete_outputs(nodes: Iterable[OperatorNode]) -> None:
+    """Give an empty name to each optional output that an operator's node does not list at all.
+
+    onnxruntime infers the outputs of a function beyond those of the node, and then refuses the model.
+    """
+    for found in nodes:
+        if found.lacks_output:
+            found.node.output.extend([""] * (len(found.operator.outputs) - len(found.node.output)))
 
 
 class _Completion:

@@ -20,8 +20,9 @@ from ort_ops.files.atomic import (
 )
 from ort_ops.files.inputs import first_line
 from ort_ops.models.checks import check_shapes, function_difference
+from ort_ops.models.complete import complete_outputs
 from ort_ops.models.files import load_model
-from ort_ops.models.nodes import check_operator_nodes
+from ort_ops.models.nodes import check_operator_nodes, operator_nodes
 from ort_ops.opdef.operator import ContractError
 
 MAX_NBYTES_INSIDE = 3 * 2**29
@@ -84,7 +85,7 @@ def write_model(model: ir.Model, target: str | Path, *, external: bool = False) 
     if not external and nbytes <= MAX_NBYTES_INSIDE:
         bring_inside(model)
         with open_atomically(target) as temporary:
-            temporary.write_bytes(ir.to_proto(model).SerializeToString())
+            temporary.write_bytes(_completed(ir.to_proto(model)).SerializeToString())
         return nbytes
     check_output(target)
     if is_stream(target) or Path(target).is_symlink():
@@ -104,12 +105,20 @@ def write_model(model: ir.Model, target: str | Path, *, external: bool = False) 
                 size_threshold_bytes=_MIN_NBYTES_OUTSIDE,
                 alignment=4096,  # lets a runtime map the weights into memory
             )
+            proto = _completed(onnx.load(folder / path.name, load_external_data=False))
+            (folder / path.name).write_bytes(proto.SerializeToString())
         except OSError as error:
             raise output_error(target, error) from error
         if (folder / data.name).exists():
             replace_atomically(folder / data.name, data)
         replace_atomically(folder / path.name, path)
     return nbytes
+
+
+def _completed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with the empty names at the end of nodes' outputs, which onnx_ir leaves out; in place."""
+    complete_outputs(operator_nodes(proto))
+    return proto
 
 
 def weights_nbytes(model: ir.Model) -> int:
