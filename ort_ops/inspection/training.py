@@ -55,8 +55,8 @@ class TrainingInfo:
     """What a training file says of itself, checked against its graph.
 
     Attributes:
-        kind, loss, inputs, targets, outputs, gradients, inference, accumulate, accumulated, apply, count: as in
-            `ort_ops.training.file_format.TrainingMetadata`.
+        kind, loss, inputs, targets, outputs, of, cotangents, gradients, inference, accumulate, accumulated, apply,
+            count: as in `ort_ops.training.file_format.TrainingMetadata`.
         feeds: name of the input that each output becomes, by the output.
         optimizer: torch's class; empty for none.
         groups: options of each of its groups, with ``parameters``.
@@ -70,6 +70,8 @@ class TrainingInfo:
     inputs: tuple[str, ...]
     targets: tuple[str, ...]
     outputs: tuple[str, ...]
+    of: tuple[str, ...]
+    cotangents: dict[str, str]
     gradients: dict[str, str]
     feeds: dict[str, str]
     optimizer: str
@@ -114,6 +116,8 @@ def describe_training(model: onnx.ModelProto, path: str | Path) -> TrainingInfo 
         inputs=metadata.inputs,
         targets=metadata.targets,
         outputs=metadata.outputs,
+        of=metadata.of,
+        cotangents=dict(metadata.cotangents),
         gradients=dict(metadata.gradients),
         feeds=dict(metadata.feeds),
         optimizer="" if optimizer is None else optimizer.name,
@@ -149,7 +153,9 @@ def lines(info: TrainingInfo) -> list[str]:
     if info.outputs:
         found.append(f"outputs    {_listed(info.outputs)}")
     if info.kind == "gradients":
-        found += [f"gradient   {gradient}, of {name}" for gradient, name in info.gradients.items()]
+        cotangents = {output: name for name, output in info.cotangents.items()}
+        found += [f"of         {name}, {_seed(cotangents.get(name))}" for name in info.of]
+        found += [f"gradient   {gradient}, by {name}" for gradient, name in info.gradients.items()]
     for number, group in enumerate(info.groups):
         options = ", ".join(f"{key} {value}" for key, value in group.items() if key != "parameters")
         where = f" group {number}, {len(group['parameters'])} parameters:" if len(info.groups) > 1 else ":"
@@ -180,6 +186,10 @@ def operators(info: TrainingInfo, nodes: Sequence[NodeInfo]) -> str:
         if counts:
             parts.append(", ".join(f"{count} {name}" for name, count in counts.items()) + suffix)
     return "; ".join(parts) or "none registered"
+
+
+def _seed(cotangent: str | None) -> str:
+    return "the sum of its numbers" if cotangent is None else f"weighted by {cotangent}"
 
 
 def _accumulation(info: TrainingInfo) -> str:

@@ -76,7 +76,9 @@ def check_training(model: onnx.ModelProto, metadata: TrainingMetadata) -> None:
     if metadata.lr:
         _check_lr(inputs[metadata.lr], metadata)
     _check_first_values(graph, metadata, inputs)
-    _check_gradients(metadata, inputs)
+    _check_sums(metadata, inputs)
+    if metadata.kind == GRADIENTS:
+        _check_gradients(graph, metadata, inputs, outputs)
     unknown = sorted(set(metadata.ranges) - {*metadata.given})
     if unknown:
         raise ModelError(f" is damaged: its metadata has a range of '{unknown[0]}', which is no input or target")
@@ -91,7 +93,7 @@ def _check_kind(metadata: TrainingMetadata) -> None:
         STEP: {"loss", "parameters", "step", "lr", "optimizer"},
         GRAD: {"loss", "parameters", "gradients", "accumulate", "apply"},
         APPLY: {"parameters", "gradients", "step", "lr", "count", "accumulate", "optimizer"},
-        GRADIENTS: {"gradients"},
+        GRADIENTS: {"gradients", "outputs", "of"},
     }[kind]
     allowed = (
         wanted
@@ -99,7 +101,7 @@ def _check_kind(metadata: TrainingMetadata) -> None:
             STEP: {"inputs", "targets", "buffers", "optimizer_state", "inference", "feeds", "ranges"},
             GRAD: {"inputs", "targets", "buffers", "inference", "feeds", "accumulated", "optimizer", "ranges"},
             APPLY: {"optimizer_state", "feeds"},
-            GRADIENTS: {"inputs", "targets", "outputs", "loss", "ranges"},
+            GRADIENTS: {"inputs", "cotangents", "ranges"},
         }[kind]
     )
     for name, value in vars(metadata).items():
@@ -194,7 +196,7 @@ def _check_first_values(
             raise ModelError(f" is damaged: the first value of '{name}' must be {_words(value)}, got {got}")
 
 
-def _check_gradients(metadata: TrainingMetadata, inputs: dict[str, onnx.ValueInfoProto]) -> None:
+def _check_sums(metadata: TrainingMetadata, inputs: dict[str, onnx.ValueInfoProto]) -> None:
     """Check that each parameter has one sum of gradients, of its type and shape."""
     if metadata.kind not in (GRAD, APPLY):
         return
@@ -209,6 +211,40 @@ def _check_gradients(metadata: TrainingMetadata, inputs: dict[str, onnx.ValueInf
                 f" is damaged: '{name}' must be {_words(inputs[parameter])} as '{parameter}' is, "
                 f"got {_words(inputs[name])}"
             )
+
+
+def _check_gradients(
+    graph: onnx.GraphProto,
+    metadata: TrainingMetadata,
+    inputs: dict[str, onnx.ValueInfoProto],
+    outputs: dict[str, onnx.ValueInfoProto],
+) -> None:
+    """Check that each gradient is like what it belongs to, and each cotangent like its output."""
+    stored = {tensor.name: (tensor.data_type, [*tensor.dims]) for tensor in graph.initializer}
+    known = {name: (_type(value), _shape(value)) for name, value in {**inputs, **outputs}.items()}
+    for name, of in metadata.gradients.items():
+        if name != of + GRADIENT:
+            raise ModelError(f" is damaged: '{name}' is the gradient of '{of}', which '{of}{GRADIENT}' must be")
+        _check_like(name, known[name], of, stored.get(of) or known.get(of))
+    for name in metadata.of:
+        if name not in metadata.outputs:
+            raise ModelError(f" is damaged: it differentiates '{name}', which is no output of the model")
+    if metadata.cotangents:
+        _check_same("output with a cotangent", metadata.of, metadata.cotangents.values())
+    for name, of in metadata.cotangents.items():
+        _check_like(name, known[name], of, known[of])
+
+
+def _check_like(name: str, got: tuple[int, Shape], other: str, wanted: tuple[int, Shape] | None) -> None:
+    """Check that two values have one type and shape; dimensions that may change may have any names."""
+    if wanted is None:
+        raise ModelError(f" is damaged: '{name}' belongs to '{other}', which the file has not")
+    fits = got[0] == wanted[0] and len(got[1]) == len(wanted[1])
+    if not fits or any(
+        a != b and isinstance(a, int) and isinstance(b, int) for a, b in zip(got[1], wanted[1], strict=True)
+    ):
+        words = [f"{element_type_name(kind)} {format_shape(shape)}" for kind, shape in (wanted, got)]
+        raise ModelError(f" is damaged: '{name}' must be {words[0]} as '{other}' is, got {words[1]}")
 
 
 def _check_inference(model: onnx.ModelProto, metadata: TrainingMetadata) -> None:

@@ -24,7 +24,7 @@ FORMAT = 1
 NEXT = "/next"
 """What an output is called that is the next value of an input: the input's name and this."""
 GRADIENT = "/grad"
-"""What the sum of a parameter's gradients is called: the parameter's name and this."""
+"""What a gradient, or the sum of a parameter's gradients, is called: the name of what it belongs to and this."""
 FUNCTION_DOMAIN = "mylinear.training"
 """Domain of the model-local function that is the model in eval mode."""
 
@@ -32,9 +32,9 @@ STEP, GRAD, APPLY, GRADIENTS = "step", "grad", "apply", "gradients"
 KINDS = (STEP, GRAD, APPLY, GRADIENTS)
 """A whole step; the two halves of a step that accumulates gradients; gradients alone, without an optimizer."""
 
-_LISTS = ("inputs", "targets", "outputs", "parameters", "buffers", "optimizer_state")
+_LISTS = ("inputs", "targets", "outputs", "of", "parameters", "buffers", "optimizer_state")
 _NAMES = ("loss", "step", "lr", "count", "inference", "apply")
-_MAPS = ("feeds", "gradients")
+_MAPS = ("feeds", "gradients", "cotangents")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ class TrainingMetadata:
         inputs: the user's, in order.
         targets: the user's, in order, after the inputs.
         outputs: those of the model itself; in ``gradients`` only.
+        of: in ``gradients``, the outputs that are differentiated: the sum of all their numbers, or their products with
+            cotangents.
+        cotangents: in ``gradients``, output by the name of the input that is its cotangent; none where seeds are 1.
         feeds: name of the output that becomes the input, by the output: ``{"weight/next": "weight"}``.
         parameters: those that are trained. The others are initializers.
         buffers: such as running statistics.
@@ -97,6 +100,8 @@ class TrainingMetadata:
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    of: tuple[str, ...] = ()
+    cotangents: Mapping[str, str] = field(default_factory=dict)
     feeds: Mapping[str, str] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
@@ -128,7 +133,7 @@ class TrainingMetadata:
     @property
     def given(self) -> tuple[str, ...]:
         """The inputs that the user gives in each run."""
-        return (*self.inputs, *self.targets)
+        return (*self.inputs, *self.targets, *self.cotangents)
 
     def to_json(self) -> str:
         """Return the text for ``metadata_props``."""

@@ -118,7 +118,7 @@ DOUBLE, FLOAT = onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
         (_changed(loss=""), "lacks 'loss'"),
         (_changed(lr=""), "lacks 'lr'"),
         (_changed(accumulate=2), "has 'accumulate', which a file of kind 'step' has not"),
-        (_changed(kind="gradients"), "has 'feeds', which a file of kind 'gradients' has not"),
+        (_changed(kind="gradients"), "has 'loss', which a file of kind 'gradients' has not"),
         (_changed(feeds={}), "output 'first.bias/m.*/next' is not in its metadata"),
         (_swapped_feeds, "output 'first.weight/next' feeds '.*buffer', which only 'first.weight/m.*/next' may"),
         (
@@ -173,3 +173,52 @@ def test_a_state_of_a_free_shape_is_refused() -> None:
     with pytest.raises(ModelError, match=r"the shape of 'first.weight' must be fixed, got \[n, 3\]"):
         read_training(model, "'it'")
     assert numpy_helper.to_array(model.graph.initializer[0]).shape == (4, 3)
+
+
+def _gradients_model() -> onnx.ModelProto:
+    """Return the product of ``x`` and a constant ``w``, with gradients by both for a cotangent of ``y``."""
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["y"]),
+        helper.make_node("Mul", ["y/cotangent", "w"], ["x/grad"]),
+        helper.make_node("Mul", ["y/cotangent", "x"], ["products"]),
+        helper.make_node("ReduceSum", ["products", "axis"], ["w/grad"], keepdims=0),
+    ]
+    values = {n: helper.make_tensor_value_info(n, DOUBLE, ["b", 3]) for n in ("x", "y/cotangent", "y", "x/grad")}
+    values["w/grad"] = helper.make_tensor_value_info("w/grad", DOUBLE, [3])
+    stored = [
+        helper.make_tensor("w", DOUBLE, [3], [1, 2, 3]),
+        helper.make_tensor("axis", onnx.TensorProto.INT64, [1], [0]),
+    ]
+    inputs, outputs = [[values[n] for n in names] for names in (("x", "y/cotangent"), ("y", "x/grad", "w/grad"))]
+    model = helper.make_model(helper.make_graph(nodes, "it", inputs, outputs, stored))
+    gradients = {"x/grad": "x", "w/grad": "w"}
+    metadata = TrainingMetadata(
+        "gradients", inputs=("x",), outputs=("y",), of=("y",), cotangents={"y/cotangent": "y"}, gradients=gradients
+    )
+    put_metadata(model, metadata)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_changed(of=()), "lacks 'of'"),
+        (_changed(of=("z",), cotangents={"y/cotangent": "z"}), "differentiates 'z', which is no output of the model"),
+        (_changed(cotangents={}), "the input 'y/cotangent' is not in its metadata"),
+        (_changed(cotangents={"y/cotangent": "x"}), "names the output with a cotangent 'y', which is missing"),
+        (_changed(gradients={"x/grad": "w", "w/grad": "x"}), "'x/grad' is the gradient of 'w', which 'w/grad' must be"),
+        (_changed(gradients={"x/grad": "x"}), "the output 'w/grad' is not in its metadata"),
+        (_output("w/grad", DOUBLE, [4]), r"'w/grad' must be float64 \[3\] as 'w' is, got float64 \[4\]"),
+        (_output("x/grad", FLOAT, [2, 3]), r"'x/grad' must be float64 \[b, 3\] as 'x' is, got float32 \[2, 3\]"),
+        (_output("y", DOUBLE, [3]), r"'y/cotangent' must be float64 \[3\] as 'y' is, got float64 \[b, 3\]"),
+        (_first_value("w", None), "'w/grad' belongs to 'w', which the file has not"),
+    ],
+)
+def test_gradients_that_are_not_what_the_metadata_says_are_refused(
+    change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    model = _gradients_model()
+    assert read_training(model, "'it'").given == ("x", "y/cotangent")
+    change(model)
+    with pytest.raises(ModelError, match=message):
+        read_training(model, "'it'")

@@ -63,7 +63,7 @@ def small_model(kind: str) -> onnx.ModelProto:
         stored = {"weight": WEIGHT, "step": np.array(7), "lr": np.array(0.5)}
         return make_training_model(nodes, stored, {"one": np.array(1)}, metadata, [sums, count], "float64")
     metadata = TrainingMetadata(
-        "gradients", inputs=("x",), outputs=("y",), gradients={"x/grad": "x"}, targets=()
+        "gradients", inputs=("x",), outputs=("y",), of=("y",), gradients={"x/grad": "x"}
     )  # fmt: skip
     nodes = [forward[0], node("Shape", ["x"], ["shape"]), node("Expand", ["weight", "shape"], ["x/grad"])]
     model = make_training_model(nodes, {}, {"weight": WEIGHT}, metadata, [x], "float64")
@@ -140,7 +140,7 @@ def test_frozen_parameters_are_told(tmp_path: Path) -> None:
                 "accumulate 4 runs of the gradients, then one of this; 'count' divides their sums",
             ],
         ),
-        ("gradients", ["outputs    y", "gradient   x/grad, of x", "training   gradients: outputs and their gradients"]),
+        ("gradients", ["outputs    y", "of         y, the sum of its numbers", "gradient   x/grad, by x"]),
     ],
 )
 def test_each_kind_is_shown(kind: str, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

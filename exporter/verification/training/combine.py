@@ -15,6 +15,10 @@ LIMITS = (
     "a training file: every backend was compared with the step that the file states; that this is torch's step, only "
     "the comparison at its export says"
 )
+_LIMITS_OF_GRADIENTS = (
+    "a file of gradients: every backend was compared with the graph in the file; that its gradients are torch's, only "
+    "the comparison at its export says"
+)
 
 
 def combine(training: TrainingModel, step: Verification, eval_mode: Verification | None) -> Verification:
@@ -23,7 +27,7 @@ def combine(training: TrainingModel, step: Verification, eval_mode: Verification
     result = replace(
         step,
         remarks=[*remarks, *step.remarks, *([Unbounded(step.unbounded)] if step.unbounded else [])],
-        training=LIMITS,
+        training=_LIMITS_OF_GRADIENTS if training.metadata.kind == GRADIENTS else LIMITS,
         step_not_proved=None if _is_proved(step, training.metadata) else StepNotProved(training.still_random),
     )
     if eval_mode is None:
