@@ -21,6 +21,10 @@ from exporter.torch_ops.kit import torch_kits
 from exporter.training_step.network import Network, is_same, kept_buffers
 
 Values = Mapping[str, Tensor]
+_INNER_GRADIENT = (
+    "; if the model differentiates in its own forward, by torch.autograd.grad, let it return what it differentiates "
+    "instead, such as the energy, and let exporter.export_gradients make the gradient"
+)
 
 
 class Forward:
@@ -70,7 +74,9 @@ class Forward:
                     f"{self.fixing} fixes the size of the batch; write it for any size (x.shape[0] in place of a "
                     f"number), or export with {self.unchanging}"
                 ) from error
-            raise ExportError(f"torch.export cannot take {self.what}: {root_cause(error)}") from error
+            cause = root_cause(error)
+            hint = _INNER_GRADIENT * ("fake tensor" in cause)
+            raise ExportError(f"torch.export cannot take {self.what}: {cause}{hint}") from error
         example = Example(network.module, network.module, network.tensors, names, False)
         check_count(count_in_program(self.program), calls, example, has_inner_graphs=False, is_program=False)
         self.module = self.program.module(check_guards=False)

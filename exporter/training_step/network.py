@@ -1,4 +1,4 @@
-"""A model and its loss as one module that takes tensors by position, and the names of all that it holds."""
+"""A model, with its loss, as one module that takes tensors by position, and the names of all that it holds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Network:
 
     Attributes:
         model: the caller's.
-        module: model and loss; takes ``tensors`` and returns the loss.
+        module: model and loss; takes ``tensors`` and returns the loss. Where there is no loss, what the model returns.
         call: the call of the model alone, as the caller makes it.
         tensors: of the inputs, then of the targets.
         inputs, targets: names of these tensors.
@@ -57,7 +57,7 @@ class Network:
     """
 
     model: nn.Module
-    module: WithLoss
+    module: nn.Module
     call: Example
     tensors: tuple[Tensor, ...]
     inputs: list[str]
@@ -111,7 +111,7 @@ def make_network(
     if not callable(loss):
         raise ExportError(f"loss must be a module or a function of the model's output and the target, got {loss!r}")
     inputs, targets = _pair(example)
-    _check_hooks(model)
+    check_hooks(model)
     call = make_example(model, inputs, None)
     leaves = pytree.tree_leaves(targets)
     _check_targets(leaves)
@@ -131,7 +131,7 @@ def make_network(
             f"input_names and target_names must differ from each other and from the model's own names, got '{name}'"
         )
     tensors = (*call.tensors, *target_tensors)
-    axes = _batch_axes([*names, *others], tensors) if dynamic_batch else {n: {} for n in (*names, *others)}
+    axes = batch_axes([*names, *others], tensors) if dynamic_batch else {n: {} for n in (*names, *others)}
     # A batch of 1 would be fixed in the graph: torch.export takes a size of 1 as a constant.
     more = 1 if any(t.shape[0] == 1 for n, t in zip(axes, tensors, strict=True) if axes[n]) else 0
     tensors = tuple(grow(tensor, axes[name], more) for name, tensor in zip(axes, tensors, strict=True))
@@ -150,7 +150,8 @@ def _pair(example: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     return inputs, targets
 
 
-def _check_hooks(model: nn.Module) -> None:
+def check_hooks(model: nn.Module) -> None:
+    """Refuse hooks on the backward of a module. Raises: ExportError naming it."""
     for name, part in model.named_modules():
         if part._backward_hooks or part._backward_pre_hooks:
             raise ExportError(
@@ -165,7 +166,7 @@ def _check_targets(leaves: Sequence[Any]) -> None:
             raise ExportError(f"targets must be tensors, got {kind_of(leaf)}; torch.as_tensor makes one of it")
 
 
-def named_state(module: WithLoss) -> tuple[dict[str, Tensor], dict[str, str]]:
+def named_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return parameters and buffers by name, each once, and that name by every name that they have in ``module``."""
     found: dict[int, str] = {}
     state: dict[str, Tensor] = {}
@@ -182,7 +183,7 @@ def named_state(module: WithLoss) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, aliases
 
 
-def _batch_axes(names: Sequence[str], tensors: Sequence[Tensor]) -> Mapping[str, Mapping[int, str]]:
+def batch_axes(names: Sequence[str], tensors: Sequence[Tensor]) -> Mapping[str, Mapping[int, str]]:
     """Call the first dimension of each tensor ``batch`` where it is as long as that of the first one."""
     size = next((tensor.shape[0] for tensor in tensors if tensor.ndim), None)
     return {
@@ -192,14 +193,14 @@ def _batch_axes(names: Sequence[str], tensors: Sequence[Tensor]) -> Mapping[str,
 
 
 @contextmanager
-def in_mode(module: WithLoss, *, training: bool) -> Iterator[None]:
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     """Put model and loss in training or eval mode, and give both back as they were, and torch's random numbers too.
 
     Parts of a model in training that were put in eval mode, such as a normalization that must not change, stay so.
     """
     modes = {part: part.training for part in module.modules()}
     try:
-        if module.model.training is not training:
+        if module.get_submodule("model").training is not training:
             module.train(training)
         with kept_buffers(module), torch.random.fork_rng(devices=[]):
             yield
