@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from exporter.to_onnx.export import ExportResult, export
     from exporter.torch_ops.gradients import GradientError, check_gradients
     from exporter.training_step.export import export_training
+    from exporter.training_step.gradients.export import export_gradients
+    from exporter.training_step.gradients.result import GradientsExport
     from exporter.training_step.result import TrainingExport
     from exporter.verification.verify import Verification, verify
 
@@ -26,6 +28,7 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "GradientError",
+    "GradientsExport",
     "LinearF",
     "MyLinear",
     "NoOperatorWarning",
@@ -34,6 +37,7 @@ __all__ = [
     "Verification",
     "check_gradients",
     "export",
+    "export_gradients",
     "export_training",
     "linear",
     "restore_linear",
@@ -45,6 +49,7 @@ _MODULES = {
     "ExportError": "errors",
     "ExportResult": "to_onnx.export",
     "GradientError": "torch_ops.gradients",
+    "GradientsExport": "training_step.gradients.result",
     "LinearF": "operators.mylinear.functional",
     "MyLinear": "operators.mylinear.module",
     "NoOperatorWarning": "errors",
@@ -53,6 +58,7 @@ _MODULES = {
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",
     "export": "to_onnx.export",
+    "export_gradients": "training_step.gradients.export",
     "export_training": "training_step.export",
     "linear": "operators.mylinear.functional",
     "restore_linear": "operators.mylinear.swap",

@@ -29,7 +29,7 @@ class TorchStep:
                 self._module, self._optimizer = copy.deepcopy((network.module, optimizer))
         except Exception as error:
             raise ExportError(f"comparing a step with torch needs a copy of the model: {root_cause(error)}") from error
-        if not self._module.model.training:
+        if not self._module.get_submodule("model").training:
             self._module.train()
         self._read = read
         self._state, _ = named_state(self._module)

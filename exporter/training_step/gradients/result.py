@@ -1,0 +1,47 @@
+"""What an export of gradients gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ort_ops.numerics.compare import Comparison
+from ort_ops.training.file_format import TrainingMetadata
+
+
+@dataclass(frozen=True)
+class GradientsExport:
+    """The result of `export_gradients`; as text, one line.
+
+    Attributes:
+        path: the file.
+        metadata: who is who among inputs and outputs.
+        opset, ir_version: of the file.
+        num_nodes: number of nodes of each registered operator, by ``domain::NAME``.
+        op_counts: number of nodes of each operator, by its name.
+        comparisons: torch's and onnxruntime's outputs and gradients beside the exact ones, by output name; the worst.
+    """
+
+    path: Path
+    metadata: TrainingMetadata = field(repr=False)
+    opset: int
+    ir_version: int
+    num_nodes: dict[str, int]
+    op_counts: dict[str, int] = field(repr=False)
+    comparisons: dict[str, Comparison] = field(repr=False)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs."""
+        return self.metadata.outputs
+
+    @property
+    def gradients(self) -> dict[str, str]:
+        """Name of the input or parameter, by the name of its gradient."""
+        return dict(self.metadata.gradients)
+
+    def __str__(self) -> str:
+        calls = [f"{count} {name.rpartition(':')[2]}" for name, count in self.num_nodes.items()]
+        nodes = ", ".join([f"{sum(self.op_counts.values())} nodes", *calls])
+        returns = ", ".join([*self.outputs, *self.gradients])
+        return f"{self.path}: {nodes}, opset {self.opset}, takes {', '.join(self.metadata.given)}, returns {returns}"
