@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ort_ops.analysis.widen import FLOATS, widen_to_float64
+from ort_ops.models.complete import complete_outputs
 from ort_ops.models.graphs import all_nodes
+from ort_ops.models.nodes import operator_nodes
 from ort_ops.models.validation.node_order import sort_nodes
 
 Array = NDArray[Any]
@@ -88,6 +90,7 @@ class WideModel:
                 elif isinstance(tensor, ir.ExternalTensor):
                     value.const_value = ir.Tensor(tensor.numpy().copy(), name=name)  # no view keeps the file open
         proto = ir.to_proto(light)
+        complete_outputs(operator_nodes(proto))  # onnx_ir leaves out empty names at the end
         kept = [tensor for tensor in proto.graph.initializer if tensor.name not in shapes]
         del proto.graph.initializer[:]
         proto.graph.initializer.extend(kept)

@@ -230,6 +230,16 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     compare(path, {"x": x}, by_torch(model, {"x": x}, ["x", "2.weight"], [0], None))
 
 
+def test_adopt_keeps_gradients_whose_last_results_nobody_reads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(exporter.MyLinear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    export_gradients(model, torch.rand(3, 4), tmp_path / "before.onnx", wrt=["x", "0.weight"], seed="cotangent")
+    assert cli.main(["adopt", str(tmp_path / "before.onnx"), str(tmp_path / "it.onnx")]) == 0
+    given = {"x": torch.rand(5, 4), "y/cotangent": torch.randn(5, 3)}
+    expected = by_torch(model, {"x": given["x"]}, ["x", "0.weight"], [0], [given["y/cotangent"]])
+    compare(tmp_path / "it.onnx", given, expected)
+
+
 def test_the_commands_take_such_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(exporter.MyLinear(3, 4), nn.Tanh(), exporter.MyLinear(4, 1))
     path = tmp_path / "it.onnx"
