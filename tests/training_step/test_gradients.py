@@ -1,4 +1,7 @@
-"""Files of gradients: each is within the bound of what torch computes, in a stock onnxruntime, at any batch size."""
+"""Files of gradients: each is within the bound of what torch computes, in a stock onnxruntime, at any batch size.
+
+Models that take long are marked slow: ``pytest -m slow tests/training_step/test_gradients.py``.
+"""
 
 from __future__ import annotations
 
@@ -123,6 +126,7 @@ def test_products_with_the_jacobian(dtype: torch.dtype, tmp_path: Path) -> None:
     assert [found.shape for found in session.run(None, feed)] == [(0, 3), (0, 4), (6, 4), (3,)]
 
 
+@pytest.mark.slow
 def test_saliency_of_a_convolution_is_each_row_s_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
@@ -134,6 +138,7 @@ def test_saliency_of_a_convolution_is_each_row_s_own(tmp_path: Path) -> None:
     compare(tmp_path / "it.onnx", {"x": rows}, by_torch(model, {"x": rows}, ["x"], [0], None))
 
 
+@pytest.mark.slow
 def test_a_transformer_s_layer_by_its_embeddings(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Block().eval()
@@ -230,6 +235,7 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     compare(path, {"x": x}, by_torch(model, {"x": x}, ["x", "2.weight"], [0], None))
 
 
+@pytest.mark.slow
 def test_adopt_keeps_gradients_whose_last_results_nobody_reads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(exporter.MyLinear(4, 5), nn.Tanh(), nn.Linear(5, 3))
