@@ -17,6 +17,11 @@ from ort_ops.native import library as native
 if not native.status().is_usable:
     pytest.skip(str(native.status().reason), allow_module_level=True)
 
+from ort_ops.opdef.call import make_call
+from ort_ops.operators.mylineargrad.contract import MYLINEARGRAD
+from ort_ops.session import InferenceSession
+from tests.cases import numpy_dtype
+from tests.every_operator import feed_of, one_node
 from tests.native_support import (
     DTYPES,
     Array,
@@ -57,6 +62,30 @@ def test_same_bits_for_every_number_of_threads(rows: int, constant: bool, dtype:
     expected = run(x, weight, bias, constant, _with_threads(1, isa))
     for count in (2, 3, 8):
         assert run(x, weight, bias, constant, _with_threads(count, isa)).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("isa", native.status().usable_isas)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 300])
+def test_a_backward_has_the_same_bits_for_every_number_of_threads(
+    rows: int, dtype: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(native.ISA_VARIABLE, isa)
+    rng = np.random.default_rng(rows)
+    shapes = ((rows, 301), (rows, 300), (301, 300))  # several tiles in each direction
+    gradients = make_call(MYLINEARGRAD, [rng.standard_normal(shape).astype(numpy_dtype(dtype)) for shape in shapes])
+    model = one_node(gradients)
+
+    def bits(count: int) -> list[bytes]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = count
+        served = InferenceSession(model.SerializeToString(), options, kernels="cpp")
+        return [result.tobytes() for result in served.run(None, feed_of(gradients, model))]
+
+    expected = bits(1)
+    assert len(expected) == 3
+    for count in (2, 3):
+        assert bits(count) == expected
 
 
 def _in_child(code: str, *arguments: str) -> str:
