@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from exporter.errors import ExportError
 from exporter.to_onnx.float64.erf import gelu as float64_gelu
 from exporter.to_onnx.float64.kernels import float64_translations
+from exporter.to_onnx.indices import index_translations
 
 _NARROW_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _NARROW_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32})
@@ -221,6 +222,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     aten = torch.ops.aten
     table: dict[Any, Callable[..., Any]] = {
         **float64_translations(),
+        **index_translations(),
         aten.scalar_tensor.default: scalar_tensor,
         aten.celu.default: celu,
         aten.gelu.default: gelu,

@@ -159,6 +159,8 @@ SCALARS: dict[str, Callable[[Tensor], Tensor]] = {
     "arange": lambda y: y.sum() + torch.arange(0.1, 1.0, 0.1, dtype=y.dtype),
     "xlogy": lambda y: torch.xlogy(0.1, y.abs() + 0.3),
     "index_fill": lambda y: y.index_fill(1, torch.tensor([1]), 0.1),
+    "triu_indices": lambda y: y[tuple(torch.triu_indices(4, 4, 1))],
+    "tril_indices": lambda y: y[tuple(torch.tril_indices(4, 3, -1))],
     "gelu": lambda y: nn.functional.gelu(y, approximate="tanh"),
     "celu": lambda y: nn.functional.celu(y, 0.3),
     "group_norm": lambda y: nn.functional.group_norm(y[:, :, None], 2, y[0], y[1], eps=1e-3),
