@@ -128,9 +128,35 @@ def trace(
         graph = make_fx(flat, decomposition_table=decompositions(), _allow_non_fake_inputs=True)(*fakes)
     if program is not None:
         _check_batch(program)
+    _part_results(graph)
     explicit_scalars(graph)
     axes = {name: program.axes[name] if name in known and program is not None else {} for name in inputs}
     return Traced(graph, dict(inputs), outputs, axes)
+
+
+def _part_results(graph: fx.GraphModule) -> None:
+    """Give each result a value of its own: two biases may have one gradient, and one value has one name in ONNX.
+
+    torch.export merges equal nodes, so that results count as one where their nodes are equal.
+    """
+    numbers: dict[fx.Node, int] = {}
+    known: dict[str, int] = {}
+    for node in graph.graph.nodes:
+        is_call = node.op == "call_function"
+        key = repr((node.target, fx.map_arg((node.args, node.kwargs), lambda n: f"value {numbers[n]}")))
+        numbers[node] = known.setdefault(key if is_call else node.name, len(known))
+    (output,) = graph.graph.find_nodes(op="output")
+    last: dict[int, fx.Node] = {}
+    results = []
+    for node in output.args[0]:
+        number, result = numbers[node], node
+        if number in last:
+            with graph.graph.inserting_before(output):  # exact; equal clones would be merged
+                result = graph.graph.call_function(torch.ops.aten.mul.Scalar, (last[number], 1))
+            result.meta["val"] = node.meta["val"]
+        last[number] = result
+        results.append(result)
+    output.args = (results,)
 
 
 def _check_batch(program: Forward) -> None:
