@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from exporter.operators.mylinear.functional import linear
     from exporter.operators.mylinear.module import MyLinear
     from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
+    from exporter.promises.check import check_operator
+    from exporter.promises.result import OperatorCheck, PromiseError
     from exporter.to_onnx.export import ExportResult, export
     from exporter.torch_ops.gradients import GradientError, check_gradients
     from exporter.training_step.export import export_training
@@ -32,10 +34,13 @@ __all__ = [
     "LinearF",
     "MyLinear",
     "NoOperatorWarning",
+    "OperatorCheck",
+    "PromiseError",
     "SwapReport",
     "TrainingExport",
     "Verification",
     "check_gradients",
+    "check_operator",
     "export",
     "export_gradients",
     "export_training",
@@ -53,10 +58,13 @@ _MODULES = {
     "LinearF": "operators.mylinear.functional",
     "MyLinear": "operators.mylinear.module",
     "NoOperatorWarning": "errors",
+    "OperatorCheck": "promises.result",
+    "PromiseError": "promises.result",
     "SwapReport": "operators.mylinear.swap",
     "TrainingExport": "training_step.result",
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",
+    "check_operator": "promises.check",
     "export": "to_onnx.export",
     "export_gradients": "training_step.gradients.export",
     "export_training": "training_step.export",

@@ -5,5 +5,6 @@ COMMANDS = {
     "train": "train a small network of our layers",
     "export": "export a checkpoint to ONNX",
     "verify": "prove that training and serving compute the same",
+    "check": "prove every promise of an operator: schema, body, kernels, gradients, export, runtimes",
     "bench": "time our operators beside their peers and the machine's ceilings",
 }

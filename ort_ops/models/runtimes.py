@@ -30,6 +30,8 @@ _RUN = """
 import json, sys, numpy, onnxruntime
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
+if sys.argv[4]:
+    options.register_custom_ops_library(sys.argv[4])
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 feed = dict(numpy.load(sys.argv[2]))
 outputs = session.run(None, feed)
@@ -86,10 +88,27 @@ def run_elsewhere(
 
     Raises: TargetError if it is another version, or does not load or run the model.
     """
+    version, outputs = run_in(python, model, feed)
+    if parse_version(version) != parse_version(target):
+        raise TargetError(f"'{python}' has onnxruntime {version}, and the target is {target}")
+    return outputs
+
+
+def run_in(
+    python: str | Path, model: str | Path, feed: Mapping[str, NDArray[Any]], *, library: str = ""
+) -> tuple[str, list[NDArray[Any]]]:
+    """Run a model in the plain onnxruntime of another Python.
+
+    Args:
+        library: path of a library with kernels, to register there; empty for none.
+
+    Returns: the version of that onnxruntime, and the outputs.
+    Raises: TargetError if it does not load or run the model.
+    """
     with temporary_folder() as folder:
         inputs, outputs = folder / "inputs.npz", folder / "outputs.npz"
         np.savez(inputs, **feed)  # type: ignore[arg-type]
-        command = [str(python), "-c", _RUN, str(Path(model).absolute()), str(inputs), str(outputs)]
+        command = [str(python), "-c", _RUN, str(Path(model).absolute()), str(inputs), str(outputs), library]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
@@ -97,8 +116,6 @@ def run_elsewhere(
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise TargetError(f"the onnxruntime of '{python}' does not run the model: {last}")
-        version = json.loads(done.stdout.strip().splitlines()[-1])
-        if parse_version(version) != parse_version(target):
-            raise TargetError(f"'{python}' has onnxruntime {version}, and the target is {target}")
+        version: str = json.loads(done.stdout.strip().splitlines()[-1])
         with np.load(outputs) as arrays:
-            return [arrays[str(i)] for i in range(len(arrays))]
+            return version, [arrays[str(i)] for i in range(len(arrays))]

@@ -1,0 +1,1 @@
+"""Try every promise of one operator: `mylinear check`."""

@@ -1,0 +1,56 @@
+"""`mylinear new`: write the package of an operator of one's own. Needs no torch and no network."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `mylinear new`."""
+    parser.add_argument("name", metavar="NAME", help="of the operator, such as ScaledSum")
+    parser.add_argument("--domain", help="of the operator in ONNX (default: the package's name)")
+    parser.add_argument("--inputs", default="x", metavar="x,z", help="names of the inputs (default: x)")
+    parser.add_argument(
+        "--attributes",
+        default="scale:float=1.0",
+        metavar="a:float=1.0,n:int=2",
+        help="float and int attributes with their defaults; '' for none (default: scale:float=1.0)",
+    )
+    parser.add_argument("--outputs", default="y", metavar="y,w", help="names of the outputs (default: y)")
+    parser.add_argument(
+        "--cpp",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with a kernel in C++, which needs a compiler (default: yes); there is no example for CUDA",
+    )
+    parser.add_argument("--folder", help="to write, which must not exist (default: the package's name, here)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the package, and say what is left to write."""
+    from ort_ops.console.report_text import json_text
+    from ort_ops.scaffold.request import read_request
+    from ort_ops.scaffold.write import write_package
+
+    request = read_request(
+        args.name,
+        domain=args.domain,
+        inputs=args.inputs,
+        attributes=args.attributes,
+        outputs=args.outputs,
+        with_cpp=args.cpp,
+    )
+    made = write_package(request, args.folder)
+    if args.json:
+        found = {"operator": f"{request.domain}::{request.name}", "package": request.module}
+        print(json_text({**found, "folder": str(made.folder), "files": made.files, "num_todo": made.num_todo}))
+        return 0
+    print(f"{made.folder}: {request.domain}::{request.name}, an example that is right, in {len(made.files)} files")
+    print()
+    print(f"  cd {made.folder}")
+    print("  pip install -e '.[test]' && pytest")
+    print(f"  mylinear check {request.name}")
+    print()
+    print(f"left to write: {made.num_todo} places marked TODO, in the order that README.md gives")
+    return 0

@@ -1,0 +1,190 @@
+"""What a new package is asked to have: read, checked, and with defaults for the rest."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+
+from ort_ops.errors import MylinearError
+from ort_ops.opdef import registry
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_WORD = re.compile(r"[a-z][a-z0-9_]*")
+_DOMAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_RESERVED_DOMAINS = ("ai.onnx", "com.microsoft", "ai.graphcore", "mylinear", "pkg.")
+_OWN_WORDS = frozenset(
+    {"self", "ctx", "torch", "np", "nn", "total", "gradient", "features", "sum", "forward", "is_double"}
+)
+"""What the written files use themselves."""
+_MOST = 16
+
+
+class PackageError(MylinearError, ValueError):
+    """A package that cannot be written; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class NumberAttribute:
+    """An attribute with a default: a float or an int."""
+
+    name: str
+    kind: str
+    default: str
+
+    @property
+    def onnx_kind(self) -> int:
+        """``onnx.AttributeProto.AttributeType``."""
+        return 1 if self.kind == "float" else 2
+
+    @property
+    def cpp_default(self) -> str:
+        """The default in C++."""
+        return f"{self.default}f" if self.kind == "float" else self.default
+
+    @property
+    def other(self) -> str:
+        """Another value than the default, to try."""
+        return repr(float(self.default) - 1.75) if self.kind == "float" else repr(int(self.default) + 2)
+
+
+@dataclass(frozen=True)
+class PackageRequest:
+    """An operator to write a package for.
+
+    Attributes:
+        name: of the operator, in ONNX.
+        module: the Python package.
+        domain: of the operator.
+        with_cpp: whether there is a kernel in C++.
+    """
+
+    name: str
+    module: str
+    domain: str
+    inputs: tuple[str, ...]
+    attributes: tuple[NumberAttribute, ...]
+    outputs: tuple[str, ...]
+    with_cpp: bool = True
+
+    @property
+    def distribution(self) -> str:
+        """The name that pip knows."""
+        return self.module.replace("_", "-")
+
+    @property
+    def class_name(self) -> str:
+        """The name of the torch module and of the C++ struct."""
+        return self.name if "_" not in self.name and self.name[0].isupper() else _camel_case(self.name)
+
+
+def read_request(
+    name: str,
+    *,
+    domain: str | None = None,
+    inputs: str = "x",
+    attributes: str = "scale:float=1.0",
+    outputs: str = "y",
+    with_cpp: bool = True,
+) -> PackageRequest:
+    """Read what `mylinear new` was asked for.
+
+    Args:
+        name: of the operator: ``ScaledSum``, or ``scaled_sum``.
+        domain: by default the Python package's name, which no other package has.
+        inputs, outputs: names, separated by commas.
+        attributes: ``name:float=1.0`` and ``name:int=2``, separated by commas; empty for none.
+
+    Raises: PackageError for a name that is no identifier, or is taken.
+    """
+    _check("NAME", name, _NAME, "letters, digits and underscores, a letter first")
+    module = _snake_case(name)
+    if module in sys.stdlib_module_names or keyword.iskeyword(module):
+        raise PackageError(f"NAME must give a free package name, got '{name}': Python itself has '{module}'")
+    domain = module if domain is None else domain
+    _check("--domain", domain, _DOMAIN, "words of letters, digits, '-' and '_', joined by '.'")
+    if any(domain == taken or domain.startswith(f"{taken.rstrip('.')}.") for taken in _RESERVED_DOMAINS):
+        raise PackageError(f"--domain must be one of your own, got '{domain}', which others have")
+    given = _words("--inputs", inputs), _attributes(attributes), _words("--outputs", outputs)
+    request = PackageRequest(name, module, domain, *given, with_cpp)
+    _check_words(request)
+    _check_free(request)
+    return request
+
+
+def _check(what: str, value: str, pattern: re.Pattern[str], rule: str) -> None:
+    if not pattern.fullmatch(value):
+        raise PackageError(f"{what} must be {rule}, got '{value}'")
+
+
+def _words(what: str, text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        _check(f"each of {what}", word, _WORD, "a lower-case identifier, such as 'x' or 'weight'")
+    if len(words) > _MOST:
+        raise PackageError(f"{what} must be at most {_MOST} names, got {len(words)}")
+    return words
+
+
+def _attributes(text: str) -> tuple[NumberAttribute, ...]:
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\w+):(float|int)(?:=(.+))?", part)
+        if match is None:
+            hint = "add attributes of other kinds to the written files"
+            raise PackageError(f"each of --attributes must be like 'a:float=1.0' or 'n:int=2', got '{part}'; {hint}")
+        name, kind, default = match[1], match[2], match[3] or "1"
+        _check("each of --attributes", name, _WORD, "called by a lower-case identifier")
+        found.append(NumberAttribute(name, kind, _number(part, kind, default)))
+    if len(found) > _MOST:
+        raise PackageError(f"--attributes must be at most {_MOST}, got {len(found)}")
+    return tuple(found)
+
+
+def _number(part: str, kind: str, default: str) -> str:
+    try:
+        value = float(default) if kind == "float" else int(default)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) <= 1e6:
+        raise PackageError(f"the default in '{part}' must be a number of at most a million; got '{default}'")
+    return repr(value)
+
+
+def _check_words(request: PackageRequest) -> None:
+    words = [*request.inputs, *(a.name for a in request.attributes), *request.outputs]
+    for word in words:
+        if words.count(word) > 1:
+            raise PackageError(f"inputs, attributes and outputs must have different names, got '{word}' twice")
+        if word in _OWN_WORDS or keyword.iskeyword(word) or word == request.module:
+            raise PackageError(f"names must not be Python's, or those of the written files, got '{word}'")
+
+
+def _check_free(request: PackageRequest) -> None:
+    module, distribution = request.module, request.distribution
+    if registry.find(request.domain, request.name) is not None:
+        raise PackageError(f"{request.domain}::{request.name} is taken by an installed operator; choose another NAME")
+    try:
+        metadata.version(distribution)
+        is_taken = True
+    except metadata.PackageNotFoundError:
+        is_taken = find_spec(module) is not None
+    if is_taken:
+        raise PackageError(f"the package name '{module}' is taken by an installed package; choose another NAME")
+
+
+def _snake_case(name: str) -> str:
+    """Return the name in lower case with underscores.
+
+    >>> _snake_case("ScaledSum"), _snake_case("RMSNorm2"), _snake_case("AXPY"), _snake_case("scaled_sum")
+    ('scaled_sum', 'rms_norm2', 'axpy', 'scaled_sum')
+    """
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return re.sub("_+", "_", parted).strip("_").lower()
+
+
+def _camel_case(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in _snake_case(name).split("_"))
