@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,10 +176,14 @@ def torch_kit(kit: OperatorKit) -> TorchKit | None:
 def torch_kits() -> list[TorchKit]:
     """Return the torch part of every registered operator that has one.
 
-    One that cannot be imported is left out with a warning, once: it must not end models that do not need it.
+    One that cannot be imported is left out with a warning, once: it must not end models that do not need it. One that
+    is being imported is left out too.
     """
     found = []
     for kit in registry.kits():
+        module = sys.modules.get(kit.torch.partition(":")[0])
+        if module is not None and registration.is_loading(module):
+            continue  # its import leads here, where its library op registers itself
         try:
             part = torch_kit(kit)
         except DefinitionError as error:

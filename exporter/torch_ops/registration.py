@@ -60,7 +60,7 @@ def _fill_or_wait(name: str) -> None:
     if name in _being_filled:
         return
     module = sys.modules.get(name)
-    if module is not None and not _is_loading(module):
+    if module is not None and not is_loading(module):
         _fill(name, module)
     elif not any(isinstance(finder, _Waiting) and finder.name == name for finder in sys.meta_path):
         sys.meta_path.insert(0, _Waiting(name, _fill))
@@ -124,7 +124,8 @@ _REGISTRATIONS: dict[str, Callable[[ModuleType, str], None]] = {
 }
 
 
-def _is_loading(module: ModuleType) -> bool:
+def is_loading(module: ModuleType) -> bool:
+    """Whether a module is being imported right now."""
     return bool(getattr(module.__spec__, "_initializing", False))
 
 
