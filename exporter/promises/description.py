@@ -11,17 +11,13 @@ import numpy as np
 import onnx
 
 from exporter.promises.result import Outcome, Promise
-from exporter.promises.subject import Overload, Subject, attempt, model_of
+from exporter.promises.subject import BrokenError, Overload, Subject, attempt, model_of
 from ort_ops.models.nodes import check_operator_nodes
 from ort_ops.native import library
 from ort_ops.numerics.bound import ROUNDED
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.onnx_objects import register_schema
 from ort_ops.opdef.shapes import Shape, format_shape
-
-
-class _BrokenError(Exception):
-    """A promise is broken; the message says how."""
 
 
 def description_promises(subject: Subject) -> Iterator[Promise]:
@@ -50,7 +46,7 @@ def _check_samples(subject: Subject) -> str:
     for overload in subject.overloads:
         calls = overload.calls
         if not calls:
-            raise _BrokenError(f"there are none of {overload.name}")
+            raise BrokenError(f"there are none of {overload.name}")
         missing = []
         if not any(0 in array.shape for call in calls for array in call.arrays if array is not None):
             missing.append("an empty array")
@@ -61,7 +57,7 @@ def _check_samples(subject: Subject) -> str:
             if len({str(call.attributes[attribute.name]) for call in calls}) < 2:
                 missing.append(f"two values of {attribute.name}")
         if missing:
-            raise _BrokenError(f"of {overload.name} they lack {', '.join(missing)}")
+            raise BrokenError(f"of {overload.name} they lack {', '.join(missing)}")
     return f"{sum(len(overload.calls) for overload in subject.overloads)} calls"
 
 
@@ -75,7 +71,7 @@ def _check_schema(overload: Overload) -> str:
             value.type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         if [value.SerializeToString() for value in inferred.graph.output] != stated:
-            raise _BrokenError(f"{call.label}: onnx infers other types or shapes than the shape rule")
+            raise BrokenError(f"{call.label}: onnx infers other types or shapes than the shape rule")
         check_operator_nodes(model)
     return "onnx's checker takes it, and infers types and shapes"
 
@@ -94,7 +90,7 @@ def _check_shapes(kit: OperatorKit, overload: Overload) -> str:
                 pairs = list(zip(shape, actual, strict=False))
                 if len(shape) != len(actual) or any(isinstance(a, int) and a != b for a, b in pairs):
                     of = ", ".join("unknown" if s is None else format_shape(s) for s in known)
-                    raise _BrokenError(
+                    raise BrokenError(
                         f"{call.label}: the shape rule says {output.argument} is {format_shape(shape)} for {of}, the "
                         f"reference makes {format_shape([*actual])}"
                     )
@@ -116,22 +112,22 @@ def _check_reference(kit: OperatorKit, overload: Overload) -> str:
         results, bounds = list(kit.reference(call)), list(kit.bound(call, ROUNDED))
         for index, (result, bound) in enumerate(itertools.zip_longest(results, bounds)):
             if index >= len(proves) or result is None:
-                raise _BrokenError(f"{call.label}: it must have {len(proves)} results and bounds, one for each output")
+                raise BrokenError(f"{call.label}: it must have {len(proves)} results and bounds, one for each output")
             output = kit.operator.outputs[index].argument
             array = np.asarray(result)
             if call.output_type(index).is_floating and array.dtype != np.float64:
-                raise _BrokenError(f"{call.label}: the reference must return {output} in float64, got {array.dtype}")
+                raise BrokenError(f"{call.label}: the reference must return {output} in float64, got {array.dtype}")
             if bound is None:
                 proves[index] = True
                 continue
             error = np.asarray(bound.error, np.float64)
             if (error < 0).any():
-                raise _BrokenError(f"{call.label}: the bound of {output} must be 0 or more, got {np.nanmin(error):.3g}")
+                raise BrokenError(f"{call.label}: the bound of {output} must be 0 or more, got {np.nanmin(error):.3g}")
             with np.errstate(all="ignore"):
                 proves[index] |= bool((error < np.abs(array)).any())
     for parameter, does in zip(kit.operator.outputs, proves, strict=True):
         if not does:
-            raise _BrokenError(f"the bound of {parameter.argument} is never less than its value, so it proves nothing")
+            raise BrokenError(f"the bound of {parameter.argument} is never less than its value, so it proves nothing")
     return "results in float64, each with a bound"
 
 
@@ -153,7 +149,7 @@ def _check_cpp(kit: OperatorKit) -> Promise | str:
             return Promise("description in C++", "its library", Outcome.NOT_MADE, note)
     found = [d for d in described if (d["domain"], d["name"], d["since_version"]) == operator.key]
     if not found:
-        raise _BrokenError(f"{path} has no {operator.op_type} of version {operator.since_version}")
+        raise BrokenError(f"{path} has no {operator.op_type} of version {operator.since_version}")
     expected: dict[str, Any] = {
         "types": [{"name": v.name, "types": list(v.dtypes)} for v in operator.variables],
         "inputs": [(p.name, p.type.name, p.is_optional) for p in operator.inputs],
@@ -169,13 +165,11 @@ def _check_cpp(kit: OperatorKit) -> Promise | str:
         }
         for what, wanted in expected.items():
             if got[what] != wanted:
-                raise _BrokenError(f"C++ has the {what} {got[what]}, Python {wanted}")
+                raise BrokenError(f"C++ has the {what} {got[what]}, Python {wanted}")
         for stated, attribute in zip(one["attributes"], operator.attributes, strict=True):
             default = stated.get("default")
             if default is not None and attribute.default is not None and not _is_equal(default, attribute.default):
-                raise _BrokenError(
-                    f"the default of {attribute.name} is {default} in C++, {attribute.default} in Python"
-                )
+                raise BrokenError(f"the default of {attribute.name} is {default} in C++, {attribute.default} in Python")
     return "the same inputs, outputs, attributes and types as in Python"
 
 

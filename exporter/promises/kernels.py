@@ -32,7 +32,7 @@ def _backends(kit: OperatorKit, call: object, compile_backend: str | None, devic
     model = model_of(call, with_function=False)  # type: ignore[arg-type]
     found = find_backends(model, "", None, compile_backend, device)
     found = [backend for backend in found if not backend.is_definition]
-    if kit.library is None or _is_of_this_project(kit):
+    if _is_of_this_project(kit):
         return found
     # Only this project's library chooses among instruction sets; another one has one kernel.
     in_cpp = [backend for backend in found if backend.name.startswith("cpp")]

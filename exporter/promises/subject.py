@@ -20,6 +20,10 @@ from ort_ops.opdef.kit import OperatorKit
 Types = dict[str, ElementType]
 
 
+class BrokenError(Exception):
+    """A promise is broken; the message says how."""
+
+
 @dataclass(frozen=True)
 class Overload:
     """One combination of element types, with the kit's samples of it."""
@@ -66,6 +70,8 @@ def attempt(promise: str, subject: str, run: Callable[[], Promise | str]) -> Pro
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's exporters, and NumPy's at the ends of a type
             found = run()
+    except BrokenError as error:
+        return Promise(promise, subject, Outcome.BROKEN, str(error))
     except Exception as error:
         return Promise(promise, subject, Outcome.BROKEN, in_words(error))
     return found if isinstance(found, Promise) else Promise(promise, subject, Outcome.KEPT, found)

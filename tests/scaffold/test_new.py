@@ -1,0 +1,116 @@
+"""`mylinear new` writes a package that is right, and refuses in one line what it cannot write."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ort_ops.cli import main as cli
+from ort_ops.native import library
+from ort_ops.scaffold import write
+from ort_ops.scaffold.request import PackageError, read_request
+from ort_ops.scaffold.write import render, write_package
+from tests.scaffold.packages import VARIANTS, request_of
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_file_is_whole_python(name: str, tmp_path: Path) -> None:
+    request = request_of(name)
+    texts = render(request)
+    for path, text in texts.items():
+        assert text.endswith("\n")
+        assert not re.search(r"\{[%#]|\{\{ ", text)
+        if path.endswith((".py", ".cc")):
+            assert max(map(len, text.splitlines())) <= 120, path
+        if path.endswith(".py"):
+            ast.parse(text, path)
+    write_package(request, "made")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120"]
+    done = subprocess.run(command, cwd="made", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "made" / "setup.py").exists() == request.with_cpp
+
+
+def test_it_says_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["new", "RowScale", "--no-cpp"]) == 0
+    said = capsys.readouterr().out
+    for expected in ("row-scale: row_scale::RowScale", "pip install -e", "mylinear check RowScale", "marked TODO"):
+        assert expected in said
+    assert cli.main(["new", "RowScale", "--no-cpp", "--folder", "again", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["operator"] == "row_scale::RowScale"
+    text = "".join(Path("again", name).read_text() for name in found["files"])
+    assert text.count("TODO:") == found["num_todo"] > 5
+
+
+REFUSED = {
+    "9lives": "NAME must be letters, digits and underscores",
+    "Größe": "NAME must be letters, digits and underscores",
+    "Statistics": "Python itself has 'statistics'",
+    "Class": "Python itself has 'class'",
+    "Numpy": "the package name 'numpy' is taken by an installed package; choose another NAME",
+    "MYLINEAR --domain mylinear": "--domain must be one of your own, got 'mylinear'",
+    "Mine --domain com.microsoft.x": "--domain must be one of your own",
+    "Mine --domain a b": "--domain must be words of letters",
+    "Mine --inputs x,,z": "each of --inputs must be a lower-case identifier, such as 'x' or 'weight', got ''",
+    "Mine --inputs x,x": "must have different names, got 'x' twice",
+    "Mine --outputs lambda": "names must not be Python's",
+    "Mine --outputs mine": "names must not be Python's, or those of the written files, got 'mine'",
+    "Mine --attributes a": "each of --attributes must be like 'a:float=1.0' or 'n:int=2', got 'a'",
+    "Mine --attributes a:str=b": "add attributes of other kinds to the written files",
+    "Mine --attributes a:int=1.5": "the default in 'a:int=1.5' must be a number",
+    "Mine --attributes a:float=nan": "the default in 'a:float=nan' must be a number",
+    "Mine --attributes x:float=1": "got 'x' twice",
+    "Mine --folder taken": "'taken' exists; name another folder by --folder, or remove it",
+    "Mine --folder no/such": "there is no folder",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_what_it_refuses_is_one_line(arguments: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Path("taken").mkdir()
+    words = arguments.split(" ", 2)
+    assert cli.main(["new", *words]) == 2
+    said = capsys.readouterr().err
+    assert REFUSED[arguments] in said
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_registered_operator_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ort_ops.scaffold import request
+
+    monkeypatch.setattr(request.registry, "find", lambda domain, name: object())
+    with pytest.raises(PackageError, match="mine::Mine is taken by an installed operator; choose another NAME"):
+        read_request("Mine")
+
+
+def test_a_package_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> str:
+        raise library.NativeLibraryError("there are no headers")
+
+    monkeypatch.setattr(write, "include_path", fail)
+    with pytest.raises(PackageError, match=r"there are no headers; or write the package without .* by --no-cpp"):
+        write_package(read_request("Mine"))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_kernel_compiles_against_the_copied_headers_alone() -> None:
+    made = write_package(request_of("ExampleOfTwo"), "made")
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Ithird_party/mylinear"]
+    source = "example_of_two/kernel.cc"
+    done = subprocess.run([*command, source], cwd=made.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
