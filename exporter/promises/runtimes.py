@@ -70,6 +70,8 @@ def _runtime(kit: OperatorKit, name: str, overload: Overload, run: Run, *, with_
         for call in overload.calls:
             try:
                 results = run(model_of(call, with_function=with_function), call)
+            except BrokenError:
+                raise
             except Exception as error:
                 if run is _run_evaluator:  # it does not know every use of every operator; onnxruntime does
                     return Promise("runtime", name, Outcome.NOT_MADE, f"{call.label}: {in_words(error)}")
@@ -118,8 +120,18 @@ def _run_library(path: str) -> Run:
     def run(model: onnx.ModelProto, call: Call) -> Sequence[Array]:
         options = quiet_options()
         options.register_custom_ops_library(path)
+        for value in model.graph.output:  # then only the library's own shape rule states one
+            value.type.tensor_type.ClearField("shape")
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=_CPU)
         results: Sequence[Array] = session.run(None, _needed(model, call))
+        for stated, got in zip(session.get_outputs(), results, strict=True):
+            # Not known has no dimensions either, so a scalar cannot be told from it.
+            pairs = zip(stated.shape, got.shape, strict=False)
+            if stated.shape and (len(stated.shape) != got.ndim or any(isinstance(a, int) and a != b for a, b in pairs)):
+                raise BrokenError(
+                    f"{call.label}: the shape rule in C++ says {stated.name} is {list(stated.shape)}, and it is "
+                    f"{list(got.shape)}"
+                )
         return results
 
     return run

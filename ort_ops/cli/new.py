@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{made.folder}: {request.domain}::{request.name}, an example that is right, in {len(made.files)} files")
     print()
     print(f"  cd {made.folder}")
-    print("  pip install -e '.[test]' && pytest")
+    print("  pip install -e '.[test]' && python -m pytest")
     print(f"  mylinear check {request.name}")
     print()
     print(f"left to write: {made.num_todo} places marked TODO, in the order that README.md gives")

@@ -1,0 +1,110 @@
+"""New packages as a user gets them: installed by pip in an environment of their own, tested, checked, and broken.
+
+Slow, for they are built: ``pytest -m slow tests/scaffold``. It needs a C++ compiler and the package registry, from
+which pip takes the build backend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ort_ops.scaffold.write import write_package
+from tests.scaffold.packages import VARIANTS, request_of
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+class Environment:
+    """A virtual environment that sees this project and what it needs, with new packages installed in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+        self.python = folder / "venv" / "bin" / "python"
+        known = [str(ROOT), *site.getsitepackages(), *(p for p in sys.path if p.endswith("site-packages"))]
+        (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+        (packages / "this_project.pth").write_text("\n".join(dict.fromkeys(known)) + "\n")
+
+    def run(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        command = [self.python, *arguments]
+        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+
+    def install(self, folder: Path) -> None:
+        done = self.run("-m", "pip", "install", "-q", "-e", ".", cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def check(self, name: str) -> tuple[int, dict[str, Any]]:
+        done = self.run("-m", "ort_ops.cli", "check", name, "--compile", "none", "--json", "-", cwd=self.folder)
+        assert done.returncode in (0, 1), done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    made = Environment(tmp_path_factory.mktemp("environment"))
+    for name in VARIANTS:
+        request = request_of(name)
+        write_package(request, made.folder / request.distribution)
+        made.install(made.folder / request.distribution)
+    return made
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_new_package_is_green_at_once(environment: Environment, name: str) -> None:
+    done = environment.run("-m", "pytest", "-q", cwd=environment.folder / request_of(name).distribution)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+def test_new_packages_share_a_session(environment: Environment) -> None:
+    status, found = environment.check("ExampleOfTwo")
+    assert status == 0, found["conclusion"]
+    together = {p["subject"]: p["detail"] for p in found["promises"] if p["promise"] == "one session"}
+    assert together["with example_in_cpp::ExampleInCpp"] == "ExampleOfTwo by cpp, ExampleInCpp by cpp"
+    assert together["with example_in_python::ExampleInPython"] == "ExampleOfTwo by cpp, ExampleInPython by python"
+
+
+BROKEN = {
+    "kernel": ("kernel.cc", "T total = in_x[i] + in_weight[i];", "T total = in_x[i] - in_weight[i];"),
+    "description in C++": ("kernel.cc", 'int_attribute("times", 3)', 'int_attribute("times", 4)'),
+    "gradients": ("in_torch.py", "gradient = grad_y + 2 * grad_twice", "gradient = grad_y + grad_twice"),
+    "body": ("operator.py", '"Add", ["x", "weight"]', '"Sub", ["x", "weight"]'),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_wrong_on_purpose_is_found_and_named(environment: Environment, what: str) -> None:
+    name, right, wrong = BROKEN[what]
+    folder = environment.folder / request_of("ExampleOfTwo").distribution
+    path = folder / "example_of_two" / name
+    text = path.read_text()
+    assert text.count(right) == 1
+    try:
+        path.write_text(text.replace(right, wrong))
+        if name.endswith(".cc"):
+            environment.install(folder)
+        status, found = environment.check("example_of_two::ExampleOfTwo")
+    finally:
+        path.write_text(text)
+        if name.endswith(".cc"):
+            environment.install(folder)
+    assert status == 1
+    broken = {promise["promise"] for promise in found["promises"] if promise["outcome"] == "BROKEN"}
+    follows = {  # what a fault shows in as well
+        "kernel": {"runtime", "one session", "export"},
+        "description in C++": {"kernel", "runtime"},
+        "body": {"runtime", "export"},
+    }
+    assert what in broken
+    assert broken <= {what, *follows.get(what, set())}
+    assert what in found["conclusion"]
