@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ _TABLE = "torch.onnx._internal.exporter._registration"
 
 @pytest.fixture(scope="session", autouse=True)
 def one_table_of_translations() -> Iterator[None]:
-    """Let each export have a copy of one table; do nothing where this torch has none of this name."""
+    """Let each export of the same operators have a copy of one table; do nothing where this torch has none."""
     try:
         found = importlib.util.find_spec(_TABLE)
     except ModuleNotFoundError:
@@ -31,7 +32,10 @@ def one_table_of_translations() -> Iterator[None]:
     tables: dict[Any, Any] = {}
 
     def from_torchlib(*args: Any, **kwargs: Any) -> Any:
-        key = (args, tuple(sorted(kwargs.items())))
+        # A table has the translations that were known when it was made.
+        known = sys.modules.get("exporter.torch_ops.registration")
+        operators = () if known is None else tuple(known.entries())
+        key = (operators, args, tuple(sorted(kwargs.items())))
         if key not in tables:
             tables[key] = make(*args, **kwargs)
         table = copy.copy(tables[key])

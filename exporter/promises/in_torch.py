@@ -57,12 +57,21 @@ def _gradient(kit: OperatorKit, overload: Overload, label: str, name: str) -> Pr
     for call in calls:
         row = gradient_row("torch eager", label, {call.label: [NodeCall(kit, call)]})
         if row.comparison is None:
-            return Promise("gradients", name, Outcome.NOT_MADE, str(row.reason))
+            outcome = Outcome.UNTESTED if _is_too_narrow(kit) else Outcome.NOT_MADE
+            return Promise("gradients", name, outcome, str(row.reason))
         if row.is_violated:
             return Promise("gradients", name, Outcome.BROKEN, f"{call.label}: {row.verdict}")
     if not calls:
         return Promise("gradients", name, Outcome.UNTESTED, "every sample has an empty array")
     return f"{len(calls)} calls"
+
+
+def _is_too_narrow(kit: OperatorKit) -> bool:
+    """Whether the operator takes floating-point numbers, but no float64, without which nothing checks a backward."""
+    types = [
+        element_type for p in kit.operator.inputs for element_type in p.type.element_types if element_type.is_floating
+    ]
+    return bool(types) and all(element_type.name != "float64" for element_type in types)
 
 
 def _opcheck(part: TorchKit, overload: Overload) -> Promise | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,6 +14,7 @@ from exporter.verification.nodes.run import NodeCall, NodeRows, run_alone
 from exporter.verification.reasons import LacksOperator
 from ort_ops.native import library
 from ort_ops.numerics.compare import Comparison, Verdict, worst_of
+from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
 
 _WHAT = {"body": "body", "torch": "torch function"}
@@ -24,12 +26,29 @@ def kernel_promises(subject: Subject, compile_backend: str | None, device: str =
         usual = overload.usual or overload.calls[0]
         for backend in _backends(subject.kit, usual, compile_backend, device):
             name = f"{backend.name}, {overload.name}"
-            what = _WHAT.get(backend.name.split()[0].split(".")[0], "kernel")
+            what = _WHAT.get(_kind(backend), "kernel")
             yield attempt(what, name, partial(_try, subject.kit, backend, overload, what, name))
 
 
-def _backends(kit: OperatorKit, call: object, compile_backend: str | None, device: str) -> list[Backend]:
-    model = model_of(call, with_function=False)  # type: ignore[arg-type]
+def _kind(backend: Backend) -> str:
+    """Return ``torch``, ``cpp``, ``python``, ``body`` or ``cuda``, without the variant."""
+    kind: str = re.split(r"[\[ .]", backend.name)[0]
+    return kind
+
+
+def _is_promised(kit: OperatorKit, kind: str) -> bool:
+    promised = {
+        "torch": bool(kit.torch),
+        "cpp": kit.library is not None,
+        "python": kit.python_kernel is not None,
+        "body": kit.operator.make_body is not None,
+        "cuda": kit.cuda_library is not None or _is_of_this_project(kit),
+    }
+    return promised[kind]
+
+
+def _backends(kit: OperatorKit, call: Call, compile_backend: str | None, device: str) -> list[Backend]:
+    model = model_of(call, with_function=False)
     found = find_backends(model, "", None, compile_backend, device)
     found = [backend for backend in found if not backend.is_definition]
     if _is_of_this_project(kit):
@@ -49,16 +68,17 @@ def _is_of_this_project(kit: OperatorKit) -> bool:
 
 
 def _try(kit: OperatorKit, backend: Backend, overload: Overload, what: str, name: str) -> Promise | str:
-    reason = backend.reason or backend.why_not(kit, overload.types)
-    if isinstance(backend.why_not(kit, overload.types), LacksOperator):
-        return Promise(what, name, Outcome.NOT_MADE, str(backend.why_not(kit, overload.types)))
-    if reason is None and backend.name == "cpp" and kit.library is not None:
+    refusal = backend.why_not(kit, overload.types)
+    if not _is_promised(kit, _kind(backend)) or isinstance(refusal, LacksOperator):
+        return Promise(what, name, Outcome.NOT_MADE, "nobody wrote one")
+    missing = str(backend.reason or refusal or "")
+    if not missing and backend.name == "cpp" and kit.library is not None:
         try:
             kit.library()
         except Exception as error:
-            return Promise(what, name, Outcome.UNTESTED, str(error))
-    if reason is not None:
-        return Promise(what, name, Outcome.UNTESTED, str(reason))
+            missing = str(error)
+    if missing:
+        return Promise(what, name, Outcome.UNTESTED, missing)
     comparisons: list[Comparison] = []
     for call in overload.calls:
         rows = NodeRows(backend, None)

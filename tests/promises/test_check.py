@@ -207,6 +207,15 @@ def test_what_cannot_be_tried_here_is_not_proved(written: OperatorKit) -> None:
     result.check(allow_untested=True)
 
 
+def test_kernels_that_nobody_wrote_are_not_missed(written: OperatorKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYLINEAR_LIBRARY", "/no/such/library")
+    operator = replace(written.operator, make_body=None)
+    with instead(written, operator=operator, torch="", python_kernel=None) as subject:
+        found = {p.subject: p.outcome for p in kernel_promises(subject, None)}
+    assert set(found.values()) == {Outcome.NOT_MADE}
+    assert {subject.split(",")[0] for subject in found} == {"torch eager", "cpp", "python", "body"}
+
+
 def test_an_operator_that_nobody_knows_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "NoSuchOperator"]) == 2
     said = capsys.readouterr().err
