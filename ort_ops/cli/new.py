@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     made = write_package(request, args.folder)
     if args.json:
         found = {"operator": f"{request.domain}::{request.name}", "package": request.module}
-        print(json_text({**found, "folder": str(made.folder), "files": made.files, "num_todo": made.num_todo}))
+        print(json_text({**found, "folder": str(made.folder), "files": made.files, "todo": made.todo}))
         return 0
     print(f"{made.folder}: {request.domain}::{request.name}, an example that is right, in {len(made.files)} files")
     print()
@@ -52,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print("  pip install -e '.[test]' && python -m pytest")
     print(f"  mylinear check {request.name}")
     print()
-    print(f"left to write: {made.num_todo} places marked TODO, in the order that README.md gives")
+    print("left to write, each place marked TODO; README.md has the order:")
+    for name, count in made.todo.items():
+        print(f"  {name}: {count}")
     return 0

@@ -28,13 +28,13 @@ class NewPackage:
     Attributes:
         folder: it lies here.
         files: written by hand from now on, without the headers; paths within the folder.
-        num_todo: places that are an example, marked TODO.
+        todo: how many places are an example, marked TODO, by the files that have some.
     """
 
     request: PackageRequest
     folder: Path
     files: tuple[str, ...]
-    num_todo: int
+    todo: dict[str, int]
 
 
 def write_package(request: PackageRequest, folder: str | Path | None = None) -> NewPackage:
@@ -62,8 +62,8 @@ def write_package(request: PackageRequest, folder: str | Path | None = None) -> 
         if request.with_cpp:
             _copy_headers(whole / _THIRD_PARTY)
         whole.rename(target)
-    num_todo = sum(text.count("TODO:") for text in texts.values())
-    return NewPackage(request, target, tuple(texts), num_todo)
+    todo = {name: count for name, text in texts.items() if (count := text.count("TODO:"))}
+    return NewPackage(request, target, tuple(texts), todo)
 
 
 def render(request: PackageRequest) -> dict[str, str]:

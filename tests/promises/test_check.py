@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,12 +33,13 @@ from ort_ops.opdef import registry
 from ort_ops.opdef.call import make_call
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.python_kernels.decorator import implements
-from tests.scaffold.packages import imported, request_of
+from ort_ops.scaffold.request import read_request
+from tests.scaffold.packages import imported
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorKit]:
-    with imported(request_of("ExampleInPython"), tmp_path_factory.mktemp("written")) as kit:
+    with imported(read_request("ToCheck", attributes="", with_cpp=False), tmp_path_factory.mktemp("written")) as kit:
         yield kit
 
 
@@ -65,7 +68,7 @@ def test_a_new_package_keeps_every_promise(
     path = tmp_path / "found.json"
     assert cli.main(["check", written.operator.name, "--compile", "none", "--json", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "example_in_python::ExampleInPython keeps all" in said
+    assert "to_check::ToCheck keeps all" in said
     found = json.loads(path.read_text())
     assert found["is_ok"]
     promised = {row["promise"] for row in found["promises"] if row["outcome"] == "kept"}
@@ -205,6 +208,16 @@ def test_what_cannot_be_tried_here_is_not_proved(written: OperatorKit) -> None:
     with pytest.raises(PromiseError, match="it is not built"):
         result.check()
     result.check(allow_untested=True)
+
+
+def test_another_python_is_another_runtime(written: OperatorKit) -> None:
+    subject = Subject(replace(written, samples=lambda g, t: itertools.islice(written.samples(g, t), 1)))
+    found = {p.subject: p for p in runtime_promises(subject, [sys.executable, "/no/such/python"])}
+    for dtype in ("float64", "float32"):
+        assert found[f"{sys.executable}, body, {dtype}"].outcome is Outcome.KEPT
+        missing = found[f"/no/such/python, body, {dtype}"]
+        assert missing.outcome is Outcome.BROKEN
+        assert "'/no/such/python' is no Python that runs" in missing.detail
 
 
 def test_kernels_that_nobody_wrote_are_not_missed(written: OperatorKit, monkeypatch: pytest.MonkeyPatch) -> None:

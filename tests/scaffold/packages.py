@@ -28,7 +28,7 @@ def request_of(name: str) -> PackageRequest:
 
 @contextmanager
 def imported(request: PackageRequest, folder: Path) -> Iterator[OperatorKit]:
-    """Write a package, import it, and register its operator until the block ends."""
+    """Write a package, import it, and register its operator until the block ends; once in a process for each name."""
     made = write_package(request, folder / request.distribution)
     sys.path.insert(0, str(made.folder))
     try:
@@ -40,3 +40,5 @@ def imported(request: PackageRequest, folder: Path) -> Iterator[OperatorKit]:
             registry.remove(kit)
     finally:
         sys.path.remove(str(made.folder))
+        for name in [name for name in sys.modules if name.split(".")[0] == request.module]:
+            del sys.modules[name]

@@ -77,6 +77,11 @@ def test_new_packages_share_a_session(environment: Environment) -> None:
 BROKEN = {
     "kernel": ("kernel.cc", "T total = in_x[i] + in_weight[i];", "T total = in_x[i] - in_weight[i];"),
     "description in C++": ("kernel.cc", 'int_attribute("times", 3)', 'int_attribute("times", 4)'),
+    "runtime": (
+        "kernel.cc",
+        "shapes.set_output(kOutTwice, first);",
+        "++first.dims[0];\n    shapes.set_output(kOutTwice, first);",
+    ),
     "gradients": ("in_torch.py", "gradient = grad_y + 2 * grad_twice", "gradient = grad_y + grad_twice"),
     "body": ("operator.py", '"Add", ["x", "weight"]', '"Sub", ["x", "weight"]'),
 }
