@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # as typing has it; the command line handles signals befo
 if TYPE_CHECKING:
     from typing import Any
 
+    from exporter.definition.operator import TorchOperator, operator
     from exporter.errors import ExportError, NoOperatorWarning
     from exporter.operators.mylinear.autograd import LinearF
     from exporter.operators.mylinear.functional import linear
@@ -37,6 +38,7 @@ __all__ = [
     "OperatorCheck",
     "PromiseError",
     "SwapReport",
+    "TorchOperator",
     "TrainingExport",
     "Verification",
     "check_gradients",
@@ -45,6 +47,7 @@ __all__ = [
     "export_gradients",
     "export_training",
     "linear",
+    "operator",
     "restore_linear",
     "swap_linear",
     "verify",
@@ -61,6 +64,7 @@ _MODULES = {
     "OperatorCheck": "promises.result",
     "PromiseError": "promises.result",
     "SwapReport": "operators.mylinear.swap",
+    "TorchOperator": "definition.operator",
     "TrainingExport": "training_step.result",
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",
@@ -69,6 +73,7 @@ _MODULES = {
     "export_gradients": "training_step.gradients.export",
     "export_training": "training_step.export",
     "linear": "operators.mylinear.functional",
+    "operator": "definition.operator",
     "restore_linear": "operators.mylinear.swap",
     "swap_linear": "operators.mylinear.swap",
     "verify": "verification.verify",
@@ -96,3 +101,7 @@ def __getattr__(name: str) -> "Any":
         if explained is None:
             raise
         raise explained from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch._subclasses.fake_tensor
+import torch.utils._python_dispatch
 from torch.autograd import Function, forward_ad
 
 are_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
@@ -48,6 +50,24 @@ def forward_mode_depth() -> int | None:
 def forward_mode_level() -> int:
     """Return the level of torch.autograd.forward_ad, -1 outside of one; 0 where torch does not say."""
     return getattr(forward_ad, "_current_level", 0)
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Leave every mode of tracing, so that what is computed within is no part of a trace."""
+    leave = getattr(torch.utils._python_dispatch, "_disable_current_modes", nullcontext)
+    found: AbstractContextManager[Any] = leave()
+    return found
+
+
+DATA_DEPENDENT: tuple[type[Exception], ...] = (
+    NotImplementedError,
+    *(
+        kind
+        for name in ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedFakeTensorException")
+        if (kind := getattr(torch._subclasses.fake_tensor, name, None)) is not None
+    ),
+)
+"""What torch raises for sizes that depend on the numbers of a tensor."""
 
 
 def without_autocast(device_type: str, dispatch_key: str) -> AbstractContextManager[Any]:

@@ -206,15 +206,9 @@ def python_kernel(
 
     Raises: DefinitionError if the name or the annotations cannot be an operator's.
     """
-    domain, separator, name = op_type.rpartition("::")
-    if not (separator and domain and name.isidentifier()):
-        raise DefinitionError(f"the operator must be named 'domain::Name', got {op_type!r}")
-    if domain in registry.domains() or domain in ("onnx", "ai.onnx") or domain.startswith(_RESERVED):
+    domain, name = split_op_type(op_type, since_version)
+    if domain in registry.domains():
         raise DefinitionError(f"the domain must be one of your own, such as 'my.domain', got {domain!r}")
-    if not domain.isprintable():  # a NUL would end it, and a model cannot hold half a surrogate pair
-        raise DefinitionError(f"the domain must be of printable characters, got {domain!r}")
-    if isinstance(since_version, bool) or not isinstance(since_version, int) or not 1 <= since_version < 2**31:
-        raise DefinitionError(f"since_version must be an integer from 1 on, got {since_version!r}")
 
     def define(function: Callable[P, R]) -> PythonKernel[P, R]:
         try:
@@ -234,6 +228,20 @@ def python_kernel(
         return kernel
 
     return define
+
+
+def split_op_type(op_type: str, since_version: int = 1) -> tuple[str, str]:
+    """Return domain and name of ``my.domain::Name``. Raises: DefinitionError for what no operator can be called."""
+    domain, separator, name = op_type.rpartition("::")
+    if not (separator and domain and name.isidentifier()):
+        raise DefinitionError(f"the operator must be named 'domain::Name', got {op_type!r}")
+    if domain in ("onnx", "ai.onnx") or domain.startswith(_RESERVED):
+        raise DefinitionError(f"the domain must be one of your own, such as 'my.domain', got {domain!r}")
+    if not domain.isprintable():  # a NUL would end it, and a model cannot hold half a surrogate pair
+        raise DefinitionError(f"the domain must be of printable characters, got {domain!r}")
+    if isinstance(since_version, bool) or not isinstance(since_version, int) or not 1 <= since_version < 2**31:
+        raise DefinitionError(f"since_version must be an integer from 1 on, got {since_version!r}")
+    return domain, name
 
 
 def implements(operator: Operator, *, copy_inputs: bool = False) -> Callable[[Callable[P, R]], PythonKernel[P, R]]:

@@ -12,7 +12,7 @@ from exporter.torch_ops.arguments import check_results, check_tensors
 from exporter.torch_ops.counting import counters
 from exporter.torch_ops.kit import ExampleModule, Tensors, TorchKit
 from exporter.torch_ops.library_ops.autocast import register_autocast
-from exporter.torch_ops.library_ops.derivatives import Backward, Derivatives, SetupContext
+from exporter.torch_ops.library_ops.derivatives import Backward, Derivatives, Jvp, SetupContext, Vmap, split
 from exporter.torch_ops.library_ops.fake import make_fake
 from exporter.torch_ops.library_ops.vmap import loop
 from exporter.torch_ops.registration import register
@@ -30,14 +30,17 @@ def define_library_op(
     *,
     backward: Backward | None = None,
     setup_context: SetupContext | None = None,
+    jvp: Jvp | None = None,
+    vmap: Vmap | None = None,
     num_outputs: NumOutputs | None = None,
     autocast: bool = False,
     examples: Callable[[], Iterable[ExampleModule]] | None = None,
 ) -> TorchKit:
     """Define the library op of an operator, and register it with both of torch's exporters.
 
-    The op has a fake kernel from the operator's shape rule, derivatives, and a batch rule that calls it once for each
-    sample. It checks its arguments and what ``compute`` returns by the operator's contract.
+    The op has a fake kernel from the operator's shape rule, derivatives, and a batch rule. It checks its arguments and
+    what ``compute`` returns by the operator's contract. Numbers of float attributes are rounded to 32 bits, as a node
+    holds them, so that torch computes with what onnxruntime gets.
 
     Args:
         name: of the op, ``namespace::name``.
@@ -48,6 +51,10 @@ def define_library_op(
             derivative of ``compute``, which then works in forward mode too.
         setup_context: ``(ctx, inputs and attributes, output)``, what is kept for ``backward``; by default all inputs,
             by ``ctx.save_for_backward``, and ``ctx.attributes``.
+        jvp: ``(ctx, *tangents of the inputs)`` -> tangents of the outputs, as in `torch.autograd.Function`, None for an
+            input that has none; beside a ``backward``, which alone serves no forward mode.
+        vmap: ``(info, in_dims of the inputs, *inputs, **attributes)`` -> (outputs, where each has the batch), as
+            `torch.library.register_vmap` takes it; by default the op is called once for each sample.
         num_outputs: (inputs, attributes) -> how many outputs there are; None for all of them, always.
         autocast: whether autocast casts the inputs, as it does for products of matrices.
         examples: of the kit.
@@ -64,7 +71,7 @@ def define_library_op(
     tensor([3., 3.])
     """
     definition = _Definition(operator, name, compute, num_outputs)
-    definition.define(Derivatives(operator, compute, backward, setup_context), autocast)
+    definition.define(Derivatives(operator, compute, backward, setup_context, jvp, vmap), autocast)
     register(operator, name)
     return TorchKit(
         operator,
@@ -107,7 +114,7 @@ class _Definition:
             qualified = f"{namespace}::{full}"
             torch.library.impl(qualified, "default", self._kernel(count))
             torch.library.register_fake(qualified, make_fake(self.operator, self.compute, count))
-            torch.library.register_vmap(qualified, _batch_rule(op))
+            torch.library.register_vmap(qualified, _batch_rule(op, derivatives))
             functions = derivatives.of(op, lambda *arguments: self._call(arguments))
             functions.register(library, full, qualified)
             if autocast:
@@ -130,17 +137,18 @@ class _Definition:
         return self._call(arguments)
 
     def _call(self, arguments: Sequence[Any]) -> Any:
-        inputs, attributes = self._split(arguments)
-        total = len(self.operator.outputs)
-        count = total if self._num_outputs is None else self._num_outputs(inputs, attributes)
+        total = count = len(self.operator.outputs)
+        if self._num_outputs is not None:  # torch.compile traces this, and not what `split` does to attributes
+            values = arguments[self._num_inputs :]
+            attributes = {a.name: value for a, value in zip(self.operator.attributes, values, strict=True)}
+            count = self._num_outputs(arguments[: self._num_inputs], attributes)
         if count not in self._apply:
             rule = f"{min(self._apply)} to {total}"
             raise self.operator.error("the number of outputs", rule, str(count))
         return self._apply[count](*arguments)
 
     def _split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
-        names = [attribute.name for attribute in self.operator.attributes]
-        return arguments[: self._num_inputs], dict(zip(names, arguments[self._num_inputs :], strict=True))
+        return split(self.operator, arguments)
 
     def _kernel(self, count: int) -> Callable[..., Any]:
         def kernel(*arguments: Any) -> Any:
@@ -181,8 +189,10 @@ _libraries: list[torch.library.Library] = []
 """Kept alive: kernels go with their library."""
 
 
-def _batch_rule(op: Callable[..., Any]) -> Callable[..., Any]:
+def _batch_rule(op: Callable[..., Any], derivatives: Derivatives) -> Callable[..., Any]:
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        if derivatives.vmap is not None:
+            return derivatives.batched(info, in_dims, arguments)
         results = loop(op, info.batch_size, in_dims, arguments)
         return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
 

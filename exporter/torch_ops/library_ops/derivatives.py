@@ -20,9 +20,12 @@ from exporter.torch_ops.torch_private import (
     forward_mode_level,
     is_tracing,
 )
+from ort_ops.opdef.call import as_stored
 from ort_ops.opdef.operator import DefinitionError, Operator
 
 Backward = Callable[..., Any]
+Jvp = Callable[..., Any]
+Vmap = Callable[..., Any]
 SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 _NO_FORWARD_MODE = "has a backward of its own and no forward-mode derivative"
 
@@ -35,16 +38,21 @@ class Derivatives:
     compute: Callable[..., Any]
     backward: Backward | None
     setup_context: SetupContext | None
+    jvp: Jvp | None = None
+    vmap: Vmap | None = None
+
+    def __post_init__(self) -> None:
+        for name, given in (("setup_context", self.setup_context), ("jvp", self.jvp)):
+            if given is not None and self.backward is None:
+                raise DefinitionError(f"{self.operator.op_type}: {name} must come with a backward, got none")
 
     def of(self, op: Callable[..., Any], again: Callable[..., Any]) -> OpDerivatives:
         """Return the autograd functions of one overload; ``again`` calls the operator from the start."""
         return OpDerivatives(self, op, again)
 
     def split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
-        """Return inputs and attributes of a call."""
-        count = len(self.operator.inputs)
-        names = [attribute.name for attribute in self.operator.attributes]
-        return arguments[:count], dict(zip(names, arguments[count:], strict=True))
+        """Return inputs and attributes of a call, as `split` does."""
+        return split(self.operator, arguments)
 
     def save(self, ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
         """Keep what backward needs."""
@@ -53,7 +61,22 @@ class Derivatives:
             self.setup_context(ctx, arguments, output)
             return
         ctx.save_for_backward(*inputs)
+        if self.jvp is not None:
+            ctx.save_for_forward(*inputs)
         ctx.attributes = attributes
+
+    def tangents(self, ctx: Any, *tangents: Any) -> Any:
+        """Return the tangent of each output, by the author's ``jvp``."""
+        assert self.jvp is not None
+        found = self.jvp(ctx, *tangents[: len(self.operator.inputs)])
+        return found if isinstance(found, Tensor) else tuple(found)
+
+    def batched(self, info: Any, in_dims: tuple[int | None, ...], arguments: Sequence[Any]) -> tuple[Any, Any]:
+        """Return the results for a batch, and where they have it, by the author's ``vmap``."""
+        assert self.vmap is not None
+        inputs, attributes = self.split(arguments)
+        results, out_dims = self.vmap(info, in_dims[: len(inputs)], *inputs, **attributes)
+        return results, out_dims
 
     def gradients(self, ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         """Return a gradient or None for each argument of the op."""
@@ -102,6 +125,16 @@ class Derivatives:
         return [next(found) if need and t is not None else None for t, need in zip(inputs, needs, strict=True)]
 
 
+def split(operator: Operator, arguments: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return inputs and attributes of a call; numbers of float attributes as a node holds them, in 32 bits."""
+    count = len(operator.inputs)
+    attributes = {}
+    for attribute, value in zip(operator.attributes, arguments[count:], strict=True):
+        is_number = type(value) is float or (isinstance(value, list | tuple) and all(type(v) is float for v in value))
+        attributes[attribute.name] = as_stored(attribute.kind, value) if is_number else value
+    return arguments[:count], attributes
+
+
 class OpDerivatives:
     """The autograd functions of one overload of a library op.
 
@@ -125,16 +158,20 @@ class OpDerivatives:
             return parts.gradients(ctx, *upstream)
 
         def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+            if parts.vmap is not None:
+                return parts.batched(info, in_dims, arguments)
             results = loop(again, info.batch_size, in_dims, arguments)
             return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
 
-        methods: dict[str, Any] = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        forward_mode = {} if parts.jvp is None else {"jvp": staticmethod(parts.tangents)}
+        methods: dict[str, Any] = {"forward": staticmethod(forward), "backward": staticmethod(backward), **forward_mode}
         eager: Any = type(f"{name}F", (Function,), methods)
         methods = {
             "forward": staticmethod(lambda *arguments: again(*arguments)),
             "setup_context": staticmethod(parts.save),
             "backward": staticmethod(backward),
             "vmap": staticmethod(vmap),
+            **forward_mode,
         }
         transformed: Any = type(f"{name}TransformedF", (Function,), methods)
         self._eager: Callable[..., Any] = eager.apply
@@ -155,7 +192,7 @@ class OpDerivatives:
         if are_transforms_active():
             if self._parts.backward is None:
                 return self._parts.plain(arguments)
-            if (forward_mode_depth() or 0) > 0:
+            if self._parts.jvp is None and (forward_mode_depth() or 0) > 0:
                 raise NotImplementedError(f"{self._parts.operator.op_type} {_NO_FORWARD_MODE}")
             return self._transformed(*arguments)
         return self._op(*arguments)
@@ -170,8 +207,10 @@ class OpDerivatives:
                 f"{self._parts.operator.op_type}: within torch.func call the function of its TorchKit, not the "
                 "library op"
             )
-        if is_forward_mode and any(
-            isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments
+        if (
+            is_forward_mode
+            and self._parts.jvp is None
+            and any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments)
         ):
             raise NotImplementedError(f"{self._parts.operator.op_type} {_NO_FORWARD_MODE}")
         return self._eager(*arguments)
