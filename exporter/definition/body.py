@@ -230,9 +230,10 @@ def _nodes_of(operator: Operator, proto: onnx.ModelProto) -> list[onnx.NodeProto
     for i, attribute in enumerate(operator.attributes):
         taken = f"in_{len(operator.inputs) + i}"
         names[taken] = f"_{attribute.name}"
-        key = "value_float" if attribute.kind == _FLOAT else "value_int"
+        kind = AttributeProto.FLOAT if attribute.kind == _FLOAT else AttributeProto.INT
+        key = "value_float" if kind == AttributeProto.FLOAT else "value_int"
         node = helper.make_node("Constant", [], [names[taken]])
-        node.attribute.append(AttributeProto(name=key, type=attribute.kind, ref_attr_name=attribute.name))
+        node.attribute.append(AttributeProto(name=key, type=kind, ref_attr_name=attribute.name))
         nodes.append(node)
     for tensor in graph.initializer:
         value = onnx.TensorProto()

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,19 +108,15 @@ class TorchOperator:
         """Remove the operator from the registry; its function goes on computing in torch."""
         if self.kit is not None:
             registry.remove(self.kit)
-            _defined.pop(self.operator.key, None)
+            if _defined.get(self.operator.key) is self:
+                del _defined[self.operator.key]
 
 
 _defined: dict[tuple[str, str, int], TorchOperator] = {}
 
 
-@overload
-def operator(op_type: str | Operator, forward: Function, **options: Any) -> TorchOperator: ...
-@overload
-def operator(op_type: str | Operator, forward: None = None, **options: Any) -> Callable[[Function], TorchOperator]: ...
 def operator(
     op_type: str | Operator,
-    forward: Function | None = None,
     *,
     backward: Backward | None = None,
     setup_context: SetupContext | None = None,
@@ -131,16 +127,16 @@ def operator(
     reference: Function | None = None,
     bound: _BOUND | None = None,
     infer_shape: Function | None = None,
-    body: MakeBody | str | None = "export",
+    body: MakeBody | Literal["export"] | None = "export",
     since_version: int = 1,
     num_outputs: NumOutputs | None = None,
     autocast: bool = False,
     library_op: str = "",
-) -> TorchOperator | Callable[[Function], TorchOperator]:
+) -> Callable[[Function], TorchOperator]:
     """Make a torch function an operator: differentiable, compiled, exported as one node, and run in onnxruntime.
 
-    The function is annotated as for `ort_ops.python_kernel`: parameters before the ``*`` are inputs, those after it
-    attributes. Defining the same operator again replaces it.
+    A decorator for a function of torch's own operations, annotated as for `ort_ops.python_kernel`: parameters before
+    the ``*`` are inputs, those after it attributes. Defining the same operator again replaces it.
 
     >>> from ort_ops import Float
     >>> @operator("doc.example::Shrink", examples=[torch.rand(3, 4)])
@@ -153,7 +149,6 @@ def operator(
     Args:
         op_type: domain and name, ``my.domain::Shrink``; or an `Operator` that a package describes. Of the latter, the
             package's own `OperatorKit` says what runs and proves it, and names ``torch_kit`` of the result.
-        forward: the function, of torch's own operations; without it, `operator` is a decorator.
         backward: ``(ctx, *gradients of the outputs)`` -> gradient of each input, None for none, of torch's operations;
             ``ctx.saved_tensors`` has the inputs, ``ctx.attributes`` the attributes. None: torch's own derivative.
         setup_context: ``(ctx, inputs and attributes, output)``: keeps something else for ``backward``.
@@ -162,7 +157,7 @@ def operator(
             one call for each sample.
         examples: calls of the function: each a tensor, or a tuple of the inputs, which may end with a dict of
             attributes. The body is exported of the first, and checked on all, and on others made of them.
-        kernel: a NumPy function, the Python kernel; annotated like ``forward``, or not at all.
+        kernel: a NumPy function, the Python kernel; annotated like the torch function, or not at all.
         reference: a NumPy function that computes the exact results of float64 arrays. None: the body in float64.
         bound: see `OperatorKit`. None: by the rounding errors of the body's nodes.
         infer_shape: as of `ort_ops.python_kernel`. None: the function says, run on tensors without numbers.
@@ -176,7 +171,7 @@ def operator(
     Raises: DefinitionError that says what cannot be an operator, and why. A body is exported, and found to be wrong,
         when a model first needs it.
     """
-    torch_options = {"backward": backward, "setup_context": setup_context, "jvp": jvp, "vmap": vmap}
+    torch_options: dict[str, Any] = {"backward": backward, "setup_context": setup_context, "jvp": jvp, "vmap": vmap}
     torch_options |= {"num_outputs": num_outputs, "autocast": autocast}
 
     def define(function: Function) -> TorchOperator:
@@ -235,7 +230,7 @@ def operator(
         _defined[described.key] = made = TorchOperator(torch_kit, function, kit, calls)
         return made
 
-    return define if forward is None else define(forward)
+    return define
 
 
 def _define(

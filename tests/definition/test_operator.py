@@ -54,7 +54,7 @@ def define() -> Iterator[Defined]:
 
     def one(name: str, function: Callable[..., Any] = floor_sum, **options: Any) -> TorchOperator:
         options = {"examples": [(X, W)], **options}
-        made.append(exporter.operator(f"{DOMAIN}::{name}", function, **options))
+        made.append(exporter.operator(f"{DOMAIN}::{name}", **options)(function))
         return made[-1]
 
     yield one
@@ -176,12 +176,12 @@ def test_a_definition_can_be_made_again(define: Defined) -> None:
 
 def test_an_operator_that_a_package_describes_is_not_registered_twice() -> None:
     described = read_operator(scale, "tests.package", "Scale")
-    op = exporter.operator(described, scale, examples=[X])
+    op = exporter.operator(described, examples=[X])(scale)
     assert op.kit is None
     assert op.torch_kit.operator is described
     assert registry.find("tests.package", "Scale") is None
     with pytest.raises(DefinitionError, match=r"tests\.package::Scale: kernel must be part of the OperatorKit"):
-        exporter.operator(described, scale, kernel=kernel)
+        exporter.operator(described, kernel=kernel)(scale)
 
 
 def flat(x: Float) -> Float:
@@ -245,7 +245,7 @@ def test_a_definition_that_is_wrong_is_named(define: Defined, options: dict[str,
 @pytest.mark.parametrize("op_type", ["mylinear::X", "ai.onnx::X", "NoDomain", "my.ops::not a name"])
 def test_names_are_those_of_operators_of_one_s_own(op_type: str) -> None:
     with pytest.raises(DefinitionError, match=r"the domain must be one of your own|must be named 'domain::Name'"):
-        exporter.operator(op_type, floor_sum, examples=[(X, W)])
+        exporter.operator(op_type, examples=[(X, W)])(floor_sum)
 
 
 def test_shapes_are_the_function_s(define: Defined) -> None:
