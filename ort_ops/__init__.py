@@ -6,8 +6,9 @@
 array([[16.]])
 
 `register` does the same for session options of your own; `available_kernels` lists the kernels; `library_path` names
-the C++ library for hosts in other languages; `python_kernel` makes a function the kernel of an operator of your own
-(``docs/python_kernels.md``); `Trainer` trains (``docs/training_in_onnxruntime.md``). This package never imports torch.
+the C++ library for hosts in other languages, `include_dir` the headers for kernels in C++ (``docs/cpp_kernels.md``);
+`python_kernel` makes a function the kernel of an operator of your own (``docs/python_kernels.md``); `Trainer` trains
+(``docs/training_in_onnxruntime.md``). This package never imports torch.
 Names are imported when they are first used, onnx and onnxruntime-extensions only when a model or a kernel needs them.
 """
 
@@ -18,7 +19,7 @@ TYPE_CHECKING = False  # as typing has it; the command line handles signals befo
 if TYPE_CHECKING:
     from typing import Any
 
-    from ort_ops.native.library import library_path
+    from ort_ops.native.library import cmake_dir, include_dir, library_path
     from ort_ops.opdef.operator import ContractError, DefinitionError
     from ort_ops.opdef.signature import (
         BFloat16,
@@ -80,6 +81,8 @@ __all__ = [
     "TrainingError",
     "UInt8",
     "available_kernels",
+    "cmake_dir",
+    "include_dir",
     "library_path",
     "like_first",
     "python_kernel",
@@ -115,6 +118,8 @@ _MODULES = {
     "TrainingError": "training.errors",
     "UInt8": "opdef.signature",
     "available_kernels": "session",
+    "cmake_dir": "native.library",
+    "include_dir": "native.library",
     "library_path": "native.library",
     "like_first": "python_kernels.decorator",
     "python_kernel": "python_kernels.decorator",

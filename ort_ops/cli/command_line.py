@@ -94,10 +94,23 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Folder(argparse.Action):
+    """Print a folder that builds of C++ kernels need."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from ort_ops.native import library
+
+        print(library.cmake_dir() if self.dest == "cmake_dir" else library.include_dir())
+        parser.exit()
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Make the parser; import only the subcommand that is called."""
     parser = _Parser(prog="mylinear", description="Train, export, run and prove ONNX operators of your own.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    folders = (("--include-dir", "the folder of headers for kernels in C++"), ("--cmake-dir", "CMake's mylinear_DIR"))
+    for option, what in folders:
+        parser.add_argument(option, action=_Folder, nargs=0, help=f"print {what}, and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in find_commands().items():
         subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)

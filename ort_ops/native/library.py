@@ -95,7 +95,15 @@ def is_own(path: str) -> bool:
     return path in _own_paths
 
 
-def include_path() -> str:
+def cmake_dir() -> str:
+    """Return the folder for CMake's ``mylinear_DIR``, in which ``find_package(mylinear)`` looks.
+
+    Raises: NativeLibraryError if this installation has none.
+    """
+    return str(Path(include_dir()) / "cmake")
+
+
+def include_dir() -> str:
     """Return the folder with the headers that a kernel of your own in C++ includes; see ``docs/cpp_kernels.md``.
 
     Raises: NativeLibraryError if this installation has none.
@@ -105,6 +113,10 @@ def include_path() -> str:
             if (path / "ort" / "registration.h").is_file():
                 return str(path)
     raise NativeLibraryError(f"this installation has no C++ headers: it was made without a compiler; {_REINSTALL}")
+
+
+include_path = include_dir
+"""The name that `include_dir` had first."""
 
 
 def status(*, in_child_first: bool = False) -> NativeStatus:
