@@ -27,6 +27,7 @@ from exporter.torch_ops.counting import count_calls
 from exporter.torch_ops.kit import torch_kits
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
@@ -34,8 +35,8 @@ from ort_ops.opdef import registry
 from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, repr=False)
+class ExportResult(Shown):
     """The result of `export`.
 
     Attributes:
@@ -58,6 +59,15 @@ class ExportResult:
             if kit.count_name == name:
                 return self.num_nodes.get(kit.operator.op_type, 0)
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def shown(self) -> list[str | Table]:
+        """Return the file, and how far onnxruntime's outputs are from the exact ones."""
+        rows = [
+            [name, f"{found.max_error:.3g}", f"{found.max_in_bounds:.3f}", found.text]
+            for name, found in self.comparisons.items()
+        ]
+        told = f"{self.path}: {self.nodes_in_words}, opset {self.opset}, IR version {self.ir_version}"
+        return [told, *([(["output", "max abs error", "error / bound", "verdict"], rows)] if rows else [])]
 
     @property
     def nodes_in_words(self) -> str:

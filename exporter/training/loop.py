@@ -21,6 +21,7 @@ from exporter.training.networks import network_kit
 from exporter.training.options import OptionError, TrainingOptions, default_options
 from exporter.training.resume import check_resume
 from exporter.training.run import OnStep, Problem, Run, TrainingError
+from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import make_folder
 
 
@@ -40,8 +41,8 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.checkpoint = checkpoint
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Shown):
     """The result of `train`.
 
     Attributes:
@@ -60,6 +61,15 @@ class TrainingResult:
     options: TrainingOptions
     checkpoint: Path | None
     kernels: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self) -> list[str | Table]:
+        """Return the metrics, and what trained."""
+        names = list(dict.fromkeys(name for values in self.metrics.values() for name in values))
+        rows = [[name, *(f"{values[name]:.4f}" for values in self.metrics.values())] for name in names]
+        told = f"{len(self.history)} epochs by {self.options.engine}"
+        by = [f"{name} by the {kernel} kernel" for name, kernel in self.kernels.items()]
+        where = [] if self.checkpoint is None else [f"checkpoint {self.checkpoint}"]
+        return [", ".join([told, *by]), (["metric", *self.metrics], rows), *where]
 
 
 def train(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.training_step.step import StepFile
+from ort_ops.console.shown import Shown, Table
 from ort_ops.opdef import registry
 from ort_ops.training.file_format import TrainingMetadata
 
 
-@dataclass(frozen=True)
-class TrainingExport:
+@dataclass(frozen=True, repr=False)
+class TrainingExport(Shown):
     """The result of `export_training`; as text, one line for each file.
 
     Attributes:
@@ -30,14 +31,19 @@ class TrainingExport:
 
     path: Path
     apply_path: Path | None
-    metadata: TrainingMetadata = field(repr=False)
+    metadata: TrainingMetadata
     opset: int
     ir_version: int
     parameters: tuple[str, ...]
     constants: tuple[str, ...]
     num_nodes: dict[str, int]
-    op_counts: dict[str, int] = field(repr=False)
+    op_counts: dict[str, int]
     num_trained: int
+
+    def shown(self) -> list[str | Table]:
+        """Return a line for each file, and how many nodes there are of each operator."""
+        counts = [[name, str(count)] for name, count in self.op_counts.items()]
+        return [*str(self).splitlines(), (["operator", "nodes"], counts)]
 
     def __str__(self) -> str:
         by = "" if self.metadata.optimizer is None else f" by {self.metadata.optimizer.name}"

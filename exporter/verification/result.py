@@ -11,6 +11,7 @@ import numpy as np
 from exporter.verification.reasons import Note, StepNotProved, Untested, listed
 from exporter.verification.row import Part, Row
 from ort_ops.console.report_text import json_text
+from ort_ops.console.shown import Shown, Table
 from ort_ops.errors import MylinearError
 
 
@@ -29,8 +30,8 @@ class GraphNode:
     is_ours: bool = False
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """The result of `verify`; ``rows`` in the order in which they ran.
 
     Attributes:
@@ -129,6 +130,12 @@ class Verification:
                 "runs, and the others have values that no bound decides"
             )
         return "parity holds"
+
+    def shown(self) -> list[str | Table]:
+        """Return the summary as `mylinear verify` prints it."""
+        wrong = [f"edge values, {row.backend}, {row.dtype}: {row.verdict}" for row in self.edge_rows() if not row.is_ok]
+        notes = [f"note: {note}" for note in self.notes]
+        return [self.path, self.summary(), *wrong, *notes, *self.untested_lines(), self.conclusion()]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists, numbers and strings, for JSON; infinity as a string."""

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from ort_ops.inspection.model import Inspection
 
 
+EXAMPLES = (
+    "mylinear inspect model.onnx",
+    "mylinear inspect model.onnx --require-kernel cpp --run",
+)
+"""Of command lines, for the help."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear inspect`."""
     parser.add_argument("model", help="the .onnx file")
@@ -70,40 +77,10 @@ def run(args: argparse.Namespace) -> int:
 def _show(found: Inspection) -> None:
     """Print all but the faults."""
     from ort_ops.console.table import print_table
-    from ort_ops.inspection import training
-    from ort_ops.inspection.nodes import table
+    from ort_ops.inspection.shown import parts
 
-    fed = {} if found.training is None else found.training.feeds
-    rows = [["input", name, what] for name, what in found.inputs.items()]
-    rows += [["output", name, what] for name, what in found.outputs.items() if name not in fed]
-    print_table(["", "name", "type"], rows)
-    print()
-    if found.training is not None:
-        header, state = training.table(found.training)
-        if state:
-            print_table(header, state)
-            print()
-        for line in training.lines(found.training):
-            print(line)
-    opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
-    oldest = f"onnxruntime {found.oldest_runtime}" if found.oldest_runtime else "no known onnxruntime"
-    print(f"opsets     {opsets}; IR version {found.ir_version}; loads from {oldest} on")
-    print(f"weights    {found.weights_nbytes / 2**20:.2f} MiB;  nodes  {sum(found.operators.values())}")
-    print(f"body       {found.body}")
-    if found.training is not None:
-        print(f"operators  {training.operators(found.training, found.nodes)}")
-    running = found.running
-    if running.error:
-        print(f"here       does not run: {running.error}")
-    else:
-        each = [f"{op_type} by the {name} kernel" for op_type, name in running.kernels.items()]
-        kernels = ", ".join(each) if len(set(running.kernels.values())) > 1 else f"by the {running.kernel} kernel"
-        if not each:
-            kernels = "by onnxruntime's own kernels (no node of a registered operator)"
-        print(f"here       {kernels}, on {', '.join(running.providers)}")
-        for provider, nodes in running.assignment.items():
-            print(f"           {provider}: {', '.join(f'{count} {name}' for name, count in nodes.items())}")
-        print(f"inserted   {running.copies} copies between devices, {running.casts} casts")
-    print()
-    for header, body in table(found.nodes, running.kernels):
-        print_table(header, body)
+    for part in parts(found):
+        if isinstance(part, str):
+            print(part)
+        else:
+            print_table(*part)

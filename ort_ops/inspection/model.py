@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from ort_ops.console.shown import Shown, Table
 from ort_ops.errors import ModelError, MylinearError
 from ort_ops.inspection.nodes import NodeInfo, describe_nodes
 from ort_ops.inspection.training import TrainingInfo, describe_training
@@ -49,8 +50,8 @@ class Running:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """The result of `inspect_model`; `as_dict` is plain data, for JSON.
 
     Attributes:
@@ -79,6 +80,12 @@ class Inspection:
     running: Running
     faults: list[str]
     training: TrainingInfo | None = None
+
+    def shown(self) -> list[str | Table]:
+        """Return what `mylinear inspect` prints."""
+        from ort_ops.inspection.shown import parts
+
+        return [self.path, *parts(self), *(f"fault      {fault}" for fault in self.faults)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists and strings; the keys of ``listed`` stand beside the others."""
