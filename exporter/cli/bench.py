@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = (
+    "mylinear bench --quick",
+    "mylinear bench --shapes 768x3072 --dtypes float32 --threads 1,2",
+    "mylinear bench --model model.onnx --inputs real.npz",
+)
+"""Of command lines, for the help."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear bench`."""

@@ -6,6 +6,12 @@ import argparse
 
 from ort_ops.opdef.element_types import FLOATS
 
+EXAMPLES = (
+    "mylinear export mylinear-train/checkpoint.pt model.onnx",
+    "mylinear export mylinear-train/checkpoint.pt model.onnx --target 1.17 --dtype float16",
+)
+"""Of command lines, for the help."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear export`."""

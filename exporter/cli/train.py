@@ -37,6 +37,14 @@ _DATA_SUFFIXES = (".csv", ".npz", ".tsv", ".txt")
 _TABLE_OPTIONS = ("features", "ignore", "categorical")
 
 
+EXAMPLES = (
+    "mylinear train linear",
+    "mylinear train --data houses.csv --target price --hidden 64,64",
+    "mylinear train --resume",
+)
+"""Of command lines, for the help."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; the defaults are the problem's own, or those of the resumed checkpoint."""
     parser.description = (

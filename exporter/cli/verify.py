@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from exporter.verification.result import Verification
 
 
+EXAMPLES = (
+    "mylinear verify model.onnx",
+    "mylinear verify model.onnx --inputs real.npz --html report.html",
+    "mylinear verify model.onnx --dtype float16 --junit results.xml",
+)
+"""Of command lines, for the help."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear verify`."""
     parser.add_argument("model", help="the .onnx file")

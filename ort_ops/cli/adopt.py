@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from ort_ops.rewrite.report import Rewrite
 
 
+EXAMPLES = (
+    "mylinear adopt model.onnx model.ours.onnx",
+    "mylinear adopt model.onnx model.ours.onnx --inputs real.npz --json",
+)
+"""Of command lines, for the help."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear adopt`."""
     parser.add_argument("source", metavar="in.onnx", help="the model to read")

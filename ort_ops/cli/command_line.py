@@ -47,7 +47,7 @@ def _run_guarded(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         from ort_ops.installation.extras import missing_extra
 
-        explained = missing_extra(error, f"`mylinear {command}`")
+        explained = missing_extra(error, f"`mylinear {command or '--completion'}`")
         if explained is None:
             raise
         return _fail(str(explained))
@@ -83,6 +83,14 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(BAD_INPUT)
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills text as always, and leaves indented lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n".join(line if line.startswith("  ") else fill(line, width, indent) for line in text.split("\n"))
+
+
 class _Version(argparse.Action):
     """Print the version; it takes long to find, so only on request."""
 
@@ -104,6 +112,30 @@ class _Folder(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    """Print a shell's completion script, which knows every command and option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        import shtab
+
+        whole = _parser(list(find_commands()))
+        for each in _parsers(whole):
+            for action in each._actions:
+                if action.nargs != 0 and action.choices is None and action.type is None:
+                    action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's way to say it
+        print(shtab.complete(whole, shell=values))
+        parser.exit()
+
+
+def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Return a parser and those of its commands."""
+    found = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += action.choices.values()
+    return found
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Make the parser; import only the subcommand that is called."""
     parser = _Parser(prog="mylinear", description="Train, export, run and prove ONNX operators of your own.")
@@ -111,11 +143,20 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     folders = (("--include-dir", "the folder of headers for kernels in C++"), ("--cmake-dir", "CMake's mylinear_DIR"))
     for option, what in folders:
         parser.add_argument(option, action=_Folder, nargs=0, help=f"print {what}, and end")
+    shells = ("bash", "zsh", "tcsh")
+    parser.add_argument("--completion", action=_Completion, choices=shells, help="print a shell's completion script")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in find_commands().items():
-        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+        subparser = subparsers.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            formatter_class=_Help,
+        )
         if name in arguments:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)
+            examples = "\n  ".join(["examples:", *getattr(module, "EXAMPLES", ())])
+            subparser.epilog = f"{subparser.epilog}\n\n{examples}" if subparser.epilog else examples
             subparser.set_defaults(run=module.run)
     return parser

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = (
+    "mylinear doctor",
+    "mylinear doctor --json",
+)
+"""Of command lines, for the help."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear doctor`."""

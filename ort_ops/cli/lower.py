@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = ("mylinear lower model.onnx standard.onnx",)
+"""Of command lines, for the help."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear lower`."""

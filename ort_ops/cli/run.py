@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+EXAMPLES = (
+    'mylinear run model.onnx --input "3,2; 1,5"',
+    "mylinear run model.onnx --input rows.csv --output results.csv",
+)
+"""Of command lines, for the help."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear run`."""
     parser.add_argument("model", help="the .onnx file")

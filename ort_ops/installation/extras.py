@@ -10,6 +10,7 @@ _EXTRAS = {
     "markupsafe": "report",
     "matplotlib": "report",
     "safetensors": "safetensors",
+    "shtab": "completion",
     "torch": "export",
     "onnxscript": "export",
     "sklearn": "export",
