@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import AttributeProto, helper
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from exporter.to_onnx.checks.agreement import root_cause
 from exporter.to_onnx.dynamo import export_dynamo
 from exporter.to_onnx.example_call import make_example
 from exporter.to_onnx.job import Job
+from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.versions import ir_version
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
@@ -92,13 +94,11 @@ class ExportedBody:
         names = [f"in_{i}" for i in range(len(tensors))]
         outputs = [f"out_{i}" for i in range(len(self.operator.outputs))]
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), prepared(module, None), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(module, tensors, dynamic_shapes=(dims,), strict=False)
-            example = make_example(program.module(), tensors, None, must_wrap=True)
-            axes: dict[str, dict[int, str]] = {name: {} for name in names}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                example = make_example(program.module(), tensors, None, must_wrap=True)
+                axes: dict[str, dict[int, str]] = {name: {} for name in names}
                 proto = export_dynamo(Job(example, program, opset, names, outputs, axes, {}, training=False))
         except Exception as error:
             is_structural = "data-dependent" in str(error) or "Data dependent" in str(error)
@@ -126,7 +126,7 @@ class ExportedBody:
                     raise
                 continue  # the function does not take these
             results = [result] if isinstance(result, Tensor) else list(result)
-            feed = {f"in_{i}": value for i, value in enumerate(self.feed(trial.inputs, trial.attributes))}
+            feed = self.feed(proto, trial.inputs, trial.attributes)
             restrict = f"let infer_shape refuse what the operator is not for, or {_GIVE}"
             try:
                 exact = in_float64(feed).outputs
@@ -138,11 +138,15 @@ class ExportedBody:
                     told = f"gives another {parameter.argument} than the function for {where}: {comparison.complaint}"
                     raise self._error(told, restrict)
 
-    def feed(self, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> list[Any]:
-        """Return what the model takes, as arrays: the inputs, and the attributes in the operator's order."""
+    def feed(
+        self, proto: onnx.ModelProto, inputs: Sequence[Any], attributes: Mapping[str, Any]
+    ) -> dict[str, NDArray[Any]]:
+        """Return what a model of the body takes: the inputs, and then the attributes in the operator's order."""
         arrays = [to_numpy(value) if isinstance(value, Tensor) else value for value in inputs]
         values = [attributes[attribute.name] for attribute in self.operator.attributes]
-        return [*arrays, *(np.asarray(v, np.float32 if isinstance(v, float) else np.int64) for v in values)]
+        arrays += [np.asarray(value, np.float32 if isinstance(value, float) else np.int64) for value in values]
+        # torch renames an input that is an output too.
+        return {value.name: array for value, array in zip(proto.graph.input, arrays, strict=True)}
 
     def _trials(self, types: Mapping[str, str]) -> Iterator[_Trial]:
         """Yield the examples, then other attributes, other sizes, no rows, a further dimension, and one less."""
@@ -151,7 +155,7 @@ class ExportedBody:
         first, values = present(self.operator, self.examples[0], types), self._values(self.examples[0])
         for attribute in self.operator.attributes:
             value = values[attribute.name]
-            other = value * 0.5 + 0.25 if isinstance(value, float) else value + 1
+            other = float(np.float32(value * 0.5 + 0.25)) if isinstance(value, float) else value + 1
             yield _Trial(first, {**values, attribute.name: other})
         rank = max(tensor.dim() for tensor in first)
         sizes = sorted({size for tensor in first for size in tensor.shape})
@@ -224,15 +228,15 @@ def _resized(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
 def _nodes_of(operator: Operator, proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the nodes of a model as those of the operator's body, with names of its own for all other values."""
     graph = proto.graph
-    names = {f"in_{i}": parameter.name for i, parameter in enumerate(operator.inputs)}
-    names |= {f"out_{i}": parameter.name for i, parameter in enumerate(operator.outputs)}
+    taken = [value.name for value in graph.input]
+    names = {name: parameter.name for name, parameter in zip(taken, operator.inputs, strict=False)}
+    names |= {value.name: parameter.name for value, parameter in zip(graph.output, operator.outputs, strict=True)}
     nodes = []
-    for i, attribute in enumerate(operator.attributes):
-        taken = f"in_{len(operator.inputs) + i}"
-        names[taken] = f"_{attribute.name}"
+    for name, attribute in zip(taken[len(operator.inputs) :], operator.attributes, strict=True):
+        names[name] = f"_{attribute.name}"
         kind = AttributeProto.FLOAT if attribute.kind == _FLOAT else AttributeProto.INT
         key = "value_float" if kind == AttributeProto.FLOAT else "value_int"
-        node = helper.make_node("Constant", [], [names[taken]])
+        node = helper.make_node("Constant", [], [names[name]])
         node.attribute.append(AttributeProto(name=key, type=kind, ref_attr_name=attribute.name))
         nodes.append(node)
     for tensor in graph.initializer:

@@ -62,9 +62,8 @@ class BodyProof:
 
     def reference(self, call: Call) -> Sequence[Array]:
         """Return the exact results."""
-        run = self._run(call)
         wide = [a.astype(np.float64) if a is not None and _is_float(a) else a for a in call.arrays]
-        return list(run.exact(self._feed(call, wide)).values())
+        return list(self._run(call).exact(self._feed(call, wide)).values())
 
     def bound(self, call: Call, arithmetic: Arithmetic) -> Sequence[Bound | None]:
         """Return how far the rounding errors of the body's nodes may take each result; infinite where unknown."""
@@ -93,8 +92,8 @@ class BodyProof:
         return self._runs[types]
 
     def _feed(self, call: Call, arrays: Sequence[Array | None]) -> dict[str, Array]:
-        values = self._exported.feed(arrays, call.attributes)
-        return {f"in_{i}": value for i, value in enumerate(values)}
+        types = {name: found.name for name, found in call.types.items()}
+        return self._exported.feed(self._exported.model(OPSET, types), arrays, call.attributes)
 
 
 def make_samples(
