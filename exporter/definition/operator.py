@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from exporter.definition import defined
 from exporter.definition.body import MIN_OPSET, Example, ExportedBody
 from exporter.definition.kernel import make_kernel
 from exporter.definition.module import make_module
-from exporter.definition.proof import BodyProof, in_float64, make_reference, make_samples
+from exporter.definition.proof import BodyProof, in_float64, make_reference, make_samples, unbounded
 from exporter.definition.shapes import make_shape_rule
 from exporter.torch_ops.gradients import check_gradients
 from exporter.torch_ops.kit import ExampleModule, TorchKit
@@ -158,7 +157,8 @@ def operator(
         examples: calls of the function: each a tensor, or a tuple of the inputs, which may end with a dict of
             attributes. The body is exported of the first, and checked on all, and on others made of them.
         kernel: a NumPy function, the Python kernel; annotated like the torch function, or not at all.
-        reference: a NumPy function that computes the exact results of float64 arrays. None: the body in float64.
+        reference: a NumPy function that computes the exact results of float64 arrays. None: the exported body in
+            float64, or beside a body of your own the torch function in float64.
         bound: see `OperatorKit`. None: by the rounding errors of the body's nodes.
         infer_shape: as of `ort_ops.python_kernel`. None: the function says, run on tensors without numbers.
         body: the operator in standard ONNX, as `Operator.make_body`. ``"export"``: made by exporting the function.
@@ -199,7 +199,6 @@ def operator(
         except DefinitionError as error:
             raise DefinitionError(f"{name}: {error}") from None
         calls = _read_examples(described, examples)
-        exported = None
         if body == "export":
             if not calls:
                 raise DefinitionError(
@@ -211,15 +210,15 @@ def operator(
         elif body is not None:
             described = replace(described, make_body=body)
         python = None if kernel is None else make_kernel(described, kernel, function)
-        proof = None if exported is None else BodyProof(described, exported)
+        proof = None if described.make_body is None else BodyProof(described, None if body == "export" else function)
         exact = make_reference(described, reference or in_float64(function))
-        if proof is not None and reference is None:
+        if proof is not None and body == "export" and reference is None:
             exact = proof.reference
         torch_kit = _define(described, function, library_op, calls, torch_options)
         kit = OperatorKit(
             described,
             exact,
-            bound or (_unbounded if proof is None else proof.bound),
+            bound or (unbounded if proof is None else proof.bound),
             make_samples(described, calls),
             python_kernel=None if python is None else lambda: python,
             torch=defined.keep(torch_kit),
@@ -275,8 +274,3 @@ def _read_examples(described: Operator, examples: Sequence[Any]) -> list[Example
         values += [None] * (len(described.inputs) - len(values))
         found.append(Example(tuple(values), dict(attributes)))
     return found
-
-
-def _unbounded(call: Call, arithmetic: Arithmetic) -> list[Bound]:
-    """Bound nothing: an operator without a body to derive a bound from, and without one of its author."""
-    return [Bound(np.array(np.inf), np.array(True), np.array(True)) for _ in call.operator.outputs]

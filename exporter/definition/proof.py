@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor
 
-from exporter.definition.body import Example, ExportedBody, typed
+from exporter.definition.body import Example, typed
 from exporter.torch_ops.tensors import from_numpy, to_numpy
+from ort_ops.analysis.evaluation import Value
+from ort_ops.analysis.float64.evaluator import with_attributes
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.numerics.bound import Arithmetic, Bound
 from ort_ops.opdef.call import Call, make_call
 from ort_ops.opdef.element_types import ELEMENT_TYPES, ElementType
-from ort_ops.opdef.operator import Operator
+from ort_ops.opdef.operator import DefinitionError, Operator
+from ort_ops.opdef.shapes import format_shape
 
 Array = NDArray[Any]
-OPSET = 20
-"""Of the body that exact values are taken of."""
+_OPSET, _IR_VERSION = 20, 9
 _MAX_RUNS = 16
 
 
@@ -51,29 +55,43 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 class BodyProof:
     """Exact values and bounds by the function body: in float64, and by the rounding errors of its nodes.
 
-    The body that is exported computes in the order of the torch function, in the call's own element types, so a kernel
-    that computes in another order may need a bound of its own.
+    The body computes in the call's own element types, in an order of its own; a kernel that computes in another order
+    may need a bound of its own.
     """
 
-    def __init__(self, operator: Operator, exported: ExportedBody) -> None:
+    def __init__(self, operator: Operator, function: Callable[..., Any] | None = None) -> None:
+        """Take the operator's own body.
+
+        Args:
+            function: in torch, to compare a body with that was not made of it; None for one that was.
+        """
         self._operator = operator
-        self._exported = exported
-        self._runs: dict[tuple[tuple[str, str], ...], Float64Run] = {}
+        self._function = None if function is None else make_reference(operator, in_float64(function))
+        self._runs: dict[str, Float64Run] = {}
 
     def reference(self, call: Call) -> Sequence[Array]:
         """Return the exact results."""
         wide = [a.astype(np.float64) if a is not None and _is_float(a) else a for a in call.arrays]
-        return list(self._run(call).exact(self._feed(call, wide)).values())
+        return list(self._run(call).exact(self._feed(wide)).values())
 
     def bound(self, call: Call, arithmetic: Arithmetic) -> Sequence[Bound | None]:
-        """Return how far the rounding errors of the body's nodes may take each result; infinite where unknown."""
+        """Return how far the rounding errors of the body's nodes may take each result; infinite where unknown.
+
+        Raises: DefinitionError for a body that does not compute what the function does.
+        """
         arrays = []
         for parameter, array in zip(self._operator.inputs, call.arrays, strict=True):
+            if array is None:  # of which the body says nothing
+                return unbounded(call, arithmetic)
             dtype = helper.tensor_dtype_to_np_dtype(call.types[parameter.type.name].onnx_type)
             with np.errstate(all="ignore"):
-                arrays.append(None if array is None else array.astype(dtype))
+                arrays.append(array.astype(dtype))
         bounds: list[Bound | None] = []
-        for value in self._run(call)(self._feed(call, arrays)).outputs.values():
+        values = self._run(call)(self._feed(arrays)).outputs
+        if self._function is not None:
+            rounded = replace(call, inputs=tuple(arrays))
+            self._check(rounded, list(values.values()), self._function(rounded))
+        for value in values.values():
             relaxed = value.relaxed
             undecided = np.broadcast_to(False if value.undecided is None else value.undecided, value.exact.shape)
             if value.element_type is None and not undecided.any():
@@ -83,17 +101,46 @@ class BodyProof:
             bounds.append(Bound(error, undecided, undecided))
         return bounds
 
+    def _check(self, call: Call, values: Sequence[Value], results: Sequence[Array]) -> None:
+        """Compare the body with the function. Raises: DefinitionError."""
+        for parameter, value, result in zip(self._operator.outputs, values, results, strict=True):
+            comparison = value.relaxed.compare(result)
+            if not comparison.is_within_bound:
+                shapes = ", ".join(format_shape([*a.shape]) for a in call.arrays if a is not None)
+                raise DefinitionError(
+                    f"{self._operator.op_type}: the body given by body= gives another {parameter.argument} than the "
+                    f"function for inputs {shapes}: {comparison.complaint}"
+                )
+
     def _run(self, call: Call) -> Float64Run:
-        types = tuple(sorted((name, found.name) for name, found in call.types.items()))
-        if types not in self._runs:
+        types = [(name, found.name) for name, found in sorted(call.types.items())]
+        key = repr((types, sorted(call.attributes.items())))
+        if key not in self._runs:
             if len(self._runs) >= _MAX_RUNS:
                 self._runs.clear()
-            self._runs[types] = Float64Run(self._exported.model(OPSET, dict(types)))
-        return self._runs[types]
+            self._runs[key] = Float64Run(self._model(call))
+        return self._runs[key]
 
-    def _feed(self, call: Call, arrays: Sequence[Array | None]) -> dict[str, Array]:
-        types = {name: found.name for name, found in call.types.items()}
-        return self._exported.feed(self._exported.model(OPSET, types), arrays, call.attributes)
+    def _model(self, call: Call) -> onnx.ModelProto:
+        """Return the body, with the attributes of a call, as a model."""
+        operator = self._operator
+        assert operator.make_body is not None
+        nodes = operator.make_body(_OPSET, {name: (found,) for name, found in call.types.items()})
+        inputs, outputs = (
+            [helper.make_tensor_value_info(p.name, call.types[p.type.name].onnx_type, None) for p in parameters]
+            for parameters in (operator.inputs, operator.outputs)
+        )
+        bound = [with_attributes(node, call.attributes) for node in nodes]
+        graph = helper.make_graph(bound, operator.name, inputs, outputs)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+
+    def _feed(self, arrays: Sequence[Array | None]) -> dict[str, Array]:
+        return {p.name: a for p, a in zip(self._operator.inputs, arrays, strict=True) if a is not None}
+
+
+def unbounded(call: Call, arithmetic: Arithmetic) -> list[Bound | None]:
+    """Bound nothing: an operator without a body to derive a bound of, and without one of its author."""
+    return [Bound(np.array(np.inf), np.array(True), np.array(True)) for _ in call.operator.outputs]
 
 
 def make_samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +14,19 @@ from torch import Tensor, nn
 
 import exporter
 import ort_ops
-from exporter.definition.operator import TorchOperator
 from ort_ops import ContractError, DefinitionError, Float, Integer
 from ort_ops.models.make import make_model
+from ort_ops.numerics.bound import ROUNDED
+from ort_ops.numerics.compare import Verdict, compare
 from ort_ops.opdef import registry
+from ort_ops.opdef.call import make_call
+from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import Operator
 from ort_ops.opdef.signature import read_operator
 
+from .functions import DOMAIN, Defined, W, X, backward, floor_sum, kernel, scale
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-DOMAIN = "tests.definition"
-X, W = torch.linspace(-1.9, 2.05, 12).reshape(3, 4), torch.tensor([0.51, -1.03, 1.97, 1.46])
-
-
-# What a user writes, in under 30 lines.
-
-
-def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    x, w = ctx.saved_tensors
-    kept = grad.unsqueeze(-1) * (x * w > ctx.attributes["floor"]).to(x.dtype)
-    return kept * w, (kept * x).sum(tuple(range(x.dim() - 1)))
-
-
-def kernel(x, w, *, floor):  # type: ignore[no-untyped-def]  # it has the annotations of the function
-    return np.maximum(x * w, x.dtype.type(floor)).sum(-1)
-
-
-def floor_sum(x: Float, w: Float, *, floor: float = 0.1) -> Float:
-    return torch.clamp(x * w, min=floor).sum(-1)
-
-
-Defined = Callable[..., TorchOperator]
-
-
-@pytest.fixture
-def define() -> Iterator[Defined]:
-    """Define an operator for one test."""
-    made: list[TorchOperator] = []
-
-    def one(name: str, function: Callable[..., Any] = floor_sum, **options: Any) -> TorchOperator:
-        options = {"examples": [(X, W)], **options}
-        made.append(exporter.operator(f"{DOMAIN}::{name}", **options)(function))
-        return made[-1]
-
-    yield one
-    for each in made:
-        each.remove()
 
 
 def test_an_operator_goes_through_torch(define: Defined) -> None:
@@ -102,15 +69,28 @@ def test_verify_finds_a_kernel_and_a_backward_that_are_wrong(define: Defined, tm
         op.check_gradients()
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_body_of_the_author_s_is_compared_with_the_function(define: Defined, is_right: bool, tmp_path: Path) -> None:
+    def make_body(opset: int, types: Any) -> list[onnx.NodeProto]:
+        factor = onnx.helper.make_node("Constant", [], ["wide"])
+        factor.attribute.append(onnx.AttributeProto(name="value_float", type="FLOAT", ref_attr_name="factor"))
+        like = onnx.helper.make_node("CastLike", ["wide", "x"], ["f"])
+        return [factor, like, onnx.helper.make_node("Mul" if is_right else "Add", ["x", "f"], ["y"])]
+
+    op = define("OwnBody", scale, examples=[X], body=make_body)
+    onnx.save(make_model(op.operator, [["n", 4]], {"factor": 0.3}, types={"Float": "float32"}), tmp_path / "own.onnx")
+    if is_right:
+        assert exporter.verify(tmp_path / "own.onnx", batch_sizes=[2], compile_backend=None).is_ok
+        return
+    with pytest.raises(DefinitionError, match="OwnBody: the body given by body= gives another y than the function for"):
+        exporter.verify(tmp_path / "own.onnx", batch_sizes=[2], compile_backend=None)
+
+
 def test_torch_and_onnx_compute_with_the_same_attribute(define: Defined) -> None:
     """A node holds 32 bits of 0.1; in float64 torch would see the difference."""
     op = define("Stored", scale, examples=[X])
     assert op(torch.ones(1, dtype=torch.float64), factor=0.1).item() == float(np.float32(0.1))
     assert torch.ops.tests_definition.stored(torch.ones(1).double(), 0.1).item() == float(np.float32(0.1))
-
-
-def scale(x: Float, *, factor: float = 2.0) -> Float:
-    return x * factor
 
 
 def test_forward_mode_and_batches_are_the_author_s(define: Defined) -> None:
@@ -165,6 +145,43 @@ def test_two_outputs_and_no_kernel(define: Defined, tmp_path: Path) -> None:
     assert exporter.verify(tmp_path / "model.onnx", batch_sizes=[2], compile_backend=None).is_ok
 
 
+def norm(x: Float, g: Float, *, eps: float = 1e-5) -> Float:
+    centered = x - x.mean(-1, keepdim=True)
+    return centered * torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps) * g
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_a_body_is_made_for_the_element_type_of_a_model(define: Defined, dtype: str) -> None:
+    op = define("Norm", norm, examples=[(X, W)])
+    model = make_model(op.operator, [["n", 4], [4]], {"eps": 1e-3}, types={"Float": dtype})
+    x, w = X.numpy().astype(dtype), W.numpy().astype(dtype)
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x, "g": w})
+    exact = norm(torch.from_numpy(x).double(), torch.from_numpy(w).double(), eps=float(np.float32(1e-3))).numpy()
+    call = make_call(op.operator, [x, w], {"eps": 1e-3})
+    assert op.kit is not None
+    (error,) = op.kit.bound(call, ROUNDED)
+    assert error is not None
+    assert compare(y, exact, error, call.element_type).verdict is Verdict.OK
+
+
+def test_one_body_serves_one_element_type(define: Defined) -> None:
+    op = define("Mixed", norm, examples=[(X, W)])
+    with pytest.raises(DefinitionError, match=r"is for one element type in a model, and the model has .*float"):
+        make_function(op.operator, 20, {"Float": ["float32", "float16"]})
+
+
+def test_a_function_may_return_its_input(define: Defined) -> None:
+    op = define("Same", same, examples=[X])
+    model = make_model(op.operator, [["n", 4]], types={"Float": "float32"})
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": X.numpy()})
+    assert np.array_equal(y, X.numpy())
+    assert torch.equal(op(X), X)
+
+
+def same(x: Float) -> Float:
+    return x
+
+
 def test_a_definition_can_be_made_again(define: Defined) -> None:
     first = define("Again", scale, examples=[X])
     second = define("Again", floor_sum)
@@ -182,70 +199,6 @@ def test_an_operator_that_a_package_describes_is_not_registered_twice() -> None:
     assert registry.find("tests.package", "Scale") is None
     with pytest.raises(DefinitionError, match=r"tests\.package::Scale: kernel must be part of the OperatorKit"):
         exporter.operator(described, kernel=kernel)(scale)
-
-
-def flat(x: Float) -> Float:
-    return x.reshape(x.shape[0], -1).sum(1) if x.dim() == 2 else x.sum()
-
-
-def cast(x: Float) -> Float:
-    return (x.float() * 1.1).to(x.dtype)
-
-
-def along(x: Float, *, axis: int = 0) -> Float:
-    return x.sum(axis)
-
-
-def optional(x: Float, w: Float | None = None) -> Float:
-    return x if w is None else x * w
-
-
-def of_layer(x: Float) -> Float:
-    return exporter.linear(x, torch.eye(4, dtype=x.dtype), None)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (flat, r"gives another y than the function for inputs \[2, 3, 4\]: the shape is \[\] instead of \[2\]"),
-        (along, r"cannot be exported \(one of axis decides what is computed\): "),
-        (optional, "would need to have input w, which is optional"),
-        (of_layer, "must be of standard operators alone, and the function calls mylinear::MYLINEAR"),
-    ],
-)
-def test_a_body_that_is_not_the_function_is_refused(
-    define: Defined, function: Callable[..., Any], message: str
-) -> None:
-    op = define("Refused", function, examples=[X])
-    assert op.kit is not None
-    with pytest.raises(
-        DefinitionError, match=f"^{DOMAIN}::Refused: the body made by exporting the function ({message})"
-    ):
-        make_model(op.operator, [["n", 4]], types={"Float": "float32"})
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"examples": []}, "Bad: examples must be calls of the function, to export its body of, got none"),
-        ({"examples": [X]}, "each of examples must be tensors for x, w, and perhaps a dict of attributes, got Tensor"),
-        ({"examples": [(X, W, {"size": 1})]}, "the attributes must be among floor, got size"),
-        ({"jvp": lambda ctx, x, w: x}, "jvp must come with a backward, got none"),
-        ({"kernel": lambda x: x}, r"Bad: kernel must take \(x, w, \*, floor\), got \(x\)"),
-        ({"library_op": "mylinear::linear"}, "library_op must be a name that torch has no op of"),
-        ({"function": lambda x: x}, "Bad: input x must be annotated with a tensor type such as ort_ops.Float"),
-    ],
-)
-def test_a_definition_that_is_wrong_is_named(define: Defined, options: dict[str, Any], message: str) -> None:
-    with pytest.raises((DefinitionError, ContractError), match=message):
-        define("Bad", **options)
-    assert registry.find(DOMAIN, "Bad") is None
-
-
-@pytest.mark.parametrize("op_type", ["mylinear::X", "ai.onnx::X", "NoDomain", "my.ops::not a name"])
-def test_names_are_those_of_operators_of_one_s_own(op_type: str) -> None:
-    with pytest.raises(DefinitionError, match=r"the domain must be one of your own|must be named 'domain::Name'"):
-        exporter.operator(op_type, examples=[(X, W)])(floor_sum)
 
 
 def test_shapes_are_the_function_s(define: Defined) -> None:
