@@ -6,6 +6,12 @@ import argparse
 
 from ort_ops.cli.option_types import seed
 
+EXAMPLES = (
+    "mylinear check ScaledSum",
+    "mylinear check my.domain::ScaledSum --compile none",
+)
+"""Of command lines, for the help."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear check`."""

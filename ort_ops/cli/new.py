@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = (
+    "mylinear new ScaledSum",
+    "mylinear new ScaledSum --inputs x,z --attributes a:float=1.0 --no-cpp",
+)
+"""Of command lines, for the help."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear new`."""
