@@ -135,7 +135,8 @@ class Verification(Shown):
         """Return the summary as `mylinear verify` prints it."""
         wrong = [f"edge values, {row.backend}, {row.dtype}: {row.verdict}" for row in self.edge_rows() if not row.is_ok]
         notes = [f"note: {note}" for note in self.notes]
-        return [self.path, self.summary(), *wrong, *notes, *self.untested_lines(), self.conclusion()]
+        limits = [self.training] if self.training else []
+        return [self.path, self.summary(), *wrong, *notes, *limits, *self.untested_lines(), self.conclusion()]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists, numbers and strings, for JSON; infinity as a string."""
