@@ -36,6 +36,7 @@ from tests.native_support import (
     session_options,
     value,
 )
+from tests.runtime import is_older_than
 
 pytestmark = pytest.mark.native
 
@@ -70,6 +71,8 @@ def test_same_bits_for_every_number_of_threads(rows: int, constant: bool, dtype:
 def test_a_backward_has_the_same_bits_for_every_number_of_threads(
     rows: int, dtype: str, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if dtype == "bfloat16" and is_older_than("1.20"):
+        pytest.skip("onnxruntime takes bfloat16 arrays from Python from 1.20 on")
     monkeypatch.setenv(native.ISA_VARIABLE, isa)
     rng = np.random.default_rng(rows)
     shapes = ((rows, 301), (rows, 300), (301, 300))  # several tiles in each direction
