@@ -3,6 +3,9 @@
 #ifndef MYLINEAR_ORT_CUDA_CALL_H_
 #define MYLINEAR_ORT_CUDA_CALL_H_
 
+#include <stdexcept>
+#include <string>
+
 #include "ort/call.h"
 
 #pragma GCC visibility push(hidden)
@@ -88,6 +91,66 @@ class CudaCall {
   void* stream_ = nullptr;
   void* memory_ = nullptr;
   int device_ = 0;
+};
+
+// What an operator's kernel on the CUDA provider keeps of its node, and how it has a backend compute: a
+// library that knows CUDA, whose `Backend` has `compute(const Work*, Failure*)`, which returns 0, or a code
+// and a text.
+template <class Backend, class Failure, int32_t kOutOfMemory>
+class CudaNode {
+ public:
+  CudaNode(const char* name, const KernelInfo& info, const Backend* backend, int32_t element_type,
+           bool is_float32)
+      : name_(name),
+        backend_(*backend),
+        element_type_(element_type),
+        is_float32_(is_float32),
+        allocator_(info) {}
+
+  // Queues one piece of `work`, whose Y is `output`.
+  template <class Work>
+  void run(const Call& call, const Output& output, Work work) const {
+    work.element_type = element_type_;
+    work.y = output.data;
+    CudaCall provider(call, allocator_, output);
+    work.stream = provider.stream();
+    work.device = provider.device();
+    work.allows_tf32 = is_float32_ && provider.allows_tf32();
+    if (provider.can_allocate()) {
+      work.allocate = CudaCall::allocate;
+      work.owner = &provider;
+    }
+    Failure failure{};
+    const int32_t code = backend_.compute(&work, &failure);
+    provider.give_back();
+    if (code == 0) return;
+    failure.text[sizeof failure.text - 1] = 0;
+    const char* what = code == kOutOfMemory ? ": out of device memory: " : ": CUDA: ";
+    throw std::runtime_error(std::string(name_) + what + failure.text);
+  }
+
+ private:
+  const char* name_;
+  const Backend& backend_;
+  int32_t element_type_;
+  bool is_float32_;
+  CudaAllocator allocator_;
+};
+
+// The Spec of an operator on the CUDA provider, offered where this machine has a backend.
+template <class Contract, class CudaKernel, class Backend>
+struct CudaSpec : Contract {
+  static constexpr const char* kProvider = kCudaProvider;
+  using Kernel = CudaKernel;
+  using Resources = const Backend*;
+  template <class Machine>
+  static bool is_offered(const Machine& machine) {
+    return machine.backend != nullptr;
+  }
+  template <class Machine>
+  static Resources resources(const Machine& machine) {
+    return machine.backend;
+  }
 };
 
 }  // namespace mylinear::ort

@@ -1,9 +1,6 @@
 // Layer: operator MYLINEAR. See cuda_op.h.
 #include "operators/mylinear/cuda_op.h"
 
-#include <stdexcept>
-#include <string>
-
 #include "operators/mylinear/shapes.h"
 
 namespace mylinear::my_linear {
@@ -15,7 +12,8 @@ using ort::TensorView;
 }  // namespace
 
 CudaKernel::CudaKernel(const ort::KernelInfo& info, const cuda::Backend* backend)
-    : backend_(*backend), type_(kernel_type(info.input_type(kX))), allocator_(info) {
+    : type_(kernel_type(info.input_type(kX))),
+      node_(Contract::kName, info, backend, static_cast<int32_t>(type_), type_ == ElementType::kFloat32) {
   check_attributes(info);
   TensorView weight, bias;
   const bool has_weight = info.read_constant(kWeight, &weight);
@@ -36,29 +34,13 @@ void CudaKernel::compute(const ort::Call& call) const {
 
   cuda::Call work{};
   work.work = cuda::kLinear;
-  work.element_type = static_cast<int>(type_);
   work.M = sizes.M;
   work.N = sizes.N;
   work.K = sizes.K;
   work.x = x.data;
   work.w = weight.data;
   work.bias = has_bias ? bias.data : nullptr;
-  work.y = y.data;
-  ort::CudaCall provider(call, allocator_, y);
-  work.stream = provider.stream();
-  work.device = provider.device();
-  work.allows_tf32 = type_ == ElementType::kFloat32 && provider.allows_tf32();
-  if (provider.can_allocate()) {
-    work.allocate = ort::CudaCall::allocate;
-    work.owner = &provider;
-  }
-  cuda::Failure failure{};
-  const int32_t code = backend_.compute(&work, &failure);
-  provider.give_back();
-  if (code == cuda::kOk) return;
-  failure.text[sizeof failure.text - 1] = 0;
-  const char* what = code == cuda::kOutOfMemory ? ": out of device memory: " : ": CUDA: ";
-  throw std::runtime_error(std::string(Contract::kName) + what + failure.text);
+  node_.run(call, y, work);
 }
 
 }  // namespace mylinear::my_linear

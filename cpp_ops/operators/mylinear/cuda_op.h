@@ -17,24 +17,11 @@ class CudaKernel {
   void compute(const ort::Call& call) const;
 
  private:
-  const cuda::Backend& backend_;
   kernels::ElementType type_;
-  ort::CudaAllocator allocator_;
+  ort::CudaNode<cuda::Backend, cuda::Failure, cuda::kOutOfMemory> node_;
 };
 
-struct CudaOp : Contract {
-  static constexpr const char* kProvider = ort::kCudaProvider;
-  using Kernel = CudaKernel;
-  using Resources = const cuda::Backend*;
-  template <class Machine>
-  static bool is_offered(const Machine& machine) {
-    return machine.backend != nullptr;
-  }
-  template <class Machine>
-  static Resources resources(const Machine& machine) {
-    return machine.backend;
-  }
-};
+using CudaOp = ort::CudaSpec<Contract, CudaKernel, cuda::Backend>;
 
 }  // namespace mylinear::my_linear
 
