@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -152,6 +152,16 @@ def names_taken(node: onnx.NodeProto) -> set[str]:
             names |= names_taken(inner)
         names.update(output.name for output in body.output)
     return names
+
+
+def needed_nodes(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the nodes, of some in order, that some outputs need; in their order."""
+    wanted, found = set(outputs), []
+    for node in reversed(list(nodes)):
+        if wanted.intersection(node.output):
+            found.append(node)
+            wanted |= names_taken(node)
+    return found[::-1]
 
 
 def node_label(node: onnx.NodeProto) -> str:

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx import defs
 
-from ort_ops.models.graphs import bodies
+from ort_ops.models.graphs import needed_nodes
 from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import Operator
 from ort_ops.rewrite.graph.absent import absent_input
@@ -40,7 +40,7 @@ class Inliner:
         function = self._function(operator, node, opset, name)
         attributes = _attributes(node, function)
         used = [formal for formal, value in zip(function.output, node.outputs, strict=False) if is_used(value)]
-        nodes = [_resolved(body_node, attributes) for body_node in _needed(function.node, used)]
+        nodes = [_resolved(body_node, attributes) for body_node in needed_nodes(function.node, used)]
         values: list[ir.Value | None] = [*node.inputs, *[None] * (len(operator.inputs) - len(node.inputs))]
         body = onnx.GraphProto(name="body", node=nodes)
         body.input.extend(onnx.ValueInfoProto(name=formal) for formal in function.input)
@@ -103,26 +103,6 @@ class Inliner:
             made[0].name = node.name
         made[-1].doc_string = node.doc_string
         made[-1].metadata_props.update(node.metadata_props)
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that some outputs need, in their order."""
-    wanted, found = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            found.append(node)
-            wanted.update(_names_taken(node))
-    return found[::-1]
-
-
-def _names_taken(node: onnx.NodeProto) -> set[str]:
-    """Return the names that a node takes, those that its bodies take of the graph around it too."""
-    names = set(node.input)
-    for _, body in bodies(node):
-        for inner in body.node:
-            names |= _names_taken(inner)
-        names.update(output.name for output in body.output)
-    return names
 
 
 def _attributes(node: ir.Node, function: onnx.FunctionProto) -> dict[str, onnx.AttributeProto]:

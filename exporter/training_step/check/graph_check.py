@@ -23,6 +23,7 @@ from exporter.training_step.check.randomness import keep_all
 from ort_ops.analysis.evaluation import Value
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.errors import MylinearError
+from ort_ops.models.graphs import needed_nodes
 from ort_ops.models.nodes import operator_nodes
 from ort_ops.numerics.compare import Comparison
 from ort_ops.session import InferenceSession
@@ -133,29 +134,9 @@ def without_outputs(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    outputs = onnx.GraphProto(output=[output for output in graph.output if output.name not in names])
-    needed = {output.name for output in outputs.output}
-    nodes = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(node.input)
-            for attribute in node.attribute:
-                needed.update(_outer_names(attribute))
-    kept = onnx.GraphProto(node=list(reversed(nodes)))
+    outputs = [output for output in graph.output if output.name not in names]
+    kept = onnx.GraphProto(output=outputs, node=needed_nodes(graph.node, (output.name for output in outputs)))
     del graph.output[:], graph.node[:]
-    graph.output.extend(outputs.output)
+    graph.output.extend(kept.output)
     graph.node.extend(kept.node)
     return copy
-
-
-def _outer_names(attribute: onnx.AttributeProto) -> set[str]:
-    """Return the names that the bodies of a node read."""
-    names: set[str] = set()
-    for graph in (attribute.g, *attribute.graphs):
-        names.update(output.name for output in graph.output)
-        for node in graph.node:
-            names.update(node.input)
-            for inner in node.attribute:
-                names |= _outer_names(inner)
-    return names

@@ -22,6 +22,7 @@ from ort_ops.analysis.float64.result_types import FLOATS_BY_ONNX_TYPE
 from ort_ops.analysis.float64.tracker import Tracker
 from ort_ops.analysis.operator_op import OperatorOp, make_operator_op
 from ort_ops.analysis.stored import Stored
+from ort_ops.models.graphs import names_taken
 from ort_ops.opdef.element_types import BY_ONNX_TYPE, ElementType
 
 
@@ -161,20 +162,10 @@ def _last_uses(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[
     """Return for each node the values that no later one needs, in its bodies or as an output."""
     last: dict[str, int] = {}
     for index, node in enumerate(nodes):
-        for name in (*node.output, *_names_taken(node)):
+        for name in (*node.output, *names_taken(node)):
             last[name] = index
     gone: list[list[str]] = [[] for _ in nodes]
     for name, index in last.items():
         if name and name not in outputs:
             gone[index].append(name)
     return gone
-
-
-def _names_taken(node: onnx.NodeProto) -> list[str]:
-    names = list(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names += [output.name for output in graph.output]
-            for inner in graph.node:
-                names += _names_taken(inner)
-    return names

@@ -9,7 +9,7 @@ import onnxruntime
 from ort_ops.kernels import prepare
 from ort_ops.kernels.register import Plan
 from ort_ops.models.complete import complete_inputs
-from ort_ops.models.graphs import names_taken
+from ort_ops.models.graphs import names_taken, needed_nodes
 from ort_ops.models.nodes import attach_functions, check_operator_nodes, has_function, operator_nodes
 from ort_ops.training.file_format import FUNCTION_DOMAIN
 
@@ -48,18 +48,15 @@ def make_session_model(
 def prune(model: onnx.ModelProto) -> None:
     """Remove the nodes and initializers that no output needs, and names of outputs of operators that nobody reads."""
     graph = model.graph
-    needed = {value.name for value in graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed |= names_taken(node)
+    outputs = {value.name for value in graph.output}
+    kept = needed_nodes(graph.node, outputs)
+    needed = outputs.union(*map(names_taken, kept))
     for found in operator_nodes(model):
         if found.container is graph:
             for i, (parameter, name) in enumerate(zip(found.operator.outputs, found.outputs, strict=True)):
                 if parameter.is_optional and name and name not in needed:
                     found.node.output[i] = ""
-    copies = onnx.GraphProto(node=kept[::-1], initializer=[t for t in graph.initializer if t.name in needed])
+    copies = onnx.GraphProto(node=kept, initializer=[t for t in graph.initializer if t.name in needed])
     for field in ("node", "initializer"):
         graph.ClearField(field)
         getattr(graph, field).extend(getattr(copies, field))
