@@ -26,17 +26,8 @@ cudaError_t launch_type(const ColumnParams& p) {
 }  // namespace
 
 cudaError_t launch_columns(const ColumnParams& params) {
-  switch (params.type) {
-    case kernels::ElementType::kFloat64:
-      return launch_type<double>(params);
-    case kernels::ElementType::kFloat32:
-      return launch_type<float>(params);
-    case kernels::ElementType::kFloat16:
-      return launch_type<__half>(params);
-    case kernels::ElementType::kBfloat16:
-      return launch_type<__nv_bfloat16>(params);
-  }
-  return cudaErrorInvalidValue;
+  return launch_by_type(params.type,
+                        [&](auto type_of) { return launch_type<typename decltype(type_of)::Type>(params); });
 }
 
 }  // namespace mylinear::cuda

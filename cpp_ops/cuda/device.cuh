@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "kernels/gemm.h"
+
 namespace mylinear::cuda {
 
 inline constexpr int kBlockThreads = 256;
@@ -52,6 +54,28 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, cudaStream_t stream
   static_cast<void>(stream);
   return cuda_on_cpu::launch(kernel, grid, kBlockThreads, values...);
 #endif
+}
+
+// A type as a value.
+template <class T>
+struct TypeOf {
+  using Type = T;
+};
+
+// Returns `launch_as` of the TypeOf an element type.
+template <class LaunchAs>
+cudaError_t launch_by_type(kernels::ElementType type, LaunchAs launch_as) {
+  switch (type) {
+    case kernels::ElementType::kFloat64:
+      return launch_as(TypeOf<double>{});
+    case kernels::ElementType::kFloat32:
+      return launch_as(TypeOf<float>{});
+    case kernels::ElementType::kFloat16:
+      return launch_as(TypeOf<__half>{});
+    case kernels::ElementType::kBfloat16:
+      return launch_as(TypeOf<__nv_bfloat16>{});
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace mylinear::cuda

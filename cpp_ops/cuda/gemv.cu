@@ -87,32 +87,14 @@ cudaError_t fill_type(uint64_t M, uint64_t N, const void* bias, void* y, cudaStr
 }  // namespace
 
 cudaError_t launch_gemv(const GemvParams& params) {
-  switch (params.type) {
-    case kernels::ElementType::kFloat64:
-      return launch_type<double>(params);
-    case kernels::ElementType::kFloat32:
-      return launch_type<float>(params);
-    case kernels::ElementType::kFloat16:
-      return launch_type<__half>(params);
-    case kernels::ElementType::kBfloat16:
-      return launch_type<__nv_bfloat16>(params);
-  }
-  return cudaErrorInvalidValue;
+  return launch_by_type(params.type,
+                        [&](auto type_of) { return launch_type<typename decltype(type_of)::Type>(params); });
 }
 
 cudaError_t launch_fill(kernels::ElementType type, uint64_t M, uint64_t N, const void* bias, void* y,
                         cudaStream_t stream) {
-  switch (type) {
-    case kernels::ElementType::kFloat64:
-      return fill_type<double>(M, N, bias, y, stream);
-    case kernels::ElementType::kFloat32:
-      return fill_type<float>(M, N, bias, y, stream);
-    case kernels::ElementType::kFloat16:
-      return fill_type<__half>(M, N, bias, y, stream);
-    case kernels::ElementType::kBfloat16:
-      return fill_type<__nv_bfloat16>(M, N, bias, y, stream);
-  }
-  return cudaErrorInvalidValue;
+  return launch_by_type(
+      type, [&](auto type_of) { return fill_type<typename decltype(type_of)::Type>(M, N, bias, y, stream); });
 }
 
 }  // namespace mylinear::cuda
