@@ -67,18 +67,26 @@ def first_values_stated(proto: onnx.ModelProto, first: Mapping[str, Tensor]) -> 
         del proto.graph.initializer[count:]
 
 
-def write(models: Sequence[tuple[onnx.ModelProto, Mapping[str, Tensor], Path]]) -> None:
+def are_large(values: Mapping[str, Tensor], nbytes: int = 0) -> bool:
+    """Whether values, and a model of so many bytes, are too large for one message."""
+    return sum(value.nbytes for value in values.values()) + nbytes > MAX_NBYTES_INSIDE
+
+
+def write(models: Sequence[tuple[onnx.ModelProto, Mapping[str, Tensor], Path]], *, as_constants: bool = False) -> None:
     """Write models with the first values of their state, all or none.
 
     Values that are too large for one message lie beside their file.
+
+    Args:
+        as_constants: whether the values are constants, and inputs no more.
 
     Raises: OutputError.
     """
     with ExitStack() as stack:
         for proto, first, path in models:
-            if sum(value.nbytes for value in first.values()) + proto.ByteSize() <= MAX_NBYTES_INSIDE:
+            if not are_large(first, proto.ByteSize()):
                 temporary = stack.enter_context(open_atomically(path))
-                store(proto, first)
+                store(proto, first, as_constants=as_constants)
                 onnx.save(proto, temporary)
                 continue
             model = ir.from_proto(proto)
@@ -86,4 +94,6 @@ def write(models: Sequence[tuple[onnx.ModelProto, Mapping[str, Tensor], Path]]) 
             for name, value in first.items():
                 inputs[name].const_value = ir.tensor(to_numpy(value), name=name)
                 model.graph.initializers.add(inputs[name])
+                if as_constants:
+                    model.graph.inputs.remove(inputs[name])
             write_model(model, path, external=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnx
 
 from exporter.training_step.step import StepFile
 from ort_ops.console.shown import Shown, Table
@@ -48,8 +50,7 @@ class TrainingExport(Shown):
     def __str__(self) -> str:
         by = "" if self.metadata.optimizer is None else f" by {self.metadata.optimizer.name}"
         what = f"one training step{by}" if self.apply_path is None else "sums of gradients"
-        calls = [f"{count} {name.rpartition(':')[2]}" for name, count in self.num_nodes.items()]
-        nodes = ", ".join([f"{sum(self.op_counts.values())} nodes", *calls])
+        nodes = nodes_in_words(self.num_nodes, self.op_counts)
         size = f"{self.num_trained} numbers in {len(self.parameters)} parameters"
         given = ", ".join(self.metadata.given)
         lines = [f"{self.path}: {what}, {size}, {nodes}, opset {self.opset}, takes {given}"]
@@ -61,8 +62,7 @@ class TrainingExport(Shown):
 def make_result(file: StepFile, paths: Sequence[Path], opset: int) -> TrainingExport:
     """Describe the training files that were written; ``file`` is the first."""
     proto, metadata = file.proto, file.metadata
-    own = registry.names()
-    registered = Counter(f"{n.domain}::{n.op_type}" for n in proto.graph.node if (n.domain, n.op_type) in own)
+    num_nodes, op_counts = count_nodes(proto)
     return TrainingExport(
         path=paths[0],
         apply_path=paths[1] if len(paths) > 1 else None,
@@ -71,7 +71,20 @@ def make_result(file: StepFile, paths: Sequence[Path], opset: int) -> TrainingEx
         ir_version=proto.ir_version,
         parameters=metadata.parameters,
         constants=tuple(file.plan.constants),
-        num_nodes=dict(registered),
-        op_counts=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        num_nodes=num_nodes,
+        op_counts=op_counts,
         num_trained=sum(file.first[name].numel() for name in metadata.parameters),
     )
+
+
+def count_nodes(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the nodes of the main graph: of registered operators by ``domain::NAME``, and of all by operator."""
+    own = registry.names()
+    registered = Counter(f"{n.domain}::{n.op_type}" for n in proto.graph.node if (n.domain, n.op_type) in own)
+    return dict(registered), dict(Counter(node.op_type for node in proto.graph.node).most_common())
+
+
+def nodes_in_words(num_nodes: Mapping[str, int], op_counts: Mapping[str, int]) -> str:
+    """Return what `count_nodes` found, in words: ``10 nodes, 2 SCALE``."""
+    calls = [f"{count} {name.rpartition(':')[2]}" for name, count in num_nodes.items()]
+    return ", ".join([f"{sum(op_counts.values())} nodes", *calls])

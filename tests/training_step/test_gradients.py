@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import exporter
 from exporter import export_gradients
-from exporter.training_step.gradients import export as export_module
+from exporter.training_step import graphs
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.cli import main as cli
 from ort_ops.training.check import read_training
@@ -224,7 +224,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_module, "MAX_NBYTES_INSIDE", 0)
+    monkeypatch.setattr(graphs, "MAX_NBYTES_INSIDE", 0)
     torch.manual_seed(0)
     model = nn.Sequential(exporter.MyLinear(20, 30), nn.Tanh(), exporter.MyLinear(30, 2))
     path = tmp_path / "it.onnx"

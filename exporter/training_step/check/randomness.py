@@ -6,6 +6,7 @@ operation is refused by its name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,29 @@ _RANDOM = frozenset(
 
 def refuse_other_randomness(graph: fx.GraphModule) -> None:
     """Check that a recorded graph draws random numbers for dropouts alone. Raises: ExportError naming the operation."""
-    for node in graph.graph.nodes:
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
-            continue
+    for target, name in random_operations(graph):
         if not _is_noise(target):
-            name = target.__name__.partition(".")[0].rstrip("_")
             raise ExportError(
                 f"the model draws random numbers by {name}, so that a step of the file cannot be compared with torch; "
                 "draw them outside, and make them an input (dropouts may stay)"
             )
+
+
+def refuse_randomness(graph: fx.GraphModule) -> None:
+    """Check that a graph recorded in eval mode draws no random numbers. Raises: ExportError naming the operation."""
+    for _, name in random_operations(graph):
+        raise ExportError(
+            f"the model draws random numbers by {name} in eval mode, so that it cannot be compared with torch; "
+            "draw them outside and make them an input, or give a dropout training=self.training"
+        )
+
+
+def random_operations(graph: fx.GraphModule) -> Iterator[tuple[Any, str]]:
+    """Yield the operations of a recorded graph that draw random numbers, each with its name in torch."""
+    for node in graph.graph.nodes:
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
+            yield target, target.__name__.partition(".")[0].rstrip("_")
 
 
 def _is_noise(target: Any) -> bool:

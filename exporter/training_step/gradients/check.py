@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from exporter.errors import ExportError
 from exporter.to_onnx.checks.agreement import root_cause
@@ -14,6 +14,7 @@ from exporter.to_onnx.example_call import flatten_outputs
 from exporter.to_onnx.surroundings import every_layer
 from exporter.torch_ops.tensors import to_numpy
 from exporter.training_step.check.graph_check import GraphCheck
+from exporter.training_step.check.randomness import refuse_randomness
 from exporter.training_step.gradients.request import Request
 from exporter.training_step.network import Network, kept_buffers
 from exporter.training_step.trace import Traced
@@ -33,7 +34,7 @@ def check_gradients_file(request: Request, traced: Traced, proto: onnx.ModelProt
 
     Raises: ExportError naming the first that is not what torch computes, or that cannot be compared.
     """
-    _refuse_randomness(traced.graph)
+    refuse_randomness(traced.graph)
     words = {name: f"output '{name}'" for name in request.outputs}
     words |= {name + GRADIENT: f"gradient of '{name}'" for name in request.wrt}
     check = GraphCheck(proto, words)
@@ -51,18 +52,6 @@ def check_gradients_file(request: Request, traced: Traced, proto: onnx.ModelProt
         feed = {name: to_numpy(tensor) for name, tensor in {**given, **cotangents, **state}.items()}
         check.trial(what, feed, {name: to_numpy(tensor) for name, tensor in expected.items()}, proves=number > 0)
     return check.finish()
-
-
-def _refuse_randomness(graph: fx.GraphModule) -> None:
-    """Check that a recorded graph draws no random numbers. Raises: ExportError naming the operation."""
-    for node in graph.graph.nodes:
-        target = node.target
-        if isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
-            name = target.__name__.partition(".")[0].rstrip("_")
-            raise ExportError(
-                f"the model draws random numbers by {name} in eval mode, so that it cannot be compared with torch; "
-                "draw them outside and make them an input, or give a dropout training=self.training"
-            )
 
 
 def _in_torch(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir as ir
 from torch import Tensor, nn
 
 from exporter.errors import ExportError
@@ -17,18 +15,16 @@ from exporter.to_onnx.finish import finish
 from exporter.to_onnx.surroundings import prepared
 from exporter.to_onnx.versions import choose_opset
 from exporter.torch_ops.kit import torch_kits
-from exporter.torch_ops.tensors import to_numpy
 from exporter.training_step.gradients.check import check_gradients_file
 from exporter.training_step.gradients.differentiate import Differentiated
 from exporter.training_step.gradients.request import SCALAR, Request, make_differentiable_network, make_request
 from exporter.training_step.gradients.result import GradientsExport
-from exporter.training_step.graphs import make_model, store
+from exporter.training_step.graphs import are_large, make_model, store, write
 from exporter.training_step.network import in_mode
+from exporter.training_step.result import count_nodes
 from exporter.training_step.trace import trace
-from ort_ops.files.atomic import check_output, open_atomically
+from ort_ops.files.atomic import check_output
 from ort_ops.models.graphs import all_nodes
-from ort_ops.opdef import registry
-from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, write_model
 from ort_ops.training.check import check_training
 from ort_ops.training.file_format import GRADIENT, GRADIENTS, TrainingMetadata, put_metadata
 
@@ -92,7 +88,7 @@ def export_gradients(
         traced = trace(program, {**program.given, **network.state}, program)
         proto = make_model(traced, opset)
         constants = _drop_unread(proto, request)
-        is_large = sum(tensor.nbytes for tensor in constants.values()) > MAX_NBYTES_INSIDE
+        is_large = are_large(constants)
         if not is_large:
             store(proto, constants, as_constants=True)
         finish(proto, opset, {})
@@ -100,19 +96,15 @@ def export_gradients(
         put_metadata(proto, metadata)
         check_training(_without_values(proto, constants) if is_large else proto, metadata)
         comparisons = check_gradients_file(request, traced, proto)
-    if is_large:
-        write_model(_with_constants(proto, constants), path, external=True)
-    else:
-        with open_atomically(path) as temporary:
-            onnx.save(proto, temporary)
-    own = registry.names()
+    write([(proto, constants if is_large else {}, Path(path))], as_constants=True)
+    num_nodes, op_counts = count_nodes(proto)
     return GradientsExport(
         path=Path(path),
         metadata=metadata,
         opset=opset,
         ir_version=proto.ir_version,
-        num_nodes=dict(Counter(f"{n.domain}::{n.op_type}" for n in proto.graph.node if (n.domain, n.op_type) in own)),
-        op_counts=dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        num_nodes=num_nodes,
+        op_counts=op_counts,
         comparisons=comparisons,
     )
 
@@ -150,13 +142,3 @@ def _without_values(proto: onnx.ModelProto, constants: Mapping[str, Tensor]) -> 
     for name, tensor in constants.items():
         shell.graph.initializer.add(name=name, dims=tensor.shape, data_type=values[name].elem_type)
     return shell
-
-
-def _with_constants(proto: onnx.ModelProto, constants: Mapping[str, Tensor]) -> ir.Model:
-    """Return a model whose inputs of these names are initializers, too large for one message of protobuf."""
-    model = ir.from_proto(proto)
-    for value in [value for value in model.graph.inputs if value.name in constants]:
-        model.graph.inputs.remove(value)
-        value.const_value = ir.tensor(to_numpy(constants[str(value.name)]), name=value.name)
-        model.graph.initializers.add(value)
-    return model

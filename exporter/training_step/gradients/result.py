@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exporter.training_step.result import nodes_in_words
 from ort_ops.numerics.compare import Comparison
 from ort_ops.training.file_format import TrainingMetadata
 
@@ -41,7 +42,6 @@ class GradientsExport:
         return dict(self.metadata.gradients)
 
     def __str__(self) -> str:
-        calls = [f"{count} {name.rpartition(':')[2]}" for name, count in self.num_nodes.items()]
-        nodes = ", ".join([f"{sum(self.op_counts.values())} nodes", *calls])
+        nodes = nodes_in_words(self.num_nodes, self.op_counts)
         returns = ", ".join([*self.outputs, *self.gradients])
         return f"{self.path}: {nodes}, opset {self.opset}, takes {', '.join(self.metadata.given)}, returns {returns}"
