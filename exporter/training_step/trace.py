@@ -135,9 +135,10 @@ def trace(
 
 
 def _part_results(graph: fx.GraphModule) -> None:
-    """Give each result a value of its own: two biases may have one gradient, and one value has one name in ONNX.
+    """Give each result a value of its own: one value has one name in ONNX.
 
-    torch.export merges equal nodes, so that results count as one where their nodes are equal.
+    Two biases may have one gradient, and a result may be an input. torch.export merges equal nodes, so that results
+    count as one where their nodes are equal.
     """
     numbers: dict[fx.Node, int] = {}
     known: dict[str, int] = {}
@@ -146,7 +147,7 @@ def _part_results(graph: fx.GraphModule) -> None:
         key = repr((node.target, fx.map_arg((node.args, node.kwargs), lambda n: f"value {numbers[n]}")))
         numbers[node] = known.setdefault(key if is_call else node.name, len(known))
     (output,) = graph.graph.find_nodes(op="output")
-    last: dict[int, fx.Node] = {}
+    last = {numbers[node]: node for node in graph.graph.find_nodes(op="placeholder")}
     results = []
     for node in output.args[0]:
         number, result = numbers[node], node

@@ -265,3 +265,18 @@ def test_the_commands_take_such_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     rows = np.array([float(line) for line in capsys.readouterr().out.split()[1:]], np.float32)
     exact = Float64Run(onnx.load(path))({"x": np.array([[1, 2, 3], [4, 5, 6]], np.float32)}).outputs["y"]
     assert exact.compare(rows[:, None]).is_within_bound
+
+
+class Passing(nn.Module):
+    """Returns its input too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, 2 * x
+
+
+def test_an_output_may_be_an_input_and_a_gradient_a_cotangent(tmp_path: Path) -> None:
+    path = tmp_path / "it.onnx"
+    export_gradients(Passing(), torch.rand(4, 3), path, of="y0", seed="cotangent")
+    x, cotangent = torch.rand(5, 3), torch.rand(5, 3)
+    expected = by_torch(Passing(), {"x": x}, ["x"], [0], [cotangent])
+    compare(path, {"x": x, "y0/cotangent": cotangent}, expected)

@@ -73,7 +73,8 @@ class Differentiated(Forward):
                         f"dimension {axis} of output '{output}' is {size} ({known}), which an input for its cotangent "
                         "cannot be; return the output with each dynamic dimension by itself"
                     )
-            self.fakes[name] = fake
+            with self.mode:
+                self.fakes[name] = torch.empty_like(fake)  # an output may be an input, and a cotangent is neither
             self.given[name] = torch.ones_like(example, requires_grad=False)
             axes[name] = {axis: symbols[size] for axis, size in sizes.items()}
         self.axes = axes
@@ -94,8 +95,7 @@ class Differentiated(Forward):
             grads[name] = grad
         check_dense(grads)
         outputs = zip(request.outputs, flatten_outputs(result), strict=True)
-        # Copies, because a gradient may be the cotangent itself, and an output an input: one value with two names.
         return {
-            **{name: output.detach().clone() for name, output in outputs},
-            **{name + GRADIENT: grad.clone() for name, grad in grads.items()},
+            **{name: output.detach() for name, output in outputs},
+            **{name + GRADIENT: grad for name, grad in grads.items()},
         }
