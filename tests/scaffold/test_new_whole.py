@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ort_ops.native import library
 from ort_ops.scaffold.write import write_package
 from tests.scaffold.packages import VARIANTS, request_of
 
@@ -36,6 +37,8 @@ class Environment:
 
     def run(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        # An editable install has it beside the packages, where this source does not look.
+        variables[library.LIBRARY_VARIABLE] = library.library_path()
         command = [self.python, *arguments]
         return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
 
