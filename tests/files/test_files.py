@@ -6,6 +6,7 @@ Long because each test is one kind of target, from a link to a full disk, with t
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,15 +124,16 @@ def test_predictions_replace_no_fifo(name: str, model: Path, tmp_path: Path) -> 
     assert b"16.0" in found[0] if name == "y.csv" else found[0].startswith(b"\x93NUMPY")
 
 
-def test_a_fifo_without_a_reader_says_that_it_waits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_fifo_without_a_reader_says_that_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()  # capfd would empty its file while the other thread writes to it
+    monkeypatch.setattr(sys, "stderr", said)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     writer = threading.Thread(target=write_atomically, args=(fifo, NEW))
     writer.start()
-    said = ""
-    while not said:
-        said = capfd.readouterr().err
-    assert said == f"mylinear: waiting for a reader of '{fifo}'\n"
+    while not said.getvalue().endswith("\n"):
+        time.sleep(0.001)
+    assert said.getvalue() == f"mylinear: waiting for a reader of '{fifo}'\n"
     assert fifo.read_bytes() == NEW
     writer.join()
 
