@@ -45,6 +45,8 @@ class Taught:
         found = find_metadata(proto)
         assert found is not None
         self.metadata = found
+        chance = {node.op_type for node in proto.graph.node if node.op_type.startswith(("Random", "Bernoulli"))}
+        assert not chance, f"each run of the file would draw other numbers: {chance}"
         del proto.functions[:]  # registered operators are computed by their references
         self._exact = Float64Run(proto)
         self._sessions = {kernels: InferenceSession(path, kernels=kernels) for kernels in ("auto", "body")}
