@@ -1,15 +1,22 @@
-"""Make torch's table of translations once for all exports of a run, in place of once for each (0.8 s of 1.3)."""
+"""What every test shares: one thread of torch for each of several workers, and torch's table of translations.
+
+The table is made once for all exports of a run, in place of once for each (0.8 s of 1.3).
+"""
 
 from __future__ import annotations
 
 import copy
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; torch reads this when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _TABLE = "torch.onnx._internal.exporter._registration"
 

@@ -20,7 +20,12 @@ ELSEWHERE = (  # test_python_kernel_tutorial.py and test_tutorial.py run them, w
     "python_kernels.md",
     "your_operator.md",
 )
-PAGES = [path for path in sorted(DOCS.glob("*.md")) if path.name not in ELSEWHERE and "```python" in path.read_text()]
+LONG = ("gradients.md", "operators.md", "torch_operator.md", "training_in_onnxruntime.md")
+PAGES = [
+    pytest.param(path, marks=pytest.mark.long) if path.name in LONG else path
+    for path in sorted(DOCS.glob("*.md"))
+    if path.name not in ELSEWHERE and "```python" in path.read_text()
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

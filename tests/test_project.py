@@ -21,6 +21,7 @@ PAGES += [ROOT / "models" / "README.md", ROOT / "benchmarks" / "README.md", ROOT
 PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
 
 
+@pytest.mark.long
 def test_the_readme_s_examples_run_one_after_the_other(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(blocks) == 4

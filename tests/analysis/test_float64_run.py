@@ -116,6 +116,7 @@ def test_the_bound_of_float64_models_is_as_sharp() -> None:
     assert 3 < np.sqrt(np.mean(value.error**2)) / error < 100
 
 
+@pytest.mark.long
 def test_a_thousand_layers() -> None:
     assert 3 < slack(chain(1000, 8), rows(4, 8)) < 100
 
@@ -227,6 +228,7 @@ def wrong_in_verify(path: Path, batch_size: int) -> None:
     assert row.comparison.verdict is Verdict.VIOLATED
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # torch's own, of traced sizes
 def test_a_weight_off_by_a_ten_thousandth_is_found(tmp_path: Path) -> None:
     wrong_weights(transformer(1, 16), torch.randn(2, 6, 16), tmp_path / "transformer.onnx")

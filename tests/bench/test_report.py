@@ -95,6 +95,7 @@ def test_csv_has_a_line_for_every_side_of_every_cell() -> None:
     assert torch["reason"].startswith("wrong result")
 
 
+@pytest.mark.long
 @pytest.mark.native
 def test_the_command_leaves_all_that_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"

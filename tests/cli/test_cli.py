@@ -30,6 +30,7 @@ def linear_onnx(tmp_path: Path) -> Path:
     return tmp_path / "linear.onnx"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["dynamo", "torchscript"])
 def test_train_export_run_verify_by_hand(engine: str, tmp_path: Path) -> None:
     trained = typed("train", "linear", cwd=tmp_path)
@@ -76,6 +77,7 @@ class Links(HTMLParser):
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+@pytest.mark.long
 def test_demo_leaves_what_the_readme_says(tmp_path: Path) -> None:
     done = typed("demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ def test_damaged_files_end_in_a_result_or_one_line() -> None:
         assert outcomes[f"{command} status 2"] > TRIES // 100, outcomes
 
 
+@pytest.mark.long
 def test_the_first_tries_find_nothing() -> None:
     """Takes seconds, for training and for two processes with torch; it shows that the fuzz itself works."""
     outcomes, faults = fuzz(40)

@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("rows.csv").write_text("\n".join(["a,b,y", *(f"{a!r},{b!r},{3 * a - b!r}" for a, b in x.tolist())]))
 
 
+@pytest.mark.long
 def test_a_csv_is_learned_and_after_ctrl_c_the_resume_goes_on_in_the_same_engine(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,6 +287,7 @@ def test_two_hundred_operators_after_a_session_exists() -> None:
     assert out.split() == ["True"]
 
 
+@pytest.mark.long
 def test_memory_of_a_hundred_thousand_calls_and_of_many_sessions() -> None:
     """One leaked view or result per call would be 100 MB and more; one leaked session 20 KiB."""
     out = in_child("""

@@ -462,6 +462,7 @@ def test_plain_torch_onnx_export_makes_one_node_of_it(dynamo: bool, tmp_path: Pa
 # --- Where it comes from: an installed package; and who knows it.
 
 
+@pytest.mark.long
 def test_an_installed_package_brings_it(tmp_path: Path, built: Path) -> None:
     """Install a package of these files with an entry point, and use it in a process that knows nothing of it."""
     package = tmp_path / "source" / "example_ops"

@@ -241,6 +241,7 @@ print(json.dumps({{k: [[n.domain, n.op_type, len(n.input)] for n in m.graph.node
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("first", "second"),
     [("exporter", "onnxscript"), ("torch.onnx", "exporter"), ("onnxscript, torch.onnx", "exporter")],

@@ -288,6 +288,7 @@ class Encoder(nn.Module):
         return self.head((hidden * ~mask[..., None] if self.ignores_padding else hidden).sum(1))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_transformer_with_a_padding_mask(engine: str, tmp_path: Path) -> None:

@@ -336,6 +336,7 @@ def test_where_torch_does_not_say_how_transforms_are_nested_the_results_are_the_
     torch.testing.assert_close(TRANSFORMS[transform](linear), TRANSFORMS[transform](F.linear))
 
 
+@pytest.mark.long
 def test_all_private_names_may_be_gone_when_the_module_is_imported() -> None:
     script = """
 import torch

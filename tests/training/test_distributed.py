@@ -216,6 +216,7 @@ def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_mylinear_train_runs_under_torchrun_and_rank_0_writes_and_prints(tmp_path: Path) -> None:
     options = ["--hidden", "8", "--device", "cpu", "--dtype", "float64", "--epochs", "2"]
     done = torchrun("diabetes", *options, folder=tmp_path)

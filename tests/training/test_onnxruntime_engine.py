@@ -122,6 +122,7 @@ def test_an_interrupt_keeps_the_last_checkpoint_from_which_the_same_bits_come(tm
     assert_same_training(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.long
 def test_a_training_that_was_killed_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     script = (
         "import os, signal\n"
@@ -140,6 +141,7 @@ def test_a_training_that_was_killed_goes_on_with_the_same_bits(tmp_path: Path) -
     assert_same_training(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.long
 def test_a_checkpoint_gives_the_other_engine_the_whole_state(tmp_path: Path) -> None:
     train(classification(), replace(ORT_ADAMW, epochs=2), folder=tmp_path)
     checkpoint = load_checkpoint(tmp_path / CHECKPOINT_NAME)

@@ -201,6 +201,7 @@ def test_equal_weights_stay_apart_in_eval_mode(tmp_path: Path) -> None:
         np.testing.assert_allclose(eval_outputs(steps, x), model(x), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_accumulated_gradients_update_by_their_mean(tmp_path: Path) -> None:
     model, loss, optimizer = make(torch.optim.SGD)
     result = export_training(model, loss, optimizer, draw(4, 0), tmp_path / "step.onnx", accumulate=2, inference=False)

@@ -57,6 +57,7 @@ def hand_made(tmp_path: Path) -> Path:
     return tmp_path / "hand.onnx"
 
 
+@pytest.mark.long
 def test_every_backend_runs_later_states_and_steps_in_a_row(network: Path) -> None:
     result = _prove(network)
     assert result.is_ok, result.table()
