@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ort_ops.native.library import cmake_dir, include_dir, library_path
     from ort_ops.opdef.operator import ContractError, DefinitionError
+    from ort_ops.opdef.parameters import TypeVariable as TensorType
     from ort_ops.opdef.signature import (
         BFloat16,
         Bool,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         Integer,
         Number,
         Out,
-        TensorType,
         UInt8,
     )
     from ort_ops.operators.mylinear.contract import MYLINEAR

@@ -54,6 +54,14 @@ def test_the_options_that_the_docs_name_are_the_command_s(command: str) -> None:
                 assert set(re.findall(r"(?<![\w-])--[\w-]+", said)) <= known, f"{path.name}: {line}"
 
 
+def test_every_page_is_in_the_site_s_navigation() -> None:
+    named = re.findall(r": ([\w/.]+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.M)
+    outside = [name.removeprefix("repository/") for name in named if name.startswith("repository/")]
+    assert sorted(set(named)) == sorted(named)
+    assert {path.name for path in DOCS.glob("*.md")} == {name for name in named if not name.startswith("repository/")}
+    assert [name for name in outside if not (DOCS.parent / name).is_file()] == []
+
+
 @pytest.mark.parametrize(
     ("described", "page"), [(Operator, "operators"), (OperatorKit, "operators"), (TorchKit, "torch_operator")]
 )

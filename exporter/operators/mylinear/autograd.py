@@ -125,9 +125,9 @@ class TraceableLinearF(Function):
 class LinearF(TraceableLinearF):
     """``LinearF.apply(x, weight, bias)`` is ``x @ weight.T + bias`` with the backward of `linear_gradients`.
 
-    It is complete and checks nothing; call `linear` instead.
+    It is complete and checks nothing; call `linear` instead. The arguments are those of ``apply``.
 
-    Args (of apply):
+    Args:
         x: ``[..., in_features]``.
         weight: ``[out_features, in_features]``.
         bias: ``[out_features]`` or None.

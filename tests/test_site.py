@@ -1,0 +1,94 @@
+"""The site of docs/ is built strictly: faults of a page are errors, and every public name is in the API reference."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import exporter
+import ort_ops
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+pytest.importorskip("mkdocs", reason="needs the extra docs")
+
+
+def mkdocs(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Build the site strictly."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Return every name that the API reference explains, from the site's inventory (in Sphinx's format).
+
+    CI has just built the site, and names it in MYLINEAR_SITE.
+    """
+    site = Path(os.environ.get("MYLINEAR_SITE") or tmp_path_factory.mktemp("site"))
+    if "MYLINEAR_SITE" not in os.environ:
+        done = mkdocs("--site-dir", site)
+        assert done.returncode == 0, done.stderr
+    packed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    return {line.split(" ")[0] for line in zlib.decompress(packed).decode().splitlines()}
+
+
+def public_names(package: ModuleType) -> set[str]:
+    """Return the public names of a package, and of its classes what these define that others may use."""
+    found = set()
+    for name in package.__all__:
+        value = getattr(package, name)
+        found.add(f"{package.__name__}.{name}")
+        if inspect.isclass(value) and value.__module__.split(".")[0] == package.__name__:
+            found |= {f"{package.__name__}.{name}.{own}" for own in vars(value) if not own.startswith("_")}
+    return found
+
+
+@pytest.mark.parametrize("package", [ort_ops, exporter], ids=lambda package: package.__name__)
+def test_every_public_name_is_in_the_reference(package: ModuleType, names: set[str]) -> None:
+    assert set(package.__all__) <= set(dir(package))
+    assert public_names(package) - names == set()
+
+
+def small_site(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
+    """Build a site of one page, by the configuration of the whole one."""
+    (folder / "docs").mkdir()
+    (folder / "docs" / "index.md").write_text(page)
+    (folder / "mkdocs.yml").write_text(
+        f"INHERIT: {ROOT}/mkdocs.yml\nhooks: [{ROOT}/docs/site/hooks.py]\nplugins: [search]\nnav: [index.md]\n"
+    )
+    return mkdocs(cwd=folder)
+
+
+def test_a_link_to_a_file_outside_docs_leads_to_its_page(tmp_path: Path) -> None:
+    page = "# Here\n\n[a](../ort_ops/errors.py), [b](../tests/data), [c](../models/README.md#models), [d](#here)\n"
+    page += "\n```cpp\n[&](../no/link)\n```\n"
+    done = small_site(tmp_path, page)
+    assert done.returncode == 0, done.stderr
+    site = tmp_path / "site" / "repository"
+    assert "MylinearError" in (site / "ort_ops" / "errors.py.html").read_text()
+    assert (site / "tests" / "data.html").exists()
+    assert 'href="repository/ort_ops/errors.py.html"' in (tmp_path / "site" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("[a](no_page.md)", "no_page.md"),
+        ("[a](../ort_ops/no_file.py)", "no_file.py"),
+        ("[a](../models/README.md#no-heading)", "#no-heading"),
+        ("[a](#no-heading)", "#no-heading"),
+        ("![a](https://example.org/a.png)", "loads something from another host"),
+    ],
+)
+def test_a_fault_of_a_page_is_an_error(tmp_path: Path, fault: str, message: str) -> None:
+    done = small_site(tmp_path, f"# Here\n\n{fault}\n")
+    assert done.returncode != 0
+    assert message in done.stderr
