@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from ort_ops.console.report_text import json_text
+from ort_ops.console.shown import Shown, Table
 from ort_ops.console.tone import Tone, Toned
 from ort_ops.errors import MylinearError
 
@@ -51,8 +52,8 @@ class Promise:
         return self.outcome.value if tone is None else Toned(self.outcome.value, tone)
 
 
-@dataclass(frozen=True)
-class OperatorCheck:
+@dataclass(frozen=True, repr=False)
+class OperatorCheck(Shown):
     """The result of `check_operator`; ``promises`` in the order in which they were tried."""
 
     operator: str
@@ -93,6 +94,10 @@ class OperatorCheck:
         """Return header and cells, for `ort_ops.console.table.print_table`."""
         header = ["promise", "of", "outcome", "detail"]
         return header, [[p.promise, p.subject, p.toned_outcome, p.detail] for p in self.promises]
+
+    def shown(self) -> list[str | Table]:
+        """Return a row for each promise, and the conclusion."""
+        return [self.table(), self.conclusion()]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ort_ops.console.shown import Shown, Table
 from ort_ops.rewrite.reasons import Reason
 
 
@@ -154,8 +155,8 @@ class Check:
         return self.extent in (Extent.NODES, Extent.WHOLE) and self.count > 0
 
 
-@dataclass
-class Rewrite:
+@dataclass(repr=False)
+class Rewrite(Shown):
     """What `adopt` or `lower` did.
 
     Attributes:
@@ -187,6 +188,16 @@ class Rewrite:
             told = f"left alone: {first.reason.sentence}{_origins(reasons)}"
             rows.append([first.what, str(first.place), str(len(entries)), told])
         return ["found", "where", "nodes", "what became of it"], rows
+
+    def shown(self) -> list[str | Table]:
+        """Return what was found and what became of it, then how it was compared."""
+        found = self.table() if self.rewritten or self.left else "nothing to rewrite"
+        told = (
+            f"{self.num_nodes_before} nodes became {self.num_nodes_after}, {len(self.rewritten)} rewritten, "
+            f"{len(self.left)} left alone"
+        )
+        out = [f"left out: {entry}" for entry in self.left_out]
+        return [found, told, *out, *(f"compared: {check}" for check in self.checks)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists and strings, for JSON."""

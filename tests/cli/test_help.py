@@ -15,6 +15,7 @@ import torch
 
 import exporter
 import ort_ops
+from exporter.promises.result import OperatorCheck, Outcome, Promise
 from exporter.training.data.linear_example import LinearExample
 from exporter.training.loop import train
 from exporter.training.options import TrainingOptions
@@ -24,6 +25,7 @@ from ort_ops.cli.main import main
 from ort_ops.console.shown import to_html
 from ort_ops.console.tone import Tone, Toned
 from ort_ops.inspection.model import inspect_model
+from ort_ops.rewrite.report import Place, Rewrite, Rewritten
 
 
 @pytest.mark.parametrize("command", find_commands())
@@ -111,3 +113,13 @@ def test_a_training_shows_its_metrics(tmp_path: Path) -> None:
     step = exporter.export_training(model, torch.nn.MSELoss(), optimizer, example, tmp_path / "step.onnx")
     assert repr(step).startswith(f"{tmp_path / 'step.onnx'}: one training step")
     assert "<th>operator</th><th>nodes</th>" in step._repr_html_()
+
+
+def test_a_rewrite_and_a_check_of_promises_show_themselves() -> None:
+    rewrite = Rewrite([Rewritten("p", Place(), "MatMul+Add")], num_nodes_before=3, num_nodes_after=2)
+    assert repr(rewrite).endswith("3 nodes became 2, 1 rewritten, 0 left alone")
+    assert "<td>MatMul+Add</td>" in rewrite._repr_html_()
+    assert repr(Rewrite()).startswith("nothing to rewrite\n")
+    check = OperatorCheck("my.ops::AXPY", (Promise("kernel", "cpp", Outcome.BROKEN, "1 < 2"),))
+    assert repr(check).endswith("my.ops::AXPY BREAKS kernel (cpp)")
+    assert 'font-weight:bold">BROKEN</td><td>1 &lt; 2</td>' in check._repr_html_()
