@@ -12,19 +12,15 @@ from torch import Tensor
 import exporter.operators.mylineargrad.library_op  # noqa: F401  # which the backward calls
 from exporter.operators.mylinear.arguments import check
 from exporter.operators.mylinear.autograd import OpLinearF, batched
-from exporter.torch_ops.library_ops.autocast import register_autocast
+from exporter.torch_ops.library_ops.kernels import Kernels, define_overload
 from exporter.torch_ops.registration import register
-from exporter.torch_ops.torch_private import CAN_GO_BELOW_AUTOGRAD, are_transforms_active, forward_mode_level
+from exporter.torch_ops.torch_private import are_transforms_active, forward_mode_level
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 
 OP = f"{DOMAIN}::linear"
 _op_apply: Callable[..., Tensor] = OpLinearF.apply
 
-# No default for bias: with one, the dispatcher drops it and backward sees two entries in needs_input_grad.
-torch.library.define(OP, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
 
-
-@torch.library.impl(OP, "default")
 def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     check(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -46,19 +42,26 @@ def _linear_vmap(
 
 
 def _linear_autograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Differentiate the op. `torch.library.register_autograd` would silently lose forward-mode tangents."""
+    """Differentiate the op."""
     if are_transforms_active() or forward_mode_level() >= 0:
         check(x, weight, bias)
         return F.linear(x, weight, bias)  # right in every transform, and there is no graph here to keep the op in
     return _op_apply(x, weight, bias)
 
 
-torch.library.register_fake(OP, _linear_fake)
-torch.library.register_vmap(OP, _linear_vmap)
 _LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
-if CAN_GO_BELOW_AUTOGRAD:
-    _LIBRARY.impl("linear", _linear_autograd, "Autograd")
-else:
-    torch.library.register_autograd(OP, OpLinearF.backward, setup_context=OpLinearF.save)
-register_autocast(_LIBRARY, "linear", torch.ops.mylinear.linear.default, num_tensors=3)
+define_overload(
+    _LIBRARY,
+    "linear",
+    "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    Kernels(
+        compute=_linear_op,
+        fake=_linear_fake,
+        vmap=_linear_vmap,
+        autograd=_linear_autograd,
+        backward=OpLinearF.backward,
+        save=OpLinearF.save,
+        num_cast=3,
+    ),
+)
 register(MYLINEAR, OP)

@@ -11,28 +11,16 @@ from torch import Tensor
 from exporter.operators.mylinear.autograd import linear_gradients
 from exporter.operators.mylineargrad.arguments import check
 from exporter.operators.mylineargrad.autograd import LinearBackwardF
-from exporter.torch_ops.library_ops.autocast import register_autocast
+from exporter.torch_ops.library_ops.kernels import Kernels, define_overload
 from exporter.torch_ops.library_ops.vmap import batch_first, loop
 from exporter.torch_ops.registration import WANTED_OUTPUTS, register
-from exporter.torch_ops.torch_private import CAN_GO_BELOW_AUTOGRAD, are_transforms_active, forward_mode_level
+from exporter.torch_ops.torch_private import are_transforms_active, forward_mode_level
 from ort_ops.operators.mylineargrad.contract import DOMAIN, MYLINEARGRAD, NAME
 
 OP = f"{DOMAIN}::linear_backward"
 ARGUMENTS = ("G", "X", "W", WANTED_OUTPUTS)
 Gradients = tuple[Tensor, Tensor, Tensor]
 _apply: Callable[..., Gradients] = LinearBackwardF.apply
-
-torch.library.define(
-    OP,
-    "(Tensor grad, Tensor x, Tensor weight, bool[3] mask) -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-# For TorchScript's tracer, which takes no list of bools.
-torch.library.define(
-    f"{OP}.ints",
-    "(Tensor grad, Tensor x, Tensor weight, int[3] mask) -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 class _Backward:
@@ -50,16 +38,9 @@ def gradients(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[bool]) -> 
     return grad_x, grad_weight, grad_bias
 
 
-@torch.library.impl(OP, "default")
 def _backward_op(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[bool]) -> Gradients:
     check(grad, x, weight)
     return gradients(grad, x, weight, mask)
-
-
-@torch.library.impl(f"{OP}.ints", "CompositeImplicitAutograd")
-def _backward_by_ints(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[int]) -> Gradients:
-    wanted = [bool(number) for number in mask]
-    return torch.ops.mylinear.linear_backward.default(grad, x, weight, wanted)  # type: ignore[no-any-return]
 
 
 def _backward_fake(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[bool]) -> Gradients:
@@ -94,19 +75,40 @@ def _backward_vmap(
 
 
 def _backward_autograd(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[bool]) -> Gradients:
-    """Differentiate the op. `torch.library.register_autograd` would silently lose forward-mode tangents."""
+    """Differentiate the op."""
     if are_transforms_active() or forward_mode_level() >= 0:
         check(grad, x, weight)
         return gradients(grad, x, weight, mask)  # right in every transform; there is no graph to keep the op in
     return _apply(grad, x, weight, mask)
 
 
-torch.library.register_fake(OP, _backward_fake)
-torch.library.register_vmap(OP, _backward_vmap)
 _LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
-if CAN_GO_BELOW_AUTOGRAD:
-    _LIBRARY.impl("linear_backward", _backward_autograd, "Autograd")
-else:
-    torch.library.register_autograd(OP, LinearBackwardF.backward, setup_context=LinearBackwardF.save)
-register_autocast(_LIBRARY, "linear_backward", torch.ops.mylinear.linear_backward.default, num_tensors=3)
+define_overload(
+    _LIBRARY,
+    "linear_backward",
+    "(Tensor grad, Tensor x, Tensor weight, bool[3] mask) -> (Tensor, Tensor, Tensor)",
+    Kernels(
+        compute=_backward_op,
+        fake=_backward_fake,
+        vmap=_backward_vmap,
+        autograd=_backward_autograd,
+        backward=LinearBackwardF.backward,
+        save=LinearBackwardF.save,
+        num_cast=3,
+    ),
+)
+# For TorchScript's tracer, which takes no list of bools.
+torch.library.define(
+    f"{OP}.ints",
+    "(Tensor grad, Tensor x, Tensor weight, int[3] mask) -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl(f"{OP}.ints", "CompositeImplicitAutograd")
+def _backward_by_ints(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[int]) -> Gradients:
+    wanted = [bool(number) for number in mask]
+    return torch.ops.mylinear.linear_backward.default(grad, x, weight, wanted)  # type: ignore[no-any-return]
+
+
 register(MYLINEARGRAD, OP, ARGUMENTS)

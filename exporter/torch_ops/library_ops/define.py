@@ -11,10 +11,9 @@ from torch import Tensor
 from exporter.torch_ops.arguments import check_results, check_tensors
 from exporter.torch_ops.counting import counters
 from exporter.torch_ops.kit import ExampleModule, Tensors, TorchKit
-from exporter.torch_ops.library_ops.autocast import register_autocast
 from exporter.torch_ops.library_ops.derivatives import Backward, Derivatives, Jvp, SetupContext, Vmap, split
 from exporter.torch_ops.library_ops.fake import make_fake
-from exporter.torch_ops.library_ops.vmap import loop
+from exporter.torch_ops.library_ops.kernels import Kernels, define_overload
 from exporter.torch_ops.registration import register
 from ort_ops.opdef.operator import Attribute, DefinitionError, Operator
 
@@ -107,18 +106,18 @@ class _Definition:
         first = total if self._num_outputs is None else self.operator.num_required_outputs
         nodes: set[str] = set()
         for count in range(first, total + 1):
-            overload = "default" if count == first else f"outputs{count}"
-            full = name if count == first else f"{name}.{overload}"
-            torch.library.define(f"{namespace}::{full}", self._schema(count), tags=torch.Tag.pt2_compliant_tag)
-            op = getattr(getattr(getattr(torch.ops, namespace), name), overload)
-            qualified = f"{namespace}::{full}"
-            torch.library.impl(qualified, "default", self._kernel(count))
-            torch.library.register_fake(qualified, make_fake(self.operator, self.compute, count))
-            torch.library.register_vmap(qualified, _batch_rule(op, derivatives))
-            functions = derivatives.of(op, lambda *arguments: self._call(arguments))
-            functions.register(library, full, qualified)
-            if autocast:
-                register_autocast(library, full, op, self._num_inputs)
+            full = name if count == first else f"{name}.outputs{count}"
+            functions = derivatives.functions(lambda *arguments: self._call(arguments))
+            kernels = Kernels(
+                compute=self._kernel(count),
+                fake=make_fake(self.operator, self.compute, count),
+                vmap=functions.batch_rule,
+                autograd=functions.autograd,
+                backward=derivatives.gradients,
+                save=derivatives.save,
+                num_cast=self._num_inputs * autocast,
+            )
+            functions.op = define_overload(library, full, self._schema(count), kernels)
             self._apply[count] = functions.apply
             nodes |= functions.node_names
         self.autograd_nodes = frozenset(nodes)
@@ -169,7 +168,6 @@ class _Definition:
         return kernel
 
     def _schema(self, count: int) -> str:
-        # No defaults: with one, the dispatcher drops an absent tensor, and backward sees too few entries.
         parts = [f"Tensor{'?' * p.is_optional} {p.argument}" for p in self.operator.inputs]
         parts += [f"{self._type(a)} {a.name}" for a in self.operator.attributes]
         returns = "Tensor" if count == 1 else f"({', '.join(['Tensor'] * count)})"
@@ -187,13 +185,3 @@ class _Definition:
 
 _libraries: list[torch.library.Library] = []
 """Kept alive: kernels go with their library."""
-
-
-def _batch_rule(op: Callable[..., Any], derivatives: Derivatives) -> Callable[..., Any]:
-    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        if derivatives.vmap is not None:
-            return derivatives.batched(info, in_dims, arguments)
-        results = loop(op, info.batch_size, in_dims, arguments)
-        return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
-
-    return rule

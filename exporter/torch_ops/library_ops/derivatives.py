@@ -13,7 +13,6 @@ from torch.autograd import Function, forward_ad
 from exporter.torch_ops.arguments import check_tensors
 from exporter.torch_ops.library_ops.vmap import loop
 from exporter.torch_ops.torch_private import (
-    CAN_GO_BELOW_AUTOGRAD,
     are_transforms_active,
     below_autograd,
     forward_mode_depth,
@@ -46,9 +45,9 @@ class Derivatives:
             if given is not None and self.backward is None:
                 raise DefinitionError(f"{self.operator.op_type}: {name} must come with a backward, got none")
 
-    def of(self, op: Callable[..., Any], again: Callable[..., Any]) -> OpDerivatives:
+    def functions(self, again: Callable[..., Any]) -> OpDerivatives:
         """Return the autograd functions of one overload; ``again`` calls the operator from the start."""
-        return OpDerivatives(self, op, again)
+        return OpDerivatives(self, again)
 
     def split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """Return inputs and attributes of a call, as `split` does."""
@@ -139,18 +138,19 @@ class OpDerivatives:
     """The autograd functions of one overload of a library op.
 
     Attributes:
-        apply: takes the op's arguments, on every path of torch.
+        op: the overload, which is set once it is defined.
         node_names: what autograd calls the nodes of calls.
     """
 
-    def __init__(self, parts: Derivatives, op: Callable[..., Any], again: Callable[..., Any]) -> None:
+    op: Callable[..., Any]
+
+    def __init__(self, parts: Derivatives, again: Callable[..., Any]) -> None:
         self._parts = parts
-        self._op = op
         name = parts.operator.name
 
         def forward(ctx: Any, *arguments: Any) -> Any:
             with below_autograd():
-                output = op(*arguments)
+                output = self.op(*arguments)
             parts.save(ctx, arguments, output)
             return output
 
@@ -178,26 +178,26 @@ class OpDerivatives:
         self._transformed: Callable[..., Any] = transformed.apply
         self.node_names = {f"{eager.__name__}Backward", f"{transformed.__name__}Backward"}
 
-    def register(self, library: torch.library.Library, name: str, qualified: str) -> None:
-        """Make them the op's; `torch.library.register_autograd` would lose forward-mode tangents without a word."""
-        if CAN_GO_BELOW_AUTOGRAD:
-            library.impl(name, self._in_op, "Autograd")
-        else:
-            torch.library.register_autograd(qualified, self._parts.gradients, setup_context=self._save)
+    def batch_rule(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        """Be the op's kernel for a batch of calls."""
+        if self._parts.vmap is not None:
+            return self._parts.batched(info, in_dims, arguments)
+        results = loop(self.op, info.batch_size, in_dims, arguments)
+        return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
 
     def apply(self, *arguments: Any) -> Any:
         """Compute, and be differentiated where it is asked for."""
         if torch.compiler.is_compiling() or is_tracing():
-            return self._op(*arguments)  # stays a node
+            return self.op(*arguments)  # stays a node
         if are_transforms_active():
             if self._parts.backward is None:
                 return self._parts.plain(arguments)
             if self._parts.jvp is None and (forward_mode_depth() or 0) > 0:
                 raise NotImplementedError(f"{self._parts.operator.op_type} {_NO_FORWARD_MODE}")
             return self._transformed(*arguments)
-        return self._op(*arguments)
+        return self.op(*arguments)
 
-    def _in_op(self, *arguments: Any) -> Any:
+    def autograd(self, *arguments: Any) -> Any:
         """Be the op's Autograd kernel."""
         is_forward_mode = forward_mode_level() >= 0
         if self._parts.backward is None and (is_forward_mode or are_transforms_active()):
@@ -214,6 +214,3 @@ class OpDerivatives:
         ):
             raise NotImplementedError(f"{self._parts.operator.op_type} {_NO_FORWARD_MODE}")
         return self._eager(*arguments)
-
-    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        self._parts.save(ctx, inputs, output)
