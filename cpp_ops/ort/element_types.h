@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/half.h"
 #include "ort/abi.h"
@@ -34,6 +35,27 @@ using Bfloat16 = kernels::Bfloat16;
 using kernels::to_bfloat16;
 using kernels::to_float;
 using kernels::to_float16;
+
+// What an element is computed in: float for the two small types, so that a result is rounded once; otherwise
+// itself.
+inline double widen(double value) { return value; }
+inline float widen(float value) { return value; }
+inline float widen(Float16 value) { return to_float(value); }
+inline float widen(Bfloat16 value) { return to_float(value); }
+template <class T>
+using Wide = decltype(widen(T{}));
+
+// Rounds a result to the element type.
+template <class T>
+T narrow(Wide<T> value) {
+  if constexpr (std::is_same_v<T, Float16>) {
+    return to_float16(value);
+  } else if constexpr (std::is_same_v<T, Bfloat16>) {
+    return to_bfloat16(value);
+  } else {
+    return value;
+  }
+}
 
 struct ElementTypeRow {
   ElementType type;

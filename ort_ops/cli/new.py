@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--outputs", default="y", metavar="y,w", help="names of the outputs (default: y)")
     parser.add_argument(
+        "--dtypes",
+        default="float64,float32,float16,bfloat16",
+        metavar="float64,float32",
+        help="element types of inputs and outputs, float64 among them (default: float64,float32,float16,bfloat16)",
+    )
+    parser.add_argument(
         "--cpp",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -46,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         attributes=args.attributes,
         outputs=args.outputs,
         with_cpp=args.cpp,
+        dtypes=args.dtypes,
     )
     made = write_package(request, args.folder)
     if args.json:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ort_ops.scaffold.request import PackageRequest
 
+_CPP_TYPES = {"float64": "double", "float32": "float", "float16": "ort::Float16", "bfloat16": "ort::Bfloat16"}
+
 
 def example_parts(request: PackageRequest) -> dict[str, Any]:
     """Return what the templates show of the example operator, by the name that they have for it."""
@@ -20,6 +22,15 @@ def example_parts(request: PackageRequest) -> dict[str, Any]:
     gradients = [f"grad_{output}" for output in outputs]
     parts: dict[str, Any] = {
         "formulas": _formulas(request),
+        "formal_inputs": [
+            f'Parameter("{name}", "{name}", T, "{f"shape of {inputs[0]}" if number else "of any shape"}.")'
+            for number, name in enumerate(inputs)
+        ],
+        "formal_outputs": [f'Parameter("{name}", "{name}", T, "shape of {inputs[0]}.")' for name in outputs],
+        "formal_attributes": [
+            f'Attribute("{a.name}", {a.onnx_kind}, "{a.kind}", default={a.default}, doc="a factor.")'
+            for a in attributes
+        ],
         "body": _body(request),
         "factors_of_call": ", ".join(f'float(call.attributes["{a.name}"])' for a in attributes),
         "weights": f"({', '.join(f'{k}.0' for k in weights)}{',' if len(outputs) == 1 else ''})",
@@ -29,17 +40,19 @@ def example_parts(request: PackageRequest) -> dict[str, Any]:
             [f"{name}: Real" for name in inputs], [f"{a.name}: {a.kind} = {a.default}" for a in attributes]
         ),
         "python_returns": "Real" if len(outputs) == 1 else f"tuple[{', '.join(['Real'] * len(outputs))}]",
-        "python_results": ", ".join(_python_result(k, inputs[0]) for k in weights),
+        "python_sum": " + ".join(f"{name}.astype(wide)" for name in inputs),
+        "python_results": ", ".join(_rounded(k, inputs[0]) for k in weights),
         "torch_parameters": _with_keywords(
             [f"{name}: Tensor" for name in inputs], [f"{a.name}: {a.kind}" for a in attributes]
         ),
         "torch_returns": "Tensor" if len(outputs) == 1 else "tuple[Tensor, ...]",
-        "torch_results": ", ".join(multiples),
+        "torch_sum": " + ".join(f"{name}.to(wide)" for name in inputs),
+        "torch_results": ", ".join(f"{'total' if k == 1 else f'({k} * total)'}.to({inputs[0]}.dtype)" for k in weights),
         "gradient_parameters": ", ".join(f"{name}: Tensor" for name in gradients),
         "gradient_sum": " + ".join(
             name if k == 1 else f"{k} * {name}" for k, name in zip(weights, gradients, strict=True)
         ),
-        "gradient_results": ", ".join(["gradient"] * len(inputs)) + ("," if len(inputs) == 1 else ""),
+        "gradient_results": "(gradient,)" if len(inputs) == 1 else ", ".join(["gradient"] * len(inputs)),
         "module_parameters": "".join(f", {a.name}: {a.kind} = {a.default}" for a in attributes),
         "module_arguments": ", ".join(
             [inputs[0]]
@@ -48,7 +61,8 @@ def example_parts(request: PackageRequest) -> dict[str, Any]:
         ),
         "cpp_inputs": [f"kIn{_camel(name)}" for name in inputs],
         "cpp_outputs": [f"kOut{_camel(name)}" for name in outputs],
-        "cpp_sum": " + ".join(f"in_{name}[i]" for name in inputs),
+        "cpp_sum": " + ".join(f"ort::widen(in_{name}[i])" for name in inputs),
+        "cpp_types": _CPP_TYPES,
         "by_hand": _by_hand(request),
     }
     return parts
@@ -67,24 +81,28 @@ def _formulas(request: PackageRequest) -> list[str]:
 
 def _body(request: PackageRequest) -> list[str]:
     """Return the nodes of the function body, as calls of onnx's helper."""
-    first, total, steps = request.inputs[0], request.inputs[0], []
+    first, steps = request.inputs[0], []
 
     def node(op_type: str, given: list[str], result: str) -> None:
         steps.append(f'helper.make_node("{op_type}", [{_quoted(given)}], ["{result}"])')
 
+    def cast(name: str, wide: str) -> str:
+        steps.append(f'cast("{name}", "{wide}")')
+        return wide
+
+    total = cast(first, f"_wide_{first}")
     for number, other in enumerate(request.inputs[1:], 1):
-        node("Add", [total, other], f"_sum_{number}")
+        node("Add", [total, cast(other, f"_wide_{other}")], f"_sum_{number}")
         total = f"_sum_{number}"
     for number, a in enumerate(request.attributes, 1):
         steps.append(f'attribute("{a.name}", "value_{a.kind}", AttributeProto.{a.kind.upper()})')
-        node("CastLike", [f"_{a.name}", first], f"_{a.name}_in_type")
-        node("Mul", [total, f"_{a.name}_in_type"], f"_product_{number}")
+        node("Mul", [total, cast(f"_given_{a.name}", f"_wide_{a.name}")], f"_product_{number}")
         total = f"_product_{number}"
-    node("Identity", [total], request.outputs[0])
+    node("CastLike", [total, first], request.outputs[0])
     for k, output in enumerate(request.outputs[1:], 2):
-        steps.append(f'helper.make_node("Constant", [], ["_times_{k}"], value_float={k}.0)')
-        node("CastLike", [f"_times_{k}", first], f"_times_{k}_in_type")
-        node("Mul", [total, f"_times_{k}_in_type"], output)
+        steps.append(f'helper.make_node("Constant", [], ["_constant_{k}"], value_float={k}.0)')
+        node("Mul", [total, cast(f"_constant_{k}", f"_factor_{k}")], f"_times_{k}")
+        node("CastLike", [f"_times_{k}", first], output)
     return steps
 
 
@@ -94,9 +112,9 @@ def _other_attributes(request: PackageRequest) -> list[str]:
     return [f"{{{', '.join(pairs[:1])}}}", f"{{{', '.join(pairs)}}}"]
 
 
-def _python_result(k: int, first: str) -> str:
-    value = "total" if k == 1 else f"{first}.dtype.type({k}) * total"
-    return f"np.asarray({value})"
+def _rounded(k: int, first: str) -> str:
+    value = "total" if k == 1 else f"wide({k}) * total"
+    return f"np.asarray({value}, {first}.dtype)"
 
 
 def _by_hand(request: PackageRequest) -> str:

@@ -11,16 +11,19 @@ from importlib.util import find_spec
 
 from ort_ops.errors import MylinearError
 from ort_ops.opdef import registry
+from ort_ops.opdef.element_types import FLOATS
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _DOMAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _RESERVED_DOMAINS = ("ai.onnx", "com.microsoft", "ai.graphcore", "mylinear", "pkg.")
 _OWN_WORDS = frozenset(
-    {"self", "ctx", "torch", "np", "nn", "total", "gradient", "features", "sum", "forward", "is_double"}
+    {"self", "ctx", "torch", "np", "nn", "total", "wide", "gradient", "features", "sum", "forward", "element_type"}
 )
 """What the written files use themselves."""
 _MOST = 16
+DTYPES = tuple(element_type.name for element_type in FLOATS)
+"""The element types that the example operator has."""
 
 
 class PackageError(MylinearError, ValueError):
@@ -60,6 +63,7 @@ class PackageRequest:
         module: the Python package.
         domain: of the operator.
         with_cpp: whether there is a kernel in C++.
+        dtypes: the element types of inputs and outputs, the widest first.
     """
 
     name: str
@@ -69,6 +73,7 @@ class PackageRequest:
     attributes: tuple[NumberAttribute, ...]
     outputs: tuple[str, ...]
     with_cpp: bool = True
+    dtypes: tuple[str, ...] = DTYPES
 
     @property
     def distribution(self) -> str:
@@ -89,6 +94,7 @@ def read_request(
     attributes: str = "scale:float=1.0",
     outputs: str = "y",
     with_cpp: bool = True,
+    dtypes: str = ",".join(DTYPES),
 ) -> PackageRequest:
     """Read what `mylinear new` was asked for.
 
@@ -97,6 +103,8 @@ def read_request(
         domain: by default the Python package's name, which no other package has.
         inputs, outputs: names, separated by commas.
         attributes: ``name:float=1.0`` and ``name:int=2``, separated by commas; empty for none.
+        dtypes: of inputs and outputs, separated by commas: float64, which the gradients are checked in, and any of
+            float32, float16 and bfloat16.
 
     Raises: PackageError for a name that is no identifier, or is taken.
     """
@@ -109,7 +117,7 @@ def read_request(
     if any(domain == taken or domain.startswith(f"{taken.rstrip('.')}.") for taken in _RESERVED_DOMAINS):
         raise PackageError(f"--domain must be one of your own, got '{domain}', which others have")
     given = _words("--inputs", inputs), _attributes(attributes), _words("--outputs", outputs)
-    request = PackageRequest(name, module, domain, *given, with_cpp)
+    request = PackageRequest(name, module, domain, *given, with_cpp, _dtypes(dtypes))
     _check_words(request)
     _check_free(request)
     return request
@@ -142,6 +150,15 @@ def _attributes(text: str) -> tuple[NumberAttribute, ...]:
     if len(found) > _MOST:
         raise PackageError(f"--attributes must be at most {_MOST}, got {len(found)}")
     return tuple(found)
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    words = {word.strip() for word in text.split(",")}
+    if not {DTYPES[0]} <= words <= {*DTYPES}:
+        hint = "gradients are checked in float64; add types of other kinds to the written files"
+        rule = f"--dtypes must be {DTYPES[0]} and any of {', '.join(DTYPES[1:])}"
+        raise PackageError(f"{rule}, got '{text}'; {hint}")
+    return tuple(dtype for dtype in DTYPES if dtype in words)
 
 
 def _number(part: str, kind: str, default: str) -> str:

@@ -96,6 +96,7 @@ def render(request: PackageRequest) -> dict[str, str]:
         "inputs": request.inputs,
         "attributes": request.attributes,
         "outputs": request.outputs,
+        "dtypes": request.dtypes,
         "cpp": request.with_cpp,
         "version": installed_version(DISTRIBUTION) or "0.1.0",
         **example_parts(request),

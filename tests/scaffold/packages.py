@@ -15,7 +15,7 @@ from ort_ops.scaffold.request import PackageRequest, read_request
 from ort_ops.scaffold.write import write_package
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ExampleInPython": {"with_cpp": False, "attributes": ""},
+    "ExampleInPython": {"with_cpp": False, "attributes": "", "dtypes": "float32,float64"},
     "ExampleInCpp": {},
     "ExampleOfTwo": {"inputs": "x,weight", "attributes": "a:float=0.5,times:int=3", "outputs": "y,twice"},
 }

@@ -40,6 +40,9 @@ def test_every_file_is_whole_python(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120"]
     done = subprocess.run(command, cwd="made", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=120", "--diff"]
+    done = subprocess.run(command, cwd="made", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "made" / "setup.py").exists() == request.with_cpp
 
 
@@ -73,6 +76,8 @@ REFUSED = {
     "Mine --attributes a:str=b": "add attributes of other kinds to the written files",
     "Mine --attributes a:int=1.5": "the default in 'a:int=1.5' must be a number",
     "Mine --attributes a:float=nan": "the default in 'a:float=nan' must be a number",
+    "Mine --dtypes float32": "--dtypes must be float64 and any of float32, float16, bfloat16, got 'float32'; gradients",
+    "Mine --dtypes float64,int8": "add types of other kinds to the written files",
     "Mine --attributes x:float=1": "got 'x' twice",
     "Mine --folder taken": "'taken' exists; name another folder by --folder, or remove it",
     "Mine --folder no/such": "there is no folder",

@@ -64,7 +64,7 @@ def test_the_page_makes_an_operator_that_keeps_every_promise(tmp_path: Path, mon
         assert promised == {word for row in listed for word in row.split(", ")}
         namespace = runpy.run_path(str(folder / "tests" / "test_signed_square.py"))
         for kernel in ("cpp", "python", "body"):
-            for dtype in ("float64", "float32"):
-                namespace["test_numbers_by_hand"](kernel, dtype)
+            for dtype in kit.operator.element_types:
+                namespace["test_numbers_by_hand"](kernel, dtype.name)
     finally:
         registry.remove(kit)

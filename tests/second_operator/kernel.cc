@@ -7,7 +7,6 @@
 // float16 is computed in float32 and rounded once.
 #include <cstring>
 #include <string>
-#include <type_traits>
 
 #include "ort/registration.h"
 
@@ -26,14 +25,13 @@ class ScaledClipKernel {
         alpha_(info.attributes().get_float("alpha")) {}
 
   void compute(const ort::Call& call) const {
-    if (type_ == ort::kFloat64) return compute_as<double, double>(call);
-    if (type_ == ort::kFloat32) return compute_as<float, float>(call);
-    compute_as<ort::Float16, float>(call);
+    if (type_ == ort::kFloat64) return compute_as<double>(call);
+    if (type_ == ort::kFloat32) return compute_as<float>(call);
+    compute_as<ort::Float16>(call);
   }
 
  private:
-  // S is the type in memory, T the one to compute in.
-  template <class S, class T>
+  template <class S>
   void compute_as(const ort::Call& call) const {
     ort::TensorView x, shift, count;
     call.read_input(kX, &x);
@@ -46,11 +44,11 @@ class ScaledClipKernel {
     const ort::Output mask = call.make_output(kMask, x.shape);
     const auto run = [&](auto* mask_data, auto one) {
       for (size_t i = 0; i < x.count(); ++i) {
-        T value = static_cast<T>(alpha_) * widen<T>(x.as<S>()[i]);
-        if (shifts) value += widen<T>(shifts[i % columns]);
-        const S rounded = narrow<S>(value);
+        auto value = static_cast<ort::Wide<S>>(alpha_) * ort::widen(x.as<S>()[i]);
+        if (shifts) value += ort::widen(shifts[i % columns]);
+        const S rounded = ort::narrow<S>(value);
         y.as<S>()[i] = rounded;
-        if (mask_data) mask_data[i] = widen<T>(rounded) > 0 ? one : 0;
+        if (mask_data) mask_data[i] = ort::widen(rounded) > 0 ? one : 0;
       }
     };
     if (count_type_ == ort::kInt32) return run(mask.as<int32_t>(), *count.as<int32_t>());
@@ -68,23 +66,6 @@ class ScaledClipKernel {
     }
     if (count.rank != 0) {
       throw ort::ContractError(ort::message("SCALED_CLIP", "COUNT", "a scalar", ort::format_shape(count)));
-    }
-  }
-
-  template <class T, class S>
-  static T widen(S value) {
-    if constexpr (std::is_same_v<S, ort::Float16>) {
-      return ort::to_float(value);
-    } else {
-      return value;
-    }
-  }
-  template <class S, class T>
-  static S narrow(T value) {
-    if constexpr (std::is_same_v<S, ort::Float16>) {
-      return ort::to_float16(value);
-    } else {
-      return value;
     }
   }
 
