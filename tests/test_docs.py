@@ -20,7 +20,7 @@ ELSEWHERE = (  # test_python_kernel_tutorial.py and test_tutorial.py run them, w
     "python_kernels.md",
     "your_operator.md",
 )
-LONG = ("gradients.md", "operators.md", "torch_operator.md", "training_in_onnxruntime.md")
+LONG = ("faq.md", "gradients.md", "operators.md", "torch_operator.md", "training_in_onnxruntime.md")
 PAGES = [
     pytest.param(path, marks=pytest.mark.long) if path.name in LONG else path
     for path in sorted(DOCS.glob("*.md"))
@@ -55,10 +55,13 @@ def test_the_options_that_the_docs_name_are_the_command_s(command: str) -> None:
 
 
 def test_every_page_is_in_the_site_s_navigation() -> None:
-    named = re.findall(r": ([\w/.]+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.M)
+    named = re.findall(r": ([\w/.]+\.md)(?: +#.*)?$", (DOCS.parent / "mkdocs.yml").read_text(), re.M)
     outside = [name.removeprefix("repository/") for name in named if name.startswith("repository/")]
     assert sorted(set(named)) == sorted(named)
-    assert {path.name for path in DOCS.glob("*.md")} == {name for name in named if not name.startswith("repository/")}
+    pages = {
+        str(path.relative_to(DOCS).with_suffix(".md")) for kind in ("md", "ipynb") for path in DOCS.rglob(f"*.{kind}")
+    }
+    assert pages == {name for name in named if not name.startswith("repository/")}
     assert [name for name in outside if not (DOCS.parent / name).is_file()] == []
 
 

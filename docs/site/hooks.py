@@ -3,11 +3,13 @@
 On GitHub a page links to `../ort_ops/session.py`. The site has such a file as a page, `repository/ort_ops/session.py`,
 so the link works without a network, shows the source that the page was written for, and is checked like every other.
 A link to a file that is not there stays as it is, and `mkdocs build --strict` refuses it. Entries of `nav` in
-mkdocs.yml that begin with `repository/` name files outside docs/ too, such as the changelog.
+mkdocs.yml that begin with `repository/` name files outside docs/ too, such as the changelog. A notebook is a page of
+its text and code.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
 import re
@@ -42,6 +44,9 @@ ELSEWHERE = re.compile(
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each file outside docs/ that the navigation or a page links to."""
     waiting = [name.removeprefix(REPOSITORY) for name in _strings(config.nav) if name.startswith(REPOSITORY)]
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        uri = _uri(f"docs/{notebook.src_uri}")
+        files.append(File.generated(config, uri, content=_notebook(notebook.content_string)))
     for file in files.documentation_pages():
         waiting += _linked(file.content_string, f"docs/{file.src_uri}")
     done = set()
@@ -106,7 +111,7 @@ def _is_in_docs(name: str) -> bool:
 def _uri(name: str) -> str:
     """Return the site's path of a file of the repository."""
     if _is_in_docs(name):
-        return name.removeprefix("docs/")
+        return re.sub(r"\.ipynb$", ".md", name.removeprefix("docs/"))
     return f"{REPOSITORY}{name}" + ("" if name.endswith(".md") or _text(name) is None else ".md")
 
 
@@ -122,6 +127,12 @@ def _content(name: str) -> str | bytes:
         return head + text
     fence = "~" * max(4, *(len(run) + 1 for run in re.findall(r"~+", text)), 4)
     return f"{head}{fence}{LANGUAGES.get(Path(name).suffix, 'text')}\n{text}\n{fence}\n"
+
+
+def _notebook(text: str) -> str:
+    """Return the Markdown of a notebook: its text, and its code in blocks."""
+    cells = ((cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"])
+    return "\n\n".join(f"```python\n{source}\n```" if kind == "code" else source for kind, source in cells)
 
 
 def _text(name: str) -> str | None:
