@@ -62,18 +62,23 @@ class ExportResult(Shown):
 
     def shown(self) -> list[str | Table]:
         """Return the file, and how far onnxruntime's outputs are from the exact ones."""
-        rows = [
-            [name, f"{found.max_error:.3g}", f"{found.max_in_bounds:.3f}", found.text]
-            for name, found in self.comparisons.items()
-        ]
         told = f"{self.path}: {self.nodes_in_words}, opset {self.opset}, IR version {self.ir_version}"
-        return [told, *([(["output", "max abs error", "error / bound", "verdict"], rows)] if rows else [])]
+        return [told, *comparison_tables(self.comparisons)]
 
     @property
     def nodes_in_words(self) -> str:
         """The numbers of nodes: ``2 SOFTSIGN nodes and 1 SCALE node``."""
         parts = [f"{n} {op_type.rpartition(':')[2]} node{'s' * (n != 1)}" for op_type, n in self.num_nodes.items()]
         return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:]))) or "no node of a registered operator"
+
+
+def comparison_tables(comparisons: Mapping[str, Comparison]) -> list[Table]:
+    """Return a table with a row for each output; none if nothing was compared."""
+    rows = [
+        [name, f"{found.max_error:.3g}", f"{found.max_in_bounds:.3f}", found.text]
+        for name, found in comparisons.items()
+    ]
+    return [(["output", "max abs error", "error / bound", "verdict"], rows)] if rows else []
 
 
 def export(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -22,10 +23,12 @@ from exporter.training.options import TrainingOptions
 from ort_ops.cli.command_line import _parser
 from ort_ops.cli.commands import find_commands
 from ort_ops.cli.main import main
-from ort_ops.console.shown import to_html
+from ort_ops.console.shown import Shown, to_html
 from ort_ops.console.tone import Tone, Toned
 from ort_ops.inspection.model import inspect_model
 from ort_ops.rewrite.report import Place, Rewrite, Rewritten
+
+COMMAND_LINE = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
 
 
 @pytest.mark.parametrize("command", find_commands())
@@ -67,6 +70,15 @@ def test_the_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[
     assert done.stdout.split() == ["--batch-size"], done.stderr
 
 
+def test_the_docs_way_to_complete_works() -> None:
+    pytest.importorskip("shtab")
+    (way,) = re.findall(r"```bash\n(eval .*--completion.*)\n```", COMMAND_LINE)
+    command = f'mylinear() {{ "{sys.executable}" -m ort_ops "$@"; }}\n{way}\ncomplete -p mylinear'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_shtab_mylinear mylinear" in done.stdout
+
+
 def test_completion_without_its_package_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +88,13 @@ def test_completion_without_its_package_says_what_to_install(
 
 
 # --- Results, in a prompt and in a notebook.
+
+
+def test_the_functions_that_the_docs_name_return_what_shows_itself() -> None:
+    rows = re.findall(r"^\| (?:`\w+`)? ?\| `([\w.]+)\.(\w+)` \|", COMMAND_LINE, re.M)
+    assert len(rows) == 9
+    for module, name in rows:
+        assert issubclass(get_type_hints(getattr(importlib.import_module(module), name))["return"], Shown), name
 
 
 def test_text_in_a_notebook_is_text() -> None:

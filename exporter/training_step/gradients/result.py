@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.to_onnx.export import comparison_tables
 from exporter.training_step.result import nodes_in_words
+from ort_ops.console.shown import Shown, Table
 from ort_ops.numerics.compare import Comparison
 from ort_ops.training.file_format import TrainingMetadata
 
 
-@dataclass(frozen=True)
-class GradientsExport:
+@dataclass(frozen=True, repr=False)
+class GradientsExport(Shown):
     """The result of `export_gradients`; as text, one line.
 
     Attributes:
@@ -24,12 +26,12 @@ class GradientsExport:
     """
 
     path: Path
-    metadata: TrainingMetadata = field(repr=False)
+    metadata: TrainingMetadata
     opset: int
     ir_version: int
     num_nodes: dict[str, int]
-    op_counts: dict[str, int] = field(repr=False)
-    comparisons: dict[str, Comparison] = field(repr=False)
+    op_counts: dict[str, int]
+    comparisons: dict[str, Comparison]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -40,6 +42,10 @@ class GradientsExport:
     def gradients(self) -> dict[str, str]:
         """Name of the input or parameter, by the name of its gradient."""
         return dict(self.metadata.gradients)
+
+    def shown(self) -> list[str | Table]:
+        """Return what the file takes and returns, and how far onnxruntime's results are from the exact ones."""
+        return [str(self), *comparison_tables(self.comparisons)]
 
     def __str__(self) -> str:
         nodes = nodes_in_words(self.num_nodes, self.op_counts)
