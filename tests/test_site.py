@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import runpy
 import subprocess
 import sys
 import zlib
@@ -55,6 +56,13 @@ def public_names(package: ModuleType) -> set[str]:
 def test_every_public_name_is_in_the_reference(package: ModuleType, names: set[str]) -> None:
     assert set(package.__all__) <= set(dir(package))
     assert public_names(package) - names == set()
+
+
+def test_docstrings_of_our_style_become_markdown() -> None:
+    docstring = "Do it.\nRaises: ValueError as in `register`.\n\nArgs:\n    a, b: both.\n\n>>> f(\n... )\n1"
+    markdown = "Do it.\n\n**Raises:** ValueError as in [`register`][ort_ops.register].\n\n"
+    markdown += "Args:\n    a: both.\n    b: both.\n\n```pycon\n>>> f(\n... )\n1\n```"
+    assert runpy.run_path(str(ROOT / "docs" / "site" / "docstrings.py"))["in_markdown"](docstring) == markdown
 
 
 def small_site(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
