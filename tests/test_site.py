@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import runpy
 import subprocess
 import sys
 import zlib
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +58,22 @@ def public_names(package: ModuleType) -> set[str]:
 def test_every_public_name_is_in_the_reference(package: ModuleType, names: set[str]) -> None:
     assert set(package.__all__) <= set(dir(package))
     assert public_names(package) - names == set()
+
+
+def test_what_a_package_imports_is_in_the_reference(names: set[str]) -> None:
+    imported = set()
+    for path in [ROOT / "docs" / "operators.md", *(ROOT / "ort_ops" / "scaffold" / "templates").glob("*.py.jinja")]:
+        for module, listed in re.findall(r"^from ((?:ort_ops|exporter)\.[\w.]+) import (.*)$", path.read_text(), re.M):
+            imported |= {(module, name) for name in re.findall(r"\w+", re.sub(r"{{ \"|\".*?}}", "", listed))}
+    assert ("ort_ops.opdef.operator", "Operator") in imported
+    assert ("ort_ops.opdef.operator", "Attribute") in imported
+    missing = set()
+    for module, name in imported:
+        value = getattr(import_module(module), name)
+        defined = getattr(value, "__module__", module)
+        if not {f"{module}.{name}", f"{defined}.{name}"} & names:
+            missing.add(f"{module}.{name}")
+    assert missing == set()
 
 
 def test_docstrings_of_our_style_become_markdown() -> None:
