@@ -1,6 +1,7 @@
 """Run the cells of a notebook in this process, and write what each shows as one line of JSON.
 
     python tests/run_notebook.py docs/notebooks/quick_start.ipynb
+    python tests/run_notebook.py --clean docs/notebooks/quick_start.ipynb  # take out what Jupyter saved, to commit it
 
 A cell runs as Jupyter runs it: its last expression is shown, by ``_repr_html_`` where it has that. The notebooks have
 plain Python alone, no magics, so this is all that they need; Jupyter's own executor (nbclient and ipykernel) would make
@@ -44,5 +45,20 @@ def main(path: str) -> None:
         print(json.dumps({"id": cell["id"], "printed": printed.getvalue(), "shown": shown}), flush=True)
 
 
+def cleaned(text: str) -> str:
+    """Return a notebook without outputs, counts, metadata of cells, and versions; ids of cells stay."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        cell["metadata"] = {}
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"  # as Jupyter writes it
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "--clean":
+        Path(sys.argv[2]).write_text(cleaned(Path(sys.argv[2]).read_text()))
+    else:
+        main(sys.argv[1])
