@@ -20,7 +20,11 @@ import ort_ops
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
-pytest.importorskip("mkdocs", reason="needs the extra docs")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_the_extra() -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
 
 
 def mkdocs(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
