@@ -46,6 +46,7 @@ def translate(operator: Operator, library_op: str, overload: str, arguments: Seq
             `WANTED_OUTPUTS`. A node has all outputs; `ort_ops.models.complete.drop_unread_outputs` takes those out that
             nobody reads. In the place of an output that is not wanted stands a tensor of size 0, as in torch.
     """
+    import onnx_ir as ir
     from onnxscript import opset18 as standard
     from onnxscript import values
 
@@ -66,6 +67,9 @@ def translate(operator: Operator, library_op: str, overload: str, arguments: Seq
             for key, attribute in formal.items()
             if found.get(key) is not None
         }
+        for key, value in attributes.items():  # the exporter takes any empty list for one of ints
+            if isinstance(value, list | tuple) and not value:
+                attributes[key] = ir.Attr(key, ir.AttributeType(formal[key].kind), [])
         results = op(*(found[parameter.name] for parameter in operator.inputs), **attributes)
         if WANTED_OUTPUTS not in found:
             return results

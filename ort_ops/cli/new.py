@@ -6,7 +6,7 @@ import argparse
 
 EXAMPLES = (
     "mylinear new ScaledSum",
-    "mylinear new ScaledSum --inputs x,z --attributes a:float=1.0 --no-cpp",
+    "mylinear new ScaledSum --inputs x,z:optional --attributes a:float=1.0,mode:string=plain --no-cpp",
 )
 """Of command lines, for the help."""
 
@@ -15,12 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear new`."""
     parser.add_argument("name", metavar="NAME", help="of the operator, such as ScaledSum")
     parser.add_argument("--domain", help="of the operator in ONNX (default: the package's name)")
-    parser.add_argument("--inputs", default="x", metavar="x,z", help="names of the inputs (default: x)")
+    parser.add_argument(
+        "--inputs",
+        default="x",
+        metavar="x,z",
+        help="names of the inputs, z:optional for one that may be absent (default: x)",
+    )
     parser.add_argument(
         "--attributes",
         default="scale:float=1.0",
         metavar="a:float=1.0,n:int=2",
-        help="float and int attributes with their defaults; '' for none (default: scale:float=1.0)",
+        help="attributes with their defaults: float, int and string ones, and lists, floats and ints, which are empty "
+        "by default; '' for none (default: scale:float=1.0)",
     )
     parser.add_argument("--outputs", default="y", metavar="y,w", help="names of the outputs (default: y)")
     parser.add_argument(

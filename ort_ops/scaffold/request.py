@@ -9,49 +9,20 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 
-from ort_ops.errors import MylinearError
 from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import FLOATS
+from ort_ops.scaffold.attributes import MOST, WORD, ExampleAttribute, PackageError, check_text, read_attributes
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_WORD = re.compile(r"[a-z][a-z0-9_]*")
 _DOMAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _RESERVED_DOMAINS = ("ai.onnx", "com.microsoft", "ai.graphcore", "mylinear", "pkg.")
 _OWN_WORDS = frozenset(
     {"self", "ctx", "torch", "np", "nn", "total", "wide", "gradient", "features", "sum", "forward", "element_type"}
 )
 """What the written files use themselves."""
-_MOST = 16
+_OPTIONAL = ":optional"
 DTYPES = tuple(element_type.name for element_type in FLOATS)
 """The element types that the example operator has."""
-
-
-class PackageError(MylinearError, ValueError):
-    """A package that cannot be written; the message says why, and what to do."""
-
-
-@dataclass(frozen=True)
-class NumberAttribute:
-    """An attribute with a default: a float or an int."""
-
-    name: str
-    kind: str
-    default: str
-
-    @property
-    def onnx_kind(self) -> int:
-        """``onnx.AttributeProto.AttributeType``."""
-        return 1 if self.kind == "float" else 2
-
-    @property
-    def cpp_default(self) -> str:
-        """The default in C++."""
-        return f"{self.default}f" if self.kind == "float" else self.default
-
-    @property
-    def other(self) -> str:
-        """Another value than the default, to try."""
-        return repr(float(self.default) - 1.75) if self.kind == "float" else repr(int(self.default) + 2)
 
 
 @dataclass(frozen=True)
@@ -64,16 +35,23 @@ class PackageRequest:
         domain: of the operator.
         with_cpp: whether there is a kernel in C++.
         dtypes: the element types of inputs and outputs, the widest first.
+        optional: the last of the inputs, which nodes may lack.
     """
 
     name: str
     module: str
     domain: str
     inputs: tuple[str, ...]
-    attributes: tuple[NumberAttribute, ...]
+    attributes: tuple[ExampleAttribute, ...]
     outputs: tuple[str, ...]
     with_cpp: bool = True
     dtypes: tuple[str, ...] = DTYPES
+    optional: tuple[str, ...] = ()
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The inputs that every node has."""
+        return self.inputs[: len(self.inputs) - len(self.optional)]
 
     @property
     def distribution(self) -> str:
@@ -101,55 +79,49 @@ def read_request(
     Args:
         name: of the operator: ``ScaledSum``, or ``scaled_sum``.
         domain: by default the Python package's name, which no other package has.
-        inputs, outputs: names, separated by commas.
-        attributes: ``name:float=1.0`` and ``name:int=2``, separated by commas; empty for none.
+        inputs, outputs: names, separated by commas; ``name:optional`` for an input that may be absent.
+        attributes: ``name:float=1.0``, ``name:int=2``, ``name:string=plain``, ``name:floats`` and ``name:ints``,
+            separated by commas; empty for none. Lists are empty by default.
         dtypes: of inputs and outputs, separated by commas: float64, which the gradients are checked in, and any of
             float32, float16 and bfloat16.
 
     Raises: PackageError for a name that is no identifier, or is taken.
     """
-    _check("NAME", name, _NAME, "letters, digits and underscores, a letter first")
+    check_text("NAME", name, _NAME, "letters, digits and underscores, a letter first")
     module = _snake_case(name)
     if module in sys.stdlib_module_names or keyword.iskeyword(module):
         raise PackageError(f"NAME must give a free package name, got '{name}': Python itself has '{module}'")
     domain = module if domain is None else domain
-    _check("--domain", domain, _DOMAIN, "words of letters, digits, '-' and '_', joined by '.'")
+    check_text("--domain", domain, _DOMAIN, "words of letters, digits, '-' and '_', joined by '.'")
     if any(domain == taken or domain.startswith(f"{taken.rstrip('.')}.") for taken in _RESERVED_DOMAINS):
         raise PackageError(f"--domain must be one of your own, got '{domain}', which others have")
-    given = _words("--inputs", inputs), _attributes(attributes), _words("--outputs", outputs)
-    request = PackageRequest(name, module, domain, *given, with_cpp, _dtypes(dtypes))
+    names, optional = _inputs(inputs)
+    given = names, read_attributes(attributes), _words("--outputs", outputs)
+    request = PackageRequest(name, module, domain, *given, with_cpp, _dtypes(dtypes), optional)
     _check_words(request)
     _check_free(request)
     return request
 
 
-def _check(what: str, value: str, pattern: re.Pattern[str], rule: str) -> None:
-    if not pattern.fullmatch(value):
-        raise PackageError(f"{what} must be {rule}, got '{value}'")
-
-
 def _words(what: str, text: str) -> tuple[str, ...]:
     words = tuple(word.strip() for word in text.split(","))
     for word in words:
-        _check(f"each of {what}", word, _WORD, "a lower-case identifier, such as 'x' or 'weight'")
-    if len(words) > _MOST:
-        raise PackageError(f"{what} must be at most {_MOST} names, got {len(words)}")
+        check_text(f"each of {what}", word, WORD, "a lower-case identifier, such as 'x' or 'weight'")
+    if len(words) > MOST:
+        raise PackageError(f"{what} must be at most {MOST} names, got {len(words)}")
     return words
 
 
-def _attributes(text: str) -> tuple[NumberAttribute, ...]:
-    found = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = re.fullmatch(r"(\w+):(float|int)(?:=(.+))?", part)
-        if match is None:
-            hint = "add attributes of other kinds to the written files"
-            raise PackageError(f"each of --attributes must be like 'a:float=1.0' or 'n:int=2', got '{part}'; {hint}")
-        name, kind, default = match[1], match[2], match[3] or "1"
-        _check("each of --attributes", name, _WORD, "called by a lower-case identifier")
-        found.append(NumberAttribute(name, kind, _number(part, kind, default)))
-    if len(found) > _MOST:
-        raise PackageError(f"--attributes must be at most {_MOST}, got {len(found)}")
-    return tuple(found)
+def _inputs(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of all inputs, and of those that are optional."""
+    parts = [part.strip() for part in text.split(",")]
+    optional = [part.removesuffix(_OPTIONAL) for part in parts if part.endswith(_OPTIONAL)]
+    names = _words("--inputs", ",".join(part.removesuffix(_OPTIONAL) for part in parts))
+    if len(optional) == len(names) or list(names[len(names) - len(optional) :]) != optional:
+        raise PackageError(
+            f"--inputs must begin with one that is not optional, and end with those that are, got '{text}'"
+        )
+    return names, tuple(optional)
 
 
 def _dtypes(text: str) -> tuple[str, ...]:
@@ -159,16 +131,6 @@ def _dtypes(text: str) -> tuple[str, ...]:
         rule = f"--dtypes must be {DTYPES[0]} and any of {', '.join(DTYPES[1:])}"
         raise PackageError(f"{rule}, got '{text}'; {hint}")
     return tuple(dtype for dtype in DTYPES if dtype in words)
-
-
-def _number(part: str, kind: str, default: str) -> str:
-    try:
-        value = float(default) if kind == "float" else int(default)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) <= 1e6:
-        raise PackageError(f"the default in '{part}' must be a number of at most a million; got '{default}'")
-    return repr(value)
 
 
 def _check_words(request: PackageRequest) -> None:

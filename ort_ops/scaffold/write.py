@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from ort_ops.files.atomic import temporary_folder
 from ort_ops.installation.requirements import DISTRIBUTION, installed_version
 from ort_ops.native.library import NativeLibraryError, include_path
+from ort_ops.scaffold.attributes import PackageError
 from ort_ops.scaffold.example import example_parts
-from ort_ops.scaffold.request import PackageError, PackageRequest
+from ort_ops.scaffold.request import PackageRequest
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -94,6 +95,8 @@ def render(request: PackageRequest) -> dict[str, str]:
         "distribution": request.distribution,
         "domain": request.domain,
         "inputs": request.inputs,
+        "required": request.required,
+        "optional": request.optional,
         "attributes": request.attributes,
         "outputs": request.outputs,
         "dtypes": request.dtypes,

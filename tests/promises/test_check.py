@@ -39,7 +39,8 @@ from tests.scaffold.packages import imported
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorKit]:
-    with imported(read_request("ToCheck", attributes="", with_cpp=False), tmp_path_factory.mktemp("written")) as kit:
+    request = read_request("ToCheck", attributes="", with_cpp=False, dtypes="float64,float32")
+    with imported(request, tmp_path_factory.mktemp("written")) as kit:
         yield kit
 
 

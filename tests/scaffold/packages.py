@@ -17,7 +17,11 @@ from ort_ops.scaffold.write import write_package
 VARIANTS: dict[str, dict[str, Any]] = {
     "ExampleInPython": {"with_cpp": False, "attributes": "", "dtypes": "float32,float64"},
     "ExampleInCpp": {},
-    "ExampleOfTwo": {"inputs": "x,weight", "attributes": "a:float=0.5,times:int=3", "outputs": "y,twice"},
+    "ExampleOfTwo": {
+        "inputs": "x,weight,bias:optional",
+        "attributes": "a:float=0.5,times:int=3,mode:string=plain,scales:floats,steps:ints",
+        "outputs": "y,twice",
+    },
 }
 
 

@@ -36,8 +36,8 @@ def test_names_that_torch_or_python_use_are_right(tmp_path: Path) -> None:
     request = read_request(
         "ReLU6Like",
         domain="my-company.ops",
-        inputs="input,type,weight",
-        attributes="training:float=-2,parameters:int=3,list:int=1",
+        inputs="input,type,weight:optional,bias:optional",
+        attributes="training:float=-2,parameters:int=3,list:ints,mode:string=negated,size:floats",
         outputs="values,grad",
         with_cpp=False,
     )
