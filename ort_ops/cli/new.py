@@ -6,14 +6,20 @@ import argparse
 
 EXAMPLES = (
     "mylinear new ScaledSum",
+    "mylinear new --update --folder scaled-sum",
     "mylinear new ScaledSum --inputs x,z:optional --attributes a:float=1.0,mode:string=plain --no-cpp",
 )
 """Of command lines, for the help."""
+NO_CUDA = (
+    "--cuda must be left out: there is no example of a CUDA kernel, which takes nvcc and a GPU to prove. In a session "
+    "with CUDA, kernels='body' runs the function body by onnxruntime's own CUDA kernels; a CUDA library of your own "
+    "is for OperatorKit.cuda_library"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear new`."""
-    parser.add_argument("name", metavar="NAME", help="of the operator, such as ScaledSum")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of the operator, such as ScaledSum")
     parser.add_argument("--domain", help="of the operator in ONNX (default: the package's name)")
     parser.add_argument(
         "--inputs",
@@ -39,18 +45,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cpp",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="with a kernel in C++, which needs a compiler (default: yes); there is no example for CUDA",
+        help="with a kernel in C++, which needs a compiler (default: yes)",
     )
+    parser.add_argument("--cuda", action="store_true", help="is refused, with what to do instead")
     parser.add_argument("--folder", help="to write, which must not exist (default: the package's name, here)")
+    parser.add_argument(
+        "--update", action="store_true", help="replace the C++ headers of the package in --folder by this version's"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the package, and say what is left to write."""
     from ort_ops.console.report_text import json_text
+    from ort_ops.scaffold.attributes import PackageError
     from ort_ops.scaffold.request import read_request
-    from ort_ops.scaffold.write import write_package
+    from ort_ops.scaffold.write import update_headers, write_package
 
+    if args.cuda:
+        raise PackageError(NO_CUDA)
+    if args.update:
+        folder = args.folder or "."
+        changed = update_headers(folder)
+        if args.json:
+            print(json_text({"folder": folder, "changed": changed}))
+        else:
+            said = f"{folder}: {len(changed)} files of third_party/mylinear changed"
+            print(": ".join([said, *filter(None, [", ".join(changed)])]))
+        return 0
+    if args.name is None:
+        raise PackageError("NAME must be given: that of the operator, such as ScaledSum")
     request = read_request(
         args.name,
         domain=args.domain,

@@ -67,6 +67,31 @@ def write_package(request: PackageRequest, folder: str | Path | None = None) -> 
     return NewPackage(request, target, tuple(texts), todo)
 
 
+def update_headers(folder: str | Path) -> list[str]:
+    """Bring the headers that a package has in ``third_party/`` up to date with this version; change nothing else.
+
+    Returns: the files that differ, were added or removed. Raises: PackageError for a folder without such headers;
+        OutputError if they cannot be written; ModuleNotFoundError without jinja2.
+    """
+    target = Path(folder) / _THIRD_PARTY
+    if not (target / "ort").is_dir():
+        raise PackageError(f"'{folder}' must be a package with headers in '{_THIRD_PARTY}'; name it by --folder")
+    readme = _environment().get_template("third_party.md.jinja").render(version=_version())
+    with temporary_folder(beside=target) as temporary:
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        (new / "README.md").write_text(readme)
+        _copy_headers(new)
+        before, after = _contents(target), _contents(new)
+        target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
 def render(request: PackageRequest) -> dict[str, str]:
     """Return the text of every file but the headers, by its path within the package."""
     module = request.module
@@ -101,7 +126,7 @@ def render(request: PackageRequest) -> dict[str, str]:
         "outputs": request.outputs,
         "dtypes": request.dtypes,
         "cpp": request.with_cpp,
-        "version": installed_version(DISTRIBUTION) or "0.1.0",
+        "version": _version(),
         **example_parts(request),
     }
     return {path: environment.get_template(f"{name}.jinja").render(values) for path, name in names.items()}
@@ -118,6 +143,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _version() -> str:
+    return installed_version(DISTRIBUTION) or "0.1.0"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _copy_headers(target: Path) -> None:

@@ -83,6 +83,9 @@ REFUSED = {
     "Mine --dtypes float32": "--dtypes must be float64 and any of float32, float16, bfloat16, got 'float32'; gradients",
     "Mine --dtypes float64,int8": "add types of other kinds to the written files",
     "Mine --attributes x:float=1": "got 'x' twice",
+    "Mine --cuda": "--cuda must be left out: there is no example of a CUDA kernel",
+    "--update --folder taken": "'taken' must be a package with headers in 'third_party/mylinear'; name it by --folder",
+    "--no-cpp": "NAME must be given: that of the operator, such as ScaledSum",
     "Mine --folder taken": "'taken' exists; name another folder by --folder, or remove it",
     "Mine --folder no/such": "there is no folder",
 }
@@ -115,6 +118,26 @@ def test_a_package_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(PackageError, match=r"there are no headers; or write the package without .* by --no-cpp"):
         write_package(read_request("Mine"))
     assert not [*tmp_path.iterdir()]
+
+
+def test_update_brings_the_headers_up_to_date_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    made = write_package(read_request("Mine"), "made")
+    third_party = made.folder / "third_party" / "mylinear"
+    right = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    (third_party / "ort" / "abi.h").write_text("// old\n")
+    (third_party / "ort" / "gone.h").write_text("// removed since\n")
+    (third_party / "kernels" / "half.h").unlink()
+    kernel = made.folder / "mine" / "kernel.cc"
+    kernel.write_text("// mine\n")
+    assert cli.main(["new", "--update", "--folder", "made"]) == 0
+    said = capsys.readouterr().out
+    assert "3 files of third_party/mylinear changed: kernels/half.h, ort/abi.h, ort/gone.h" in said
+    assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == {
+        **right,
+        kernel: b"// mine\n",
+    }
+    assert cli.main(["new", "--update", "--folder", "made", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": "made", "changed": []}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
