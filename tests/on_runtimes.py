@@ -140,7 +140,7 @@ def run(name: str, folder: Path, library: str, wheel: Path | None) -> tuple[bool
         "'onnx', onnx.__version__, 'numpy', numpy.__version__)"
     )
     ran = subprocess.run([python, "-c", versions], capture_output=True, text=True, check=True).stdout.strip()
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, "-m", "not slow"]
     suites, min_passed = SUITES, MIN_PASSED
     if name == "lowest-export":
         suites, min_passed = EXPORT_SUITES, MIN_EXPORT_PASSED
