@@ -70,9 +70,13 @@ class Derivatives:
         found = self.jvp(ctx, *tangents[: len(self.operator.inputs)])
         return found if isinstance(found, Tensor) else tuple(found)
 
-    def batched(self, info: Any, in_dims: tuple[int | None, ...], arguments: Sequence[Any]) -> tuple[Any, Any]:
-        """Return the results for a batch, and where they have it, by the author's ``vmap``."""
-        assert self.vmap is not None
+    def batched(
+        self, call: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], arguments: Sequence[Any]
+    ) -> tuple[Any, Any]:
+        """Return the results for a batch, and where they have it: by the author's ``vmap``, or a ``call`` for each."""
+        if self.vmap is None:
+            results = loop(call, info.batch_size, in_dims, arguments)
+            return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
         inputs, attributes = self.split(arguments)
         results, out_dims = self.vmap(info, in_dims[: len(inputs)], *inputs, **attributes)
         return results, out_dims
@@ -158,10 +162,7 @@ class OpDerivatives:
             return parts.gradients(ctx, *upstream)
 
         def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-            if parts.vmap is not None:
-                return parts.batched(info, in_dims, arguments)
-            results = loop(again, info.batch_size, in_dims, arguments)
-            return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
+            return parts.batched(again, info, in_dims, arguments)
 
         forward_mode = {} if parts.jvp is None else {"jvp": staticmethod(parts.tangents)}
         methods: dict[str, Any] = {"forward": staticmethod(forward), "backward": staticmethod(backward), **forward_mode}
@@ -180,10 +181,7 @@ class OpDerivatives:
 
     def batch_rule(self, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         """Be the op's kernel for a batch of calls."""
-        if self._parts.vmap is not None:
-            return self._parts.batched(info, in_dims, arguments)
-        results = loop(self.op, info.batch_size, in_dims, arguments)
-        return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
+        return self._parts.batched(self.op, info, in_dims, arguments)
 
     def apply(self, *arguments: Any) -> Any:
         """Compute, and be differentiated where it is asked for."""
