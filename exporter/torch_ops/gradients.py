@@ -14,9 +14,11 @@ from torch.func import functional_call
 
 from ort_ops.errors import MylinearError
 
+_STEP, _ATOL, _RTOL = 1e-6, 1e-5, 1e-3  # those of torch's gradcheck
+
 
 class GradientError(MylinearError, ArithmeticError):
-    """A backward that is not the derivative of its forward; the message names the argument."""
+    """A backward that is not the derivative of its forward; the message names the argument and the worst element."""
 
 
 def check_gradients(
@@ -34,7 +36,8 @@ def check_gradients(
         second_order: whether to check the derivatives of the backward too.
 
     Raises:
-        GradientError: naming the argument or parameter whose gradient is wrong, with torch's own comparison.
+        GradientError: naming, in one line, the argument or parameter whose gradient is wrong, and its worst element:
+            where it is, the numerical and the analytical derivative, and their difference.
 
     >>> check_gradients(lambda x, y: x * y.sin(), (torch.rand(3, 2), torch.rand(2)))
     """
@@ -57,13 +60,28 @@ def check_gradients(
         values = [v.clone().requires_grad_() if name in chosen else v for name, v in arguments.items()]
         try:
             if len(chosen) == 1:
-                what = f"the gradient of {chosen[0]}"
+                what, compared, outputs = f"the gradient of {chosen[0]}", call, []
                 gradcheck(call, values)
             if second_order:
-                what = f"the second derivative by {' and '.join(chosen)}"
+                what, compared = f"the second derivative by {' and '.join(chosen)}", _backward_of(call)
+                outputs = [f"the gradient of {name}" for name in chosen]
                 gradgradcheck(call, values)
         except GradcheckError as error:
-            raise GradientError(f"{what} is wrong, compared with finite differences: {error}") from error
+            found = _worst_element(compared, values, list(arguments), outputs) or _first_line(error)
+            raise GradientError(f"{what} is wrong, compared with finite differences: {found}") from error
+
+
+def _backward_of(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function from arguments to their gradients, for the same random gradients of outputs at each call."""
+
+    def backward(*values: Any) -> Any:
+        outputs = [y for y in _as_tuple(call(*values)) if _is_differentiable(y) and y.requires_grad]
+        generator = torch.Generator().manual_seed(0)
+        seeds = [torch.rand(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs]
+        by = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
+        return torch.autograd.grad(outputs, by, seeds, create_graph=True, materialize_grads=True)
+
+    return backward
 
 
 def _argument_names(function: Any, count: int) -> list[str]:
@@ -79,3 +97,83 @@ def _widened(value: Any) -> Any:
 
 def _is_differentiable(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _worst_element(
+    call: Callable[..., Any], values: Sequence[Any], names: Sequence[str], output_names: Sequence[str] = ()
+) -> str:
+    """Return where the derivative of `call` differs most from finite differences, in units of what gradcheck allows.
+
+    Args:
+        values: the arguments; those that require a gradient are looked at.
+        names: of the arguments.
+        output_names: by default ``output 0``, ``output 1``.
+
+    Returns: input, output, both values and their difference in one line; empty if nothing differs, or a complex number
+        is among the values.
+    """
+    worst, found = 1.0, ""
+    results = _as_tuple(call(*values))
+    if any(isinstance(t, Tensor) and t.is_complex() for t in (*values, *results)):
+        return ""
+    for number, value in enumerate(values):
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            continue
+        for output, result in enumerate(results):
+            if not _is_differentiable(result) or not result.numel() * value.numel():
+                continue
+            numerical, analytical = _jacobians(call, values, number, output)
+            error = (numerical - analytical).abs()
+            excess = torch.nan_to_num(error / (_ATOL + _RTOL * analytical.abs()), nan=torch.inf)
+            place = int(excess.argmax())
+            if not excess.flatten()[place] > worst:
+                continue
+            worst = float(excess.flatten()[place])
+            row, column = divmod(place, numerical.shape[1])
+            pair = float(numerical[row, column]), float(analytical[row, column])
+            of = output_names[output] if output_names else f"output {output}"
+            found = (
+                f"worst by {names[number]}{_index(column, value.shape)} of {of}"
+                f"{_index(row, result.shape)}: numerical {pair[0]:.6g}, analytical {pair[1]:.6g}, "
+                f"difference {abs(pair[0] - pair[1]):.3g}"
+            )
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    """Return what torch says, without the Jacobians that follow."""
+    return str(error).strip().partition("\n")[0].rstrip(",")
+
+
+def _as_tuple(outputs: Any) -> tuple[Any, ...]:
+    """Return one output, or several, as a tuple."""
+    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+
+
+def _jacobians(call: Callable[..., Any], values: Sequence[Any], number: int, output: int) -> tuple[Tensor, Tensor]:
+    """Return finite differences and the derivative, each ``[elements of the output, elements of the argument]``."""
+    value = values[number]
+
+    def flat(moved: Tensor) -> Tensor:
+        moved_values = [moved if i == number else v for i, v in enumerate(values)]
+        result: Tensor = _as_tuple(call(*moved_values))[output].flatten()
+        return result
+
+    y = flat(value)
+    if not y.requires_grad:
+        analytical = y.new_zeros(y.numel(), value.numel())
+    else:
+        rows = [torch.autograd.grad(e, value, retain_graph=True, materialize_grads=True)[0].flatten() for e in y]
+        analytical = torch.stack(rows)
+    columns = []
+    for element in range(value.numel()):
+        step = value.new_zeros(value.numel())
+        step[element] = _STEP
+        step = step.reshape(value.shape)
+        ahead, behind = (flat((value.detach() + sign * step).requires_grad_()).detach() for sign in (1, -1))
+        columns.append((ahead - behind) / (2 * _STEP))
+    return torch.stack(columns, 1), analytical.detach()
+
+
+def _index(place: int, shape: torch.Size) -> str:
+    return str([int(i) for i in torch.unravel_index(torch.tensor(place), shape)]) if len(shape) else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,8 +33,23 @@ def test_a_wrong_gradient_is_named() -> None:
     def wrong(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return Wrong.apply(x, weight, bias)
 
-    with pytest.raises(GradientError, match="the gradient of weight is wrong"):
-        check_gradients(wrong, sample())
+    inputs = sample()
+    with pytest.raises(GradientError, match="the gradient of weight is wrong") as raised:
+        check_gradients(wrong, inputs)
+    said = str(raised.value)
+    assert "\n" not in said
+    pattern = (
+        r"worst by weight\[(\d), (\d)\] of output 0\[(\d), (\d)\]: numerical (\S+), analytical (\S+), difference (\S+)$"
+    )
+    found = re.search(pattern, said)
+    assert found is not None, said
+    i, j, row, column = map(int, found.groups()[:4])
+    numerical, analytical, difference = map(float, found.groups()[4:])
+    exact = inputs[0][row, j].item() if column == i else 0.0
+    assert numerical == pytest.approx(exact, rel=1e-4)
+    assert analytical == pytest.approx(2 * exact, rel=1e-4)
+    assert difference == pytest.approx(exact, rel=1e-2)
+    assert exact == pytest.approx(float(inputs[0].max()))
 
 
 def test_a_wrong_parameter_gradient_of_a_module_is_named() -> None:
@@ -63,8 +80,27 @@ def test_a_wrong_second_derivative_is_found() -> None:
             return grad * 2 * x.detach()
 
     check_gradients(Once.apply, torch.rand(3), second_order=False)
-    with pytest.raises(GradientError, match="the second derivative by"):
-        check_gradients(Once.apply, torch.rand(3))
+    with pytest.raises(GradientError, match="the second derivative by x is wrong") as raised:
+        check_gradients(lambda x: Once.apply(x), torch.tensor([0.5, 0.25, 0.125]))
+    assert re.search(
+        r"by x\[(\d)\] of the gradient of x\[\1\]: numerical 1\.\d+, analytical 0, diff.*$", str(raised.value)
+    )
+
+
+def test_what_is_no_single_element_keeps_torch_s_words() -> None:
+    class Complex(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x * 2j
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:
+            return grad
+
+    with pytest.raises(
+        GradientError, match=r"is wrong, compared with finite differences: .*mismatch for output 0[^\n]+$"
+    ):
+        check_gradients(Complex.apply, torch.rand(2, dtype=torch.complex128))
 
 
 def test_calls_are_counted() -> None:
