@@ -6,7 +6,7 @@ import argparse
 
 EXAMPLES = (
     "mylinear new ScaledSum",
-    "mylinear new --update --folder scaled-sum",
+    "mylinear new ScaledSum --update",
     "mylinear new ScaledSum --inputs x,z:optional --attributes a:float=1.0,mode:string=plain --no-cpp",
 )
 """Of command lines, for the help."""
@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cuda", action="store_true", help="is refused, with what to do instead")
     parser.add_argument("--folder", help="to write, which must not exist (default: the package's name, here)")
     parser.add_argument(
-        "--update", action="store_true", help="replace the C++ headers of the package in --folder by this version's"
+        "--update",
+        action="store_true",
+        help="replace the C++ headers of a package by this version's, and change nothing else: of the package that "
+        "NAME has here, or that is in --folder (default: this folder)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -60,17 +63,18 @@ def run(args: argparse.Namespace) -> int:
     from ort_ops.console.report_text import json_text
     from ort_ops.scaffold.attributes import PackageError
     from ort_ops.scaffold.request import read_request
-    from ort_ops.scaffold.write import update_headers, write_package
+    from ort_ops.scaffold.write import find_package, update_headers, write_package
 
     if args.cuda:
         raise PackageError(NO_CUDA)
     if args.update:
-        folder = args.folder or "."
+        folder = find_package(args.name, args.folder)
         changed = update_headers(folder)
         if args.json:
-            print(json_text({"folder": folder, "changed": changed}))
+            print(json_text({"folder": str(folder), "changed": changed}))
         else:
-            said = f"{folder}: {len(changed)} files of third_party/mylinear changed"
+            files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
+            said = f"{folder}: {files} of third_party/mylinear changed"
             print(": ".join([said, *filter(None, [", ".join(changed)])]))
         return 0
     if args.name is None:

@@ -56,7 +56,7 @@ class PackageRequest:
     @property
     def distribution(self) -> str:
         """The name that pip knows."""
-        return self.module.replace("_", "-")
+        return package_names(self.name)[1]
 
     @property
     def class_name(self) -> str:
@@ -87,8 +87,7 @@ def read_request(
 
     Raises: PackageError for a name that is no identifier, or is taken.
     """
-    check_text("NAME", name, _NAME, "letters, digits and underscores, a letter first")
-    module = _snake_case(name)
+    module = package_names(name)[0]
     if module in sys.stdlib_module_names or keyword.iskeyword(module):
         raise PackageError(f"NAME must give a free package name, got '{name}': Python itself has '{module}'")
     domain = module if domain is None else domain
@@ -101,6 +100,13 @@ def read_request(
     _check_words(request)
     _check_free(request)
     return request
+
+
+def package_names(name: str) -> tuple[str, str]:
+    """Return the Python package and the distribution that an operator gets. Raises: PackageError for no identifier."""
+    check_text("NAME", name, _NAME, "letters, digits and underscores, a letter first")
+    module = _snake_case(name)
+    return module, module.replace("_", "-")
 
 
 def _words(what: str, text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from ort_ops.installation.requirements import DISTRIBUTION, installed_version
 from ort_ops.native.library import NativeLibraryError, include_path
 from ort_ops.scaffold.attributes import PackageError
 from ort_ops.scaffold.example import example_parts
-from ort_ops.scaffold.request import PackageRequest
+from ort_ops.scaffold.request import PackageRequest, package_names
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,6 +66,30 @@ def write_package(request: PackageRequest, folder: str | Path | None = None) -> 
         whole.rename(target)
     todo = {name: count for name, text in texts.items() if (count := text.count("TODO:"))}
     return NewPackage(request, target, tuple(texts), todo)
+
+
+def find_package(name: str | None, folder: str | Path | None) -> Path:
+    """Return the folder of a package to update: ``folder``, or the one that ``name`` has here, or this folder.
+
+    Raises: PackageError if the package there is that of another operator than ``name``.
+    """
+    if name is None:
+        return Path("." if folder is None else folder)
+    expected = package_names(name)[1]
+    if folder is None:
+        folder = expected if Path(expected, "pyproject.toml").is_file() else "."
+    target = Path(folder)
+    try:
+        found = tomllib.loads((target / "pyproject.toml").read_text())["project"]["name"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        hint = f"give its folder by --folder, or run this where '{expected}' is"
+        raise PackageError(
+            f"'{target}' must be the package of {name}, and has no readable pyproject.toml; {hint}"
+        ) from error
+    if found != expected:
+        hint = "leave NAME out, or give its folder by --folder"
+        raise PackageError(f"'{target}' must be the package of {name}, which is '{expected}', got '{found}'; {hint}")
+    return target
 
 
 def update_headers(folder: str | Path) -> list[str]:

@@ -84,6 +84,9 @@ REFUSED = {
     "Mine --dtypes float64,int8": "add types of other kinds to the written files",
     "Mine --attributes x:float=1": "got 'x' twice",
     "Mine --cuda": "--cuda must be left out: there is no example of a CUDA kernel",
+    "Mine --update": "'.' must be the package of Mine, and has no readable pyproject.toml; give its folder by --folder",
+    "Mine --update --folder taken": "'taken' must be the package of Mine, and has no readable pyproject.toml",
+    "9lives --update": "NAME must be letters, digits and underscores",
     "--update --folder taken": "'taken' must be a package with headers in 'third_party/mylinear'; name it by --folder",
     "--no-cpp": "NAME must be given: that of the operator, such as ScaledSum",
     "Mine --folder taken": "'taken' exists; name another folder by --folder, or remove it",
@@ -94,7 +97,7 @@ REFUSED = {
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_what_it_refuses_is_one_line(arguments: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Path("taken").mkdir()
-    words = arguments.split(" ", 2)
+    words = arguments.split() if "--update" in arguments else arguments.split(" ", 2)
     assert cli.main(["new", *words]) == 2
     said = capsys.readouterr().err
     assert REFUSED[arguments] in said
@@ -136,8 +139,35 @@ def test_update_brings_the_headers_up_to_date_and_nothing_else(capsys: pytest.Ca
         **right,
         kernel: b"// mine\n",
     }
+    (third_party / "ort" / "abi.h").write_text("// old\n")
+    assert cli.main(["new", "Mine", "--update", "--folder", "made"]) == 0
+    assert "made: 1 file of third_party/mylinear changed: ort/abi.h\n" in capsys.readouterr().out
     assert cli.main(["new", "--update", "--folder", "made", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"folder": "made", "changed": []}
+
+
+def test_update_takes_the_package_of_that_name_and_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RowScale", "Mine"):
+        write_package(read_request(name))
+    changed = Path("row-scale", "third_party", "mylinear", "ort", "abi.h")
+    right = changed.read_text()
+    changed.write_text("// old\n")
+    assert cli.main(["new", "RowScale", "--update", "--folder", "mine"]) == 2
+    said = (
+        "'mine' must be the package of RowScale, which is 'row-scale', got 'mine'; leave NAME out, or give its folder"
+    )
+    assert said in capsys.readouterr().err
+    assert cli.main(["new", "Mine", "--update"]) == 0
+    assert capsys.readouterr().out == "mine: 0 files of third_party/mylinear changed\n"
+    assert changed.read_text() == "// old\n"
+    assert cli.main(["new", "RowScale", "--update"]) == 0
+    assert changed.read_text() == right
+    monkeypatch.chdir("mine")
+    assert cli.main(["new", "RowScale", "--update"]) == 2
+    assert "'.' must be the package of RowScale, which is 'row-scale', got 'mine'" in capsys.readouterr().err
+    assert cli.main(["new", "Mine", "--update"]) == 0
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
