@@ -222,6 +222,7 @@ def operator(
             make_samples(described, calls),
             python_kernel=None if python is None else lambda: python,
             torch=defined.keep(torch_kit),
+            samples_are_examples=True,
         )
         if (old := _defined.get(described.key)) is not None:
             old.remove()

@@ -24,7 +24,7 @@ def description_promises(subject: Subject) -> Iterator[Promise]:
     """Try the description of an operator, without a kernel; the first one that is broken may hide others."""
     samples = attempt("samples", "the kit", lambda: _check_samples(subject))
     yield samples
-    if samples.outcome is not Outcome.KEPT and not _has_calls(subject):
+    if samples.outcome is Outcome.BROKEN and not _has_calls(subject):
         return
     for overload in subject.overloads:
         yield attempt("schema", overload.name, partial(_check_schema, overload))
@@ -41,8 +41,9 @@ def _has_calls(subject: Subject) -> bool:
         return False
 
 
-def _check_samples(subject: Subject) -> str:
+def _check_samples(subject: Subject) -> Promise | str:
     operator = subject.kit.operator
+    lacking = []
     for overload in subject.overloads:
         calls = overload.calls
         if not calls:
@@ -57,8 +58,14 @@ def _check_samples(subject: Subject) -> str:
             if len({str(call.attributes[attribute.name]) for call in calls}) < 2:
                 missing.append(f"two values of {attribute.name}")
         if missing:
-            raise BrokenError(f"of {overload.name} they lack {', '.join(missing)}")
-    return f"{sum(len(overload.calls) for overload in subject.overloads)} calls"
+            lacking.append((overload.name, ", ".join(missing)))
+    count = f"{sum(len(overload.calls) for overload in subject.overloads)} calls"
+    if not lacking:
+        return count
+    name, missing_there = lacking[0]
+    if not subject.kit.samples_are_examples:
+        raise BrokenError(f"of {name} they lack {missing_there}")
+    return Promise("samples", "the kit", Outcome.FEW, f"{count}; add to examples= what they lack: {missing_there}")
 
 
 def _check_schema(overload: Overload) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
 from exporter.promises.result import Outcome, Promise
 from exporter.promises.subject import Overload, Subject, attempt, in_words, model_of
 from exporter.verification.backends.base import Backend
@@ -84,6 +86,14 @@ def _try(kit: OperatorKit, backend: Backend, overload: Overload, what: str, name
         rows = NodeRows(backend, None)
         try:
             run_alone([NodeCall(kit, call)], [rows])
+        except NoKernel as error:
+            if not (
+                kit.samples_are_examples and what == "body" and call.element_type.accumulator != call.element_type.name
+            ):
+                return Promise(what, name, Outcome.BROKEN, f"{call.label}: {in_words(error)}")
+            of = found[0] if (found := re.findall(r"implementation for (\w+)", str(error))) else "a node"
+            advice = "give a body= that casts to float32 and back"
+            return Promise(what, name, Outcome.NOT_RUN, f"onnxruntime has no {of} in {overload.name}; {advice}")
         except Exception as error:
             return Promise(what, name, Outcome.BROKEN, f"{call.label}: {in_words(error)}")
         ((_, comparison),) = rows.worst.values()

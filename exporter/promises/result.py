@@ -26,6 +26,10 @@ class Outcome(Enum):
     """The operator promises it, and this machine cannot try it; then the operator is not proved."""
     NOT_MADE = "not promised"
     """The operator does not promise it, or nobody needs it here."""
+    FEW = "few"
+    """It holds for what was tried, which is less than the operator's samples should try."""
+    NOT_RUN = "not run"
+    """It takes a device that this machine lacks, or a kernel that onnxruntime lacks, and that nobody asked for."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class OperatorCheck(Shown):
 
     @property
     def is_ok(self) -> bool:
-        """Whether every promise was tried and is kept."""
+        """Whether every promise was tried and is kept; those that are ``not run`` aside."""
         return self.is_kept and not self.of(Outcome.UNTESTED)
 
     def check(self, *, allow_untested: bool = False) -> None:
@@ -88,7 +92,10 @@ class OperatorCheck(Shown):
             return f"{self.operator} BREAKS {_listed(broken)}"
         if untested:
             return f"{self.operator} is NOT PROVED: untested here: {_listed(untested)}; the other {kept} are kept"
-        return f"{self.operator} keeps all {kept} promises"
+        few = ", on few samples" if self.of(Outcome.FEW) else ""
+        not_run = self.of(Outcome.NOT_RUN)
+        rest = f"; not run here: {_listed(not_run)}" if not_run else ""
+        return f"{self.operator} keeps all {kept} promises{few}{rest}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and cells, for `ort_ops.console.table.print_table`."""

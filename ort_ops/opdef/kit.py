@@ -36,6 +36,8 @@ class OperatorKit:
             equal bit by bit.
         samples: (random generator, element types) -> calls worth trying: usual ones, edges, zero sizes, absent optional
             inputs, attributes other than the default.
+        samples_are_examples: whether samples are the calls that somebody gave as examples, and others like them. What
+            they lack is then reported, and nothing is broken by it.
         python_kernel: () -> the `PythonKernel`, made by `implements`; None for none.
         library: () -> path of the shared library with C++ kernels for it, to be registered with a session; raises a
             MylinearError that says why there is none. None where no C++ kernel was ever written for it.
@@ -83,3 +85,4 @@ class OperatorKit:
     gradient_bound: Callable[[Call, Sequence[Array | None]], Sequence[Bound | None]] | None = None
     torch: str = ""
     bench: str = ""
+    samples_are_examples: bool = False

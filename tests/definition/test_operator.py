@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import exporter
 import ort_ops
+from exporter.promises.result import Outcome
 from ort_ops import ContractError, DefinitionError, Float, Integer
 from ort_ops.models.make import make_model
 from ort_ops.numerics.bound import ROUNDED
@@ -67,6 +68,22 @@ def test_verify_finds_a_kernel_and_a_backward_that_are_wrong(define: Defined, tm
     op = define("Lost", backward=lambda ctx, grad: (backward(ctx, grad)[0], None))
     with pytest.raises(exporter.GradientError, match="the gradient of w is wrong"):
         op.check_gradients()
+
+
+def test_check_asks_no_more_of_one_example_than_it_can_prove(define: Defined) -> None:
+    op = define("Checked", scale, examples=[X])
+    found = exporter.check_operator(op.operator.op_type, compile_backend=None)
+    assert found.is_ok, found.table()
+    (few,) = found.of(Outcome.FEW)
+    assert few.detail == "8 calls; add to examples= what they lack: an empty array, two values of factor"
+    (not_run,) = found.of(Outcome.NOT_RUN)
+    assert (not_run.promise, not_run.subject) == ("body", "body, bfloat16")
+    assert not_run.detail == "onnxruntime has no Mul in bfloat16; give a body= that casts to float32 and back"
+    assert ", on few samples; not run here: body (body, bfloat16)" in found.conclusion()
+    op = define("Checked", scale, examples=[X, (X, {"factor": 0.5}), torch.ones(0, 4)])
+    found = exporter.check_operator(op.operator.op_type, compile_backend=None)
+    assert found.is_ok, found.table()
+    assert not found.of(Outcome.FEW)
 
 
 @pytest.mark.parametrize("is_right", [True, False])
