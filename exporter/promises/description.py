@@ -162,6 +162,7 @@ def _check_cpp(kit: OperatorKit) -> Promise | str:
         "inputs": [(p.name, p.type.name, p.is_optional) for p in operator.inputs],
         "outputs": [(p.name, p.type.name, p.is_optional) for p in operator.outputs],
         "attributes": [(a.name, a.kind, a.is_required) for a in operator.attributes],
+        "allowed": [list(combination) for combination in operator.allowed],
     }
     for one in found:
         got = {
@@ -169,6 +170,7 @@ def _check_cpp(kit: OperatorKit) -> Promise | str:
             "inputs": [(p["name"], p["type"], p["optional"]) for p in one["inputs"]],
             "outputs": [(p["name"], p["type"], p["optional"]) for p in one["outputs"]],
             "attributes": [(a["name"], a["kind"], a["required"]) for a in one["attributes"]],
+            "allowed": one.get("allowed", []),
         }
         for what, wanted in expected.items():
             if got[what] != wanted:

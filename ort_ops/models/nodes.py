@@ -12,9 +12,10 @@ from ort_ops.models.graphs import Scope, function_scopes, scopes, scopes_at, sco
 from ort_ops.models.operator_node import Kits
 from ort_ops.models.operator_node import OperatorNode as OperatorNode
 from ort_ops.opdef import registry
+from ort_ops.opdef.combinations import check_combination
 from ort_ops.opdef.element_types import BY_ONNX_TYPE, ElementType, element_type_name
-from ort_ops.opdef.onnx_objects import make_function, operator_type, register_schemas
-from ort_ops.opdef.operator import Operator, Parameter
+from ort_ops.opdef.onnx_objects import make_function, node_attributes, operator_type, register_schemas
+from ort_ops.opdef.operator import ContractError, Operator, Parameter
 
 
 def operator_nodes(model: onnx.ModelProto) -> list[OperatorNode]:
@@ -132,7 +133,7 @@ def types_by_operator(model: onnx.ModelProto) -> dict[tuple[str, str, int], dict
             variables.setdefault(name, set()).add(element_type.name)
     for operator in {id(found.operator): found.operator for found in nodes}.values():
         # Of nodes in functions that nothing calls no type is known, and none matters.
-        result.setdefault(operator.key, {v.name: {v.dtypes[0]} for v in operator.variables})
+        result.setdefault(operator.key, {v.name: {name} for v, name in operator.overloads()[0].items()})
     return result
 
 
@@ -183,6 +184,9 @@ def _check_node(found: OperatorNode) -> None:
     if node.attribute or operator.attributes:
         kinds = {a.name: a.type for a in node.attribute if not a.ref_attr_name}
         operator.check_attributes([a.name for a in node.attribute], kinds)
+        node_attributes(operator, node)
+    if operator.allowed:
+        _check_combination(found, stated_types(found))
     for what, names, formal, num_required in (
         ("the inputs", node.input, operator.inputs, operator.num_required),
         ("the outputs", node.output, operator.outputs, operator.num_required_outputs),
@@ -211,7 +215,20 @@ def _checked_types(found: OperatorNode) -> dict[str, ElementType]:
     for parameter, _ in found.parameters():
         if parameter.type.name not in known:
             raise ModelError(f"the element type of {found.operator.name} node '{found.label}' cannot be inferred")
-    return {
+    types = {
         name: BY_ONNX_TYPE[operator_type(found.operator, name, element_type_name(element_type)).onnx_type]
         for name, element_type in known.items()
     }
+    _check_combination(found, known)
+    return types
+
+
+def _check_combination(found: OperatorNode, known: Mapping[str, int]) -> None:
+    """Check that the element types of a node may stand together. Raises: ContractError naming the node."""
+    variables = {variable.name: variable for variable in found.operator.variables}
+    try:
+        check_combination(
+            found.operator, {variables[name]: element_type_name(number) for name, number in known.items()}
+        )
+    except ContractError as error:
+        raise ContractError(f"{error} (node '{found.label}')") from error

@@ -87,6 +87,7 @@ def make_call(
     names += [None] * (len(operator.inputs) - len(names))
     types = operator.bind(names)
     operator.check_attributes([*(attributes or {})])
+    operator.check_values(attributes or {})
     formal = {attribute.name: attribute for attribute in operator.attributes}
     given = {name: as_stored(formal[name].kind, value) for name, value in (attributes or {}).items()}
     return Call(operator, tuple(inputs), operator.defaults | given, types, label)

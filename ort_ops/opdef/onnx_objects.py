@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.opdef import registry, schemas
+from ort_ops.opdef.combinations import check_combination
 from ort_ops.opdef.element_types import ELEMENT_TYPES, ONNX_TYPES, ElementType
 from ort_ops.opdef.operator import Attribute, MakeBody, Operator, Parameter
 from ort_ops.opdef.shapes import make_type, read_shape
@@ -59,18 +60,23 @@ def register_schemas() -> None:
 
 
 def infer_types(operator: Operator, context: Any) -> None:
-    """Infer types and shapes of a node's outputs; ``context`` is onnx's InferenceContext."""
+    """Infer types and shapes of a node's outputs; ``context`` is onnx's InferenceContext.
+
+    Raises: ContractError for a combination of element types, an attribute or a shape that breaks the contract.
+    """
     num_inputs = min(context.get_num_inputs(), len(operator.inputs))
     types = [context.get_input_type(i) if context.has_input(i) else None for i in range(num_inputs)]
     bound = operator.bind_known([t.tensor_type.elem_type if t is not None else 0 for t in types])
     if bound is None:
         return
+    check_combination(operator, bound)
     shapes = [read_shape(t) for t in types] + [None] * (len(operator.inputs) - num_inputs)
     attributes = operator.defaults | {
         attribute.name: value
         for attribute in operator.attributes
         if (value := _attribute_value(attribute, context.get_attribute(attribute.name))) is not None
     }
+    operator.check_values(attributes)
     inferred = operator.infer_shape(shapes, attributes)
     for i, (output, shape) in enumerate(zip(operator.outputs, inferred, strict=True)):
         if i < context.get_num_outputs() and output.type in bound:
@@ -139,6 +145,7 @@ def make_node(
     from onnx import helper
 
     operator.check_attributes(attributes)
+    operator.check_values(attributes)
     node = helper.make_node(operator.name, list(inputs), list(outputs), name=name or None, domain=operator.domain)
     formal = {a.name: a for a in operator.attributes}
     node.attribute.extend(_make_attribute(formal[key], value) for key, value in attributes.items())
@@ -153,6 +160,7 @@ def node_attributes(operator: Operator, node: onnx.NodeProto) -> dict[str, Any]:
     operator.check_attributes([a.name for a in node.attribute], {a.name: a.type for a in node.attribute})
     formal = {a.name: a for a in operator.attributes}
     given = {a.name: _attribute_value(formal[a.name], a) for a in node.attribute if not a.ref_attr_name}
+    operator.check_values(given)
     return operator.defaults | given
 
 
@@ -168,8 +176,9 @@ def widest_accumulator(types: Sequence[ElementType]) -> ElementType:
 
 def _check_opset_of_types(operator: Operator, opset_version: int, bound: Mapping[str, tuple[ElementType, ...]]) -> None:
     argument = "the opset version"
-    for types in bound.values():
-        if len(types) > 1 and opset_version < 15:
+    of_outputs = {output.type.name for output in operator.outputs}  # which take the type of an input, by CastLike
+    for name, types in bound.items():
+        if len(types) > 1 and opset_version < 15 and name in of_outputs:
             rule = f"15 or newer for a model that mixes {' and '.join(t.name for t in types)}"
             raise operator.error(argument, rule, str(opset_version))
         if opset_version < 13 and "bfloat16" in {t.name for t in types}:
@@ -199,10 +208,10 @@ def _make_attribute(attribute: Attribute, value: Any) -> onnx.AttributeProto:
 
 
 def _attribute_value(attribute: Attribute, proto: onnx.AttributeProto | None) -> Any:
-    """Return the value of a node's attribute; None where there is none, or one of another kind."""
+    """Return the value of a node's attribute; None where there is none, one of another kind, or a function's own."""
     from onnx import helper, numpy_helper
 
-    if proto is None or proto.type != attribute.kind:
+    if proto is None or proto.type != attribute.kind or proto.ref_attr_name:
         return None
     value = helper.get_attribute_value(proto)
     if attribute.kind == _TENSOR:

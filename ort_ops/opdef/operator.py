@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ort_ops.opdef.combinations import Combination, check_allowed, check_combination
 from ort_ops.opdef.element_types import BY_ONNX_TYPE, ELEMENT_TYPES, ElementType, element_type_name
 from ort_ops.opdef.parameters import (
     AbsentInput,
@@ -21,6 +22,7 @@ from ort_ops.opdef.parameters import (
     DefinitionError,
     Parameter,
     TypeVariable,
+    one_of,
 )
 from ort_ops.opdef.shapes import Shape, format_shape
 
@@ -59,6 +61,8 @@ class Operator:
         former_bodies: what ``make_body`` was in older versions of the package; equally right, and accepted.
         min_opset: the oldest version of ONNX's own domain that the body is written for.
         package: the distribution that defines the operator, for messages.
+        allowed: the combinations of element types that a call may have, each in the order of ``variables``. Empty where
+            every combination is allowed.
     """
 
     domain: str
@@ -73,6 +77,11 @@ class Operator:
     former_bodies: tuple[MakeBody, ...] = field(default=(), compare=False)
     min_opset: int = 7
     package: str = field(default="", compare=False)
+    allowed: tuple[Combination, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.allowed:
+            check_allowed(self.variables, self.allowed)
 
     @property
     def op_type(self) -> str:
@@ -102,11 +111,11 @@ class Operator:
     @property
     def num_overloads(self) -> int:
         """How many combinations of element types there are."""
-        return math.prod(len(variable.dtypes) for variable in self.variables)
+        return len(self.allowed) or math.prod(len(variable.dtypes) for variable in self.variables)
 
     def overloads(self) -> list[dict[TypeVariable, str]]:
-        """Return every combination of element types, by name."""
-        dtypes = itertools.product(*(variable.dtypes for variable in self.variables))
+        """Return every combination of element types that a call may have, by name."""
+        dtypes = self.allowed or itertools.product(*(variable.dtypes for variable in self.variables))
         return [dict(zip(self.variables, names, strict=True)) for names in dtypes]
 
     @property
@@ -158,6 +167,8 @@ class Operator:
             if name != first[0]:
                 rule = f"{first[0]} (the dtype of {first[1].argument})"
                 raise self.error(parameter.argument, rule, str(name))
+        if self.allowed:
+            check_combination(self, {variable: known for variable, (known, _) in bound.items()})
         types = {variable.name: ELEMENT_TYPES[name] for variable, (name, _) in bound.items()}
         for variable in self.variables:
             if len(variable.dtypes) == 1:
@@ -186,6 +197,7 @@ class Operator:
         Returns: the shape of each output. Raises: ContractError that says which argument breaks which rule.
         """
         types = self.bind(names)
+        self.check_values(attributes or {})
         results = list(self.infer_shape(shapes, self.defaults | dict(attributes or {})))
         for parameter, shape in zip(self.outputs, results, strict=True):
             element_type = types.get(parameter.type.name)
@@ -241,6 +253,14 @@ class Operator:
             kind = (kinds or {}).get(attribute.name, attribute.kind)
             if kind != attribute.kind:
                 raise self.error(f"attribute {attribute.name}", attribute.python_type, KIND_NAMES.get(kind, str(kind)))
+
+    def check_values(self, attributes: Mapping[str, Any]) -> None:
+        """Check the values of attributes that have only some. Raises: ContractError."""
+        for attribute in self.attributes:
+            value = attributes.get(attribute.name, attribute.default)
+            if attribute.name in attributes and attribute.choices and value not in attribute.choices:
+                rule = one_of([str(choice) for choice in attribute.choices])
+                raise self.error(f"attribute {attribute.name}", rule, str(value) or "an empty text")
 
 
 KIND_NAMES = {

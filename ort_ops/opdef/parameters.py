@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,12 @@ class ContractError(MylinearError, ValueError):
 
 class DefinitionError(MylinearError, TypeError):
     """A definition that cannot be an operator; the message says which part is wrong and why."""
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Return words as a choice: ``float64, float32 or float16``."""
+    *head, last = words
+    return f"{', '.join(head)} or {last}" if head else last
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,7 @@ class TypeVariable:
     @property
     def rule(self) -> str:
         """The accepted element types in words: ``float64, float32, float16 or bfloat16``."""
-        *head, last = self.dtypes
-        return f"{', '.join(head)} or {last}" if head else last
+        return one_of(self.dtypes)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Attribute:
         python_type: the type in words, such as ``list[float]``.
         default: what a kernel gets where a node has none. It does not belong to the operator's identity, so the
             default of a Python kernel can change while sessions are alive.
+        choices: the values that it may have; empty for any.
     """
 
     name: str
@@ -98,3 +105,4 @@ class Attribute:
     is_required: bool = False
     default: Any = field(default=None, compare=False)
     doc: str = ""
+    choices: tuple[Any, ...] = ()

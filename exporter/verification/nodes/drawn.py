@@ -40,12 +40,15 @@ def rounded(array: Array, element_type: ElementType) -> Array:
 def in_type(call: Call, element_type: ElementType | None) -> Types | None:
     """Return the call's element types with another one for floating-point numbers; None for its own.
 
-    Returns: None where no type variable of the operator takes that element type.
+    Returns: None where no type variable of the operator takes that element type, or it does not go with the others.
     """
     if element_type is None:
         return call.types
     variables = [v for v in call.operator.variables if element_type.name in v.dtypes and _is_floating(call, v.name)]
-    return {**call.types, **{v.name: element_type for v in variables}} if variables else None
+    types = {**call.types, **{v.name: element_type for v in variables}}
+    allowed = call.operator.allowed
+    fits = not allowed or tuple(types[v.name].name for v in call.operator.variables if v.name in types) in allowed
+    return types if variables and fits else None
 
 
 def _is_floating(call: Call, variable: str) -> bool:
