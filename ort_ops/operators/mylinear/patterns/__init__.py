@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ort_ops.operators.mylinear.patterns.attention import is_projection
+from ort_ops.operators.mylinear.patterns.causes import Cause
 from ort_ops.operators.mylinear.patterns.check import check_layer
 from ort_ops.operators.mylinear.patterns.layer import LinearLayer
 from ort_ops.operators.mylinear.patterns.lookalikes import reason_to_leave
@@ -40,6 +42,8 @@ class LinearPattern:
         reason = reason_to_leave(node)
         if reason is not None or not is_standard(node, "MatMul", "Gemm"):
             return reason
+        if is_projection(node):
+            return Reason(Cause.ATTENTION)
         try:
             return LinearMatch(match(node))
         except NoMatch as verdict:

@@ -39,6 +39,10 @@ class Cause(reasons.Cause):
     LEFT_NOT_TRANSPOSED_BACK = "the constant is the left factor, and {op_type} comes behind the product, no Transpose"
     LEFT_NOT_A_BIAS = "the constant is the left factor, and what is added is not one number for each output feature"
     FUSED = "onnxruntime's optimizer made it, and other runtimes do not know it; adopt the model as it was before"
+    ATTENTION = (
+        "it is a projection of an attention that onnxruntime fuses when it loads the model, which is faster than the "
+        "three products"
+    )
     FUSED_ATTENTION = "its weight is that of a fused attention; adopt the model as it was before that fusion"
     QUANTIZED = "it multiplies quantised numbers, which MYLINEAR does not"
     POINTWISE_CONVOLUTION = (
