@@ -8,7 +8,8 @@ if(NOT TARGET mylinear::mylinear)
   target_include_directories(mylinear::mylinear INTERFACE ${CMAKE_CURRENT_LIST_DIR}/..)
   target_compile_features(mylinear::mylinear INTERFACE cxx_std_17)
   # A fused product and sum rounds once instead of twice: what a kernel computes is not for the optimiser to choose.
-  target_compile_options(mylinear::mylinear INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU,Clang,AppleClang>:-ffp-contract=off>)
+  target_compile_options(mylinear::mylinear INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU,Clang,AppleClang>:-ffp-contract=off>
+    $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:--fmad=false;-Xcompiler=-ffp-contract=off>)
 endif()
 foreach(component IN LISTS mylinear_FIND_COMPONENTS)
   if(component STREQUAL "kernels")

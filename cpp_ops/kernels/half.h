@@ -9,6 +9,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define MYLINEAR_ON_DEVICE_TOO __host__ __device__
+#else
+#define MYLINEAR_ON_DEVICE_TOO
+#endif
+
 namespace mylinear::kernels {
 
 // Storage of the two small types: a number each, so that no arithmetic happens in them by accident.
@@ -19,21 +25,23 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
-static inline uint32_t float_bits(float value) {
+MYLINEAR_ON_DEVICE_TOO static inline uint32_t float_bits(float value) {
   uint32_t bits;
   __builtin_memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-static inline float float_from_bits(uint32_t bits) {
+MYLINEAR_ON_DEVICE_TOO static inline float float_from_bits(uint32_t bits) {
   float value;
   __builtin_memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-static inline float to_float(Bfloat16 value) { return float_from_bits(uint32_t{value.bits} << 16); }
+MYLINEAR_ON_DEVICE_TOO static inline float to_float(Bfloat16 value) {
+  return float_from_bits(uint32_t{value.bits} << 16);
+}
 
-static inline float to_float(Float16 value) {
+MYLINEAR_ON_DEVICE_TOO static inline float to_float(Float16 value) {
   const uint32_t sign = (value.bits & 0x8000u) << 16;
   const uint32_t exponent = (value.bits >> 10) & 0x1fu;
   const uint32_t mantissa = value.bits & 0x3ffu;
@@ -47,13 +55,13 @@ static inline float to_float(Float16 value) {
   return float_from_bits(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-static inline Bfloat16 to_bfloat16(float value) {
+MYLINEAR_ON_DEVICE_TOO static inline Bfloat16 to_bfloat16(float value) {
   const uint32_t bits = float_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-static inline Float16 to_float16(float value) {
+MYLINEAR_ON_DEVICE_TOO static inline Float16 to_float16(float value) {
   const uint32_t bits = float_bits(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;

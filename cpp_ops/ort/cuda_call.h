@@ -137,8 +137,9 @@ class CudaNode {
   CudaAllocator allocator_;
 };
 
-// The Spec of an operator on the CUDA provider, offered where this machine has a backend.
-template <class Contract, class CudaKernel, class Backend>
+// The Spec of an operator on the CUDA provider, offered where this machine has a backend. Without a Backend
+// it is for a kernel in a .cu file (cuda/kernel.h).
+template <class Contract, class CudaKernel, class Backend = void>
 struct CudaSpec : Contract {
   static constexpr const char* kProvider = kCudaProvider;
   using Kernel = CudaKernel;

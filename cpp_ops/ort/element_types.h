@@ -37,17 +37,17 @@ using kernels::to_float;
 using kernels::to_float16;
 
 // What an element is computed in: float for the two small types, so that a result is rounded once; otherwise
-// itself.
-inline double widen(double value) { return value; }
-inline float widen(float value) { return value; }
-inline float widen(Float16 value) { return to_float(value); }
-inline float widen(Bfloat16 value) { return to_float(value); }
+// itself. In a .cu file these may be called on the device.
+MYLINEAR_ON_DEVICE_TOO inline double widen(double value) { return value; }
+MYLINEAR_ON_DEVICE_TOO inline float widen(float value) { return value; }
+MYLINEAR_ON_DEVICE_TOO inline float widen(Float16 value) { return to_float(value); }
+MYLINEAR_ON_DEVICE_TOO inline float widen(Bfloat16 value) { return to_float(value); }
 template <class T>
 using Wide = decltype(widen(T{}));
 
 // Rounds a result to the element type.
 template <class T>
-T narrow(Wide<T> value) {
+MYLINEAR_ON_DEVICE_TOO T narrow(Wide<T> value) {
   if constexpr (std::is_same_v<T, Float16>) {
     return to_float16(value);
   } else if constexpr (std::is_same_v<T, Bfloat16>) {

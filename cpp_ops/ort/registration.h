@@ -182,6 +182,10 @@ abi::OrtStatus* register_library(abi::OrtSessionOptions* options, const abi::Ort
 
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
 
+// A .cu file includes the CPU's kernel with this defined, and registers both at its end (cuda/kernel.h).
+#ifdef MYLINEAR_REGISTER_LATER
+#define MYLINEAR_REGISTER(...)
+#else
 #define MYLINEAR_REGISTER(...)                                                                           \
   MYLINEAR_EXPORT mylinear::abi::OrtStatus* RegisterCustomOps(mylinear::abi::OrtSessionOptions* options, \
                                                               const mylinear::abi::OrtApiBase* base) {   \
@@ -191,5 +195,6 @@ abi::OrtStatus* register_library(abi::OrtSessionOptions* options, const abi::Ort
     return mylinear::write_text(                                                                         \
         buffer, size, [] { return mylinear::ort::describe(mylinear::ort::TypeList<__VA_ARGS__>{}); });   \
   }
+#endif
 
 #endif  // MYLINEAR_ORT_REGISTRATION_H_

@@ -68,6 +68,21 @@ def test_the_kernel_of_the_page_refuses_wrong_shapes(built: Path) -> None:
         session(built, "float32").run(None, {"X": np.ones((3, 2), np.float32), "Z": np.ones((1, 2), np.float32)})
 
 
+def test_the_cuda_kernel_of_the_page_runs_on_the_cpu(built: Path) -> None:
+    (built.parent / "axpy.cu").write_text(SOURCES["axpy.cu"])
+    (command,) = re.findall(r"^c\+\+ -x .*$", PAGE, re.M)
+    command = command.replace('"$include"', library.include_dir()).replace("c++ -x", "g++ -Wall -Wextra -Werror -x")
+    done = subprocess.run(command.split(), cwd=built.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    library_path = built.parent / "axpy_cuda_on_cpu.so"
+    x, z = np.random.default_rng(0).standard_normal((2, 100, 2)).astype(np.float32)
+    (y,) = session(library_path, "float32", a=0.1).run(None, {"X": x, "Z": z})
+    np.testing.assert_array_equal(y, np.float32(0.1) * x + z)
+    assert library.describe(library_path, "mylinear_cuda_missing") == "the library is a test on the CPU, without CUDA"
+    (described,) = library.describe(library_path, "mylinear_operators")
+    assert described["provider"] == "CPUExecutionProvider"
+
+
 def test_the_library_describes_its_operator(built: Path) -> None:
     (described,) = library.describe(built, "mylinear_operators")
     assert (described["domain"], described["name"]) == ("my.ops", "AXPY")
