@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from exporter.operators.mylinear.functional import linear
     from exporter.operators.mylinear.module import MyLinear
     from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
-    from exporter.promises.check import check_operator
+    from exporter.promises.check import check_library, check_operator
     from exporter.promises.result import OperatorCheck, PromiseError
     from exporter.to_onnx.export import ExportResult, export
     from exporter.torch_ops.gradients import GradientError, check_gradients
@@ -42,6 +42,7 @@ __all__ = [
     "TrainingExport",
     "Verification",
     "check_gradients",
+    "check_library",
     "check_operator",
     "export",
     "export_gradients",
@@ -68,6 +69,7 @@ _MODULES = {
     "TrainingExport": "training_step.result",
     "Verification": "verification.verify",
     "check_gradients": "torch_ops.gradients",
+    "check_library": "promises.check",
     "check_operator": "promises.check",
     "export": "to_onnx.export",
     "export_gradients": "training_step.gradients.export",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from exporter.promises.description import description_promises
+from exporter.promises.description import cpp_promise, description_promises
 from exporter.promises.in_torch import torch_promises
-from exporter.promises.kernels import kernel_promises
+from exporter.promises.kernels import kernel_promises, library_promises
 from exporter.promises.result import OperatorCheck, Outcome, Promise
 from exporter.promises.runtimes import runtime_promises, session_promises
 from exporter.promises.subject import Subject
@@ -65,15 +67,48 @@ def check_operator(
 
     Raises: UnknownOperatorError, KernelError; never for a promise that is broken, which the result reports.
     """
-    kit = find_kit(operator) if isinstance(operator, str) else operator
-    if registry.find(*kit.operator.key) is not kit:
-        raise UnknownOperatorError(f"{kit.operator.op_type} must be registered, as by `registry.add`")
+    kit = _registered(operator)
     found: list[Promise] = []
     for promise in _promises(Subject(kit, seed), compile_backend, device, pythons):
         found.append(promise)
         if on_promise is not None:
             on_promise(len(found), f"{promise.promise}, {promise.subject}")
     return OperatorCheck(kit.operator.op_type, tuple(found))
+
+
+def check_library(
+    operator: str | OperatorKit, library: str | Path, name: str = "cpp", *, seed: int = 0
+) -> OperatorCheck:
+    """Compare the kernels of any library for the CPU's provider with the reference, on the samples of the kit.
+
+    For a build that no session is to have: with a sanitizer, or of a ``.cu`` file with CUDA emulated, as
+    ``ort/cuda/on_cpu.h`` of the C++ headers says.
+
+    Args:
+        operator: as for `check_operator`.
+        library: path of a shared library that registers the operator.
+        name: of the kernels in the result.
+        seed: of the samples.
+
+    Raises: UnknownOperatorError; never for a kernel that is wrong, which the result reports.
+    """
+    kit = _registered(operator)
+    changed = replace(kit, library=lambda: str(library), cuda_library=None, torch="")
+    registry.remove(kit)
+    registry.add(changed)
+    try:
+        subject = Subject(changed, seed)
+        return OperatorCheck(kit.operator.op_type, (cpp_promise(subject, name), *library_promises(subject, name)))
+    finally:
+        registry.remove(changed)
+        registry.add(kit)
+
+
+def _registered(operator: str | OperatorKit) -> OperatorKit:
+    kit = find_kit(operator) if isinstance(operator, str) else operator
+    if registry.find(*kit.operator.key) is not kit:
+        raise UnknownOperatorError(f"{kit.operator.op_type} must be registered, as by `registry.add`")
+    return kit
 
 
 def _promises(subject: Subject, compile_backend: str | None, device: str, pythons: Sequence[str]) -> Iterator[Promise]:

@@ -31,7 +31,12 @@ def description_promises(subject: Subject) -> Iterator[Promise]:
         yield attempt("shapes", overload.name, partial(_check_shapes, subject.kit, overload))
         yield attempt("reference", overload.name, partial(_check_reference, subject.kit, overload))
     if subject.kit.library is not None:
-        yield attempt("description in C++", "its library", lambda: _check_cpp(subject.kit))
+        yield cpp_promise(subject)
+
+
+def cpp_promise(subject: Subject, name: str = "its library") -> Promise:
+    """Try whether the library says the same of the operator as Python."""
+    return attempt("description in C++", name, lambda: _check_cpp(subject.kit, name))
 
 
 def _has_calls(subject: Subject) -> bool:
@@ -138,14 +143,14 @@ def _check_reference(kit: OperatorKit, overload: Overload) -> str:
     return "results in float64, each with a bound"
 
 
-def _check_cpp(kit: OperatorKit) -> Promise | str:
+def _check_cpp(kit: OperatorKit, name: str) -> Promise | str:
     """Compare what the library says of the operator with the description in Python; a difference would be silent."""
     assert kit.library is not None
     operator = kit.operator
     try:
         path = kit.library()
     except Exception as error:
-        return Promise("description in C++", "its library", Outcome.UNTESTED, str(error))
+        return Promise("description in C++", name, Outcome.UNTESTED, str(error))
     if library.is_own(path):
         described = library.describe(path, "mylinear_describe")["operators"]
     else:
@@ -153,7 +158,7 @@ def _check_cpp(kit: OperatorKit) -> Promise | str:
             described = library.describe(path, "mylinear_operators")
         except AttributeError:
             note = "the library does not say what it has, so nothing compares it with the description"
-            return Promise("description in C++", "its library", Outcome.NOT_MADE, note)
+            return Promise("description in C++", name, Outcome.NOT_MADE, note)
     found = [d for d in described if (d["domain"], d["name"], d["since_version"]) == operator.key]
     if not found:
         raise BrokenError(f"{path} has no {operator.op_type} of version {operator.since_version}")

@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from exporter.promises.result import Outcome, Promise
 from exporter.promises.subject import Overload, Subject, attempt, in_words, model_of
 from exporter.verification.backends.base import Backend
 from exporter.verification.backends.find import find_backends
+from exporter.verification.backends.session import SessionBackend
 from exporter.verification.nodes.run import NodeCall, NodeRows, run_alone
 from exporter.verification.reasons import LacksOperator
-from ort_ops.native import library
+from ort_ops.kernels.choose import available_kernels
+from ort_ops.native import cuda, library
 from ort_ops.numerics.compare import Comparison, Verdict, worst_of
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
@@ -30,6 +33,36 @@ def kernel_promises(subject: Subject, compile_backend: str | None, device: str =
             name = f"{backend.name}, {overload.name}"
             what = _WHAT.get(_kind(backend), "kernel")
             yield attempt(what, name, partial(_try, subject.kit, backend, overload, what, name))
+    if subject.kit.cuda_library is not None and (reason := _no_gpu(device)):
+        yield Promise("kernel", "cuda", Outcome.NOT_RUN, f"no GPU: {_with_state(reason, subject.kit)}")
+
+
+def library_promises(subject: Subject, name: str) -> Iterator[Promise]:
+    """Try the kernels of the kit's library alone, in every combination of element types, on all samples."""
+    kernel = next(kernel for kernel in available_kernels(subject.kit.operator.op_type) if kernel.name == "cpp")
+    for overload in subject.overloads:
+        backend = SessionBackend("", kernel, [subject.kit])
+        subject_name = f"{name}, {overload.name}"
+        yield attempt("kernel", subject_name, partial(_compare, subject.kit, backend, overload, "kernel", subject_name))
+
+
+def _no_gpu(device: str) -> str:
+    """Return why CUDA kernels are not tried here; empty if they are."""
+    if device == "cpu":
+        return "the device is the CPU"
+    return "" if cuda.PROVIDER in onnxruntime.get_available_providers() else cuda.no_provider()
+
+
+def _with_state(reason: str, kit: OperatorKit) -> str:
+    """Add to a reason whether the library with the CUDA kernel is built."""
+    assert kit.cuda_library is not None
+    if _is_of_this_project(kit):
+        return reason
+    try:
+        kit.cuda_library()
+    except Exception as error:
+        return f"{reason}; {error}"
+    return f"{reason}; the library is built"
 
 
 def _kind(backend: Backend) -> str:
@@ -74,13 +107,19 @@ def _try(kit: OperatorKit, backend: Backend, overload: Overload, what: str, name
     if not _is_promised(kit, _kind(backend)) or isinstance(refusal, LacksOperator):
         return Promise(what, name, Outcome.NOT_MADE, "nobody wrote one")
     missing = str(backend.reason or refusal or "")
-    if not missing and backend.name == "cpp" and kit.library is not None:
+    find = {"cpp": kit.library, "cuda": kit.cuda_library}.get(backend.name)
+    if not missing and find is not None:
         try:
-            kit.library()
+            find()
         except Exception as error:
             missing = str(error)
     if missing:
         return Promise(what, name, Outcome.UNTESTED, missing)
+    return _compare(kit, backend, overload, what, name)
+
+
+def _compare(kit: OperatorKit, backend: Backend, overload: Overload, what: str, name: str) -> Promise | str:
+    """Run every call, and compare the results with the reference."""
     comparisons: list[Comparison] = []
     for call in overload.calls:
         rows = NodeRows(backend, None)

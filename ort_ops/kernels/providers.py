@@ -138,6 +138,13 @@ class Cuda(_Library):
     def _find(self, kit: OperatorKit) -> Any:
         return kit.cuda_library
 
+    def offer(self, kit: OperatorKit) -> Offer | None:
+        """Ask the kit for its library, and this machine for CUDA."""
+        found = super().offer(kit)
+        if found is None or not found.is_available or native.is_own(found.host):
+            return found
+        return Offer(self, kit, reason) if (reason := cuda.missing(found.host)) else found
+
     def detail(self, offer: Offer) -> str:
         """Name the devices, or the library of another package."""
         return cuda.status().detail if native.is_own(offer.host) else offer.host

@@ -70,10 +70,7 @@ def status() -> CudaStatus:
             return CudaStatus(f"{LIBRARY_VARIABLE} names no file: {path}; correct or unset the variable")
         return CudaStatus(f"this installation was built without it ({path.name} is not there): `{_BUILD}")
     if PROVIDER not in onnxruntime.get_available_providers():
-        return CudaStatus(
-            f"onnxruntime {onnxruntime.__version__} is without the CUDA provider; install onnxruntime-gpu in its place",
-            str(path),
-        )
+        return CudaStatus(no_provider(), str(path))
     try:
         check_whole(path)
         described = native.describe(library.path, "mylinear_cuda_describe")
@@ -90,6 +87,28 @@ def status() -> CudaStatus:
         cublaslt=backend.get("cublaslt"),
         cublaslt_error=backend.get("cublaslt_error"),
     )
+
+
+def missing(path: str | Path) -> str | None:
+    """Return why no session can use the CUDA kernels in a library of another package, with the remedy; None if it can.
+
+    The library is asked where it says so itself (``ort/cuda/kernel.h`` of the C++ headers).
+    """
+    if PROVIDER not in onnxruntime.get_available_providers():
+        return no_provider()
+    try:
+        reason: str | None = native.describe(path, "mylinear_cuda_missing")
+    except AttributeError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{path} does not load ({error}); install its package again"
+    return reason
+
+
+def no_provider() -> str:
+    """Say that onnxruntime has no CUDA provider here, with the remedy."""
+    version = onnxruntime.__version__
+    return f"onnxruntime {version} is without the CUDA provider; install onnxruntime-gpu in its place"
 
 
 def library_path() -> str:
