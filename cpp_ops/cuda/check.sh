@@ -23,6 +23,16 @@ MYLINEAR_CUDA_LIBRARY=$library "$python" -m pytest -q -p no:cacheprovider -k fit
   tee build/cuda-check/pytest.log
 grep -q "^1 passed" build/cuda-check/pytest.log
 
+# The CUDA kernel of a new package, built by its own setup.py. It loads, has both kernels, and says what is missing here.
+rm -rf build/cuda-check/package
+"$python" -m ort_ops.cli new CheckedByNvcc --cuda --inputs x,bias:optional --folder build/cuda-check/package
+CUDA_HOME=$root "$python" -m pip wheel -q --no-deps -w build/cuda-check/package/wheel build/cuda-check/package
+"$python" -m zipfile -e build/cuda-check/package/wheel/*.whl build/cuda-check/package/wheel
+"$python" -c "import sys; from ort_ops.native import library as l; print(l.describe(sys.argv[1], 'mylinear_cuda_missing'))
+print(*(o['provider'] for o in l.describe(sys.argv[1], 'mylinear_operators')))" \
+  build/cuda-check/package/wheel/checked_by_nvcc/_kernel_cuda*.so | tee build/cuda-check/package.log
+grep -q "^CPUExecutionProvider CUDAExecutionProvider$" build/cuda-check/package.log
+
 # One symbol, and nothing of CUDA that the loader would have to find.
 nm -D --defined-only "$library" | awk '{print $3}' | diff - <(echo mylinear_cuda_backend)
 if readelf -d "$library" | grep NEEDED | grep -E "cuda|cublas|nvrtc"; then exit 1; fi

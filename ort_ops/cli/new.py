@@ -6,15 +6,11 @@ import argparse
 
 EXAMPLES = (
     "mylinear new ScaledSum",
+    "mylinear new ScaledSum --cuda",
     "mylinear new ScaledSum --update",
     "mylinear new ScaledSum --inputs x,z:optional --attributes a:float=1.0,mode:string=plain --no-cpp",
 )
 """Of command lines, for the help."""
-NO_CUDA = (
-    "--cuda must be left out: there is no example of a CUDA kernel, which takes nvcc and a GPU to prove. In a session "
-    "with CUDA, kernels='body' runs the function body by onnxruntime's own CUDA kernels; a CUDA library of your own "
-    "is for OperatorKit.cuda_library"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="with a kernel in C++, which needs a compiler (default: yes)",
     )
-    parser.add_argument("--cuda", action="store_true", help="is refused, with what to do instead")
+    parser.add_argument(
+        "--cuda",
+        action="store_true",
+        help="with a kernel in CUDA too: nvcc builds it where it is found, and the tests run it on the CPU",
+    )
     parser.add_argument("--folder", help="to write, which must not exist (default: the package's name, here)")
     parser.add_argument(
         "--update",
@@ -65,8 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from ort_ops.scaffold.request import read_request
     from ort_ops.scaffold.write import find_package, update_headers, write_package
 
-    if args.cuda:
-        raise PackageError(NO_CUDA)
     if args.update:
         folder = find_package(args.name, args.folder)
         changed = update_headers(folder)
@@ -87,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         outputs=args.outputs,
         with_cpp=args.cpp,
         dtypes=args.dtypes,
+        with_cuda=args.cuda,
     )
     made = write_package(request, args.folder)
     if args.json:

@@ -89,6 +89,7 @@ def example_parts(request: PackageRequest) -> dict[str, Any]:
         "cpp_inputs": [f"kIn{_camel(name)}" for name in inputs],
         "cpp_outputs": [f"kOut{_camel(name)}" for name in outputs],
         "cpp_sum": " + ".join(f"ort::widen(in_{name}[i])" for name in request.required),
+        "cuda_sum": " + ".join(f"ort::widen(p.in_{name}[i])" for name in request.required),
         "cpp_types": _CPP_TYPES,
         "cpp_attributes": _cpp_attributes(request),
         "by_hand": _by_hand(request, len(inputs)),

@@ -34,6 +34,7 @@ class PackageRequest:
         module: the Python package.
         domain: of the operator.
         with_cpp: whether there is a kernel in C++.
+        with_cuda: whether there is one in CUDA beside it.
         dtypes: the element types of inputs and outputs, the widest first.
         optional: the last of the inputs, which nodes may lack.
     """
@@ -47,6 +48,7 @@ class PackageRequest:
     with_cpp: bool = True
     dtypes: tuple[str, ...] = DTYPES
     optional: tuple[str, ...] = ()
+    with_cuda: bool = False
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -73,6 +75,7 @@ def read_request(
     outputs: str = "y",
     with_cpp: bool = True,
     dtypes: str = ",".join(DTYPES),
+    with_cuda: bool = False,
 ) -> PackageRequest:
     """Read what `mylinear new` was asked for.
 
@@ -84,6 +87,7 @@ def read_request(
             separated by commas; empty for none. Lists are empty by default.
         dtypes: of inputs and outputs, separated by commas: float64, which the gradients are checked in, and any of
             float32, float16 and bfloat16.
+        with_cuda: whether to write a CUDA kernel, beside that in C++.
 
     Raises: PackageError for a name that is no identifier, or is taken.
     """
@@ -94,9 +98,11 @@ def read_request(
     check_text("--domain", domain, _DOMAIN, "words of letters, digits, '-' and '_', joined by '.'")
     if any(domain == taken or domain.startswith(f"{taken.rstrip('.')}.") for taken in _RESERVED_DOMAINS):
         raise PackageError(f"--domain must be one of your own, got '{domain}', which others have")
+    if with_cuda and not with_cpp:
+        raise PackageError("--cuda must go without --no-cpp: the library with the CUDA kernel has the CPU's too")
     names, optional = _inputs(inputs)
     given = names, read_attributes(attributes), _words("--outputs", outputs)
-    request = PackageRequest(name, module, domain, *given, with_cpp, _dtypes(dtypes), optional)
+    request = PackageRequest(name, module, domain, *given, with_cpp, _dtypes(dtypes), optional, with_cuda)
     _check_words(request)
     _check_free(request)
     return request

@@ -19,7 +19,7 @@ from ort_ops.scaffold.request import PackageRequest, package_names
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_HEADERS = ("ort/*.h", "kernels/half.h")
+_HEADERS = ("ort/*.h", "ort/cuda/*.h", "kernels/half.h")
 _THIRD_PARTY = Path("third_party", "mylinear")
 
 
@@ -137,6 +137,8 @@ def render(request: PackageRequest) -> dict[str, str]:
             "MANIFEST.in": "MANIFEST.in",
             f"{_THIRD_PARTY.as_posix()}/README.md": "third_party.md",
         }
+    if request.with_cuda:
+        names |= {f"{module}/kernel.cu": "kernel.cu", "tests/conftest.py": "conftest.py"}
     environment = _environment()
     values = {
         "name": request.name,
@@ -151,6 +153,7 @@ def render(request: PackageRequest) -> dict[str, str]:
         "outputs": request.outputs,
         "dtypes": request.dtypes,
         "cpp": request.with_cpp,
+        "cuda": request.with_cuda,
         "version": _version(),
         **example_parts(request),
     }

@@ -5,19 +5,26 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+import exporter
+from exporter.promises.kernels import kernel_promises
+from exporter.promises.result import Outcome, PromiseError
+from exporter.promises.subject import Subject
 from ort_ops.cli import main as cli
 from ort_ops.native import library
+from ort_ops.opdef import registry
 from ort_ops.scaffold import write
 from ort_ops.scaffold.request import PackageError, read_request
 from ort_ops.scaffold.write import render, write_package
-from tests.scaffold.packages import VARIANTS, request_of
+from tests.scaffold.packages import VARIANTS, imported, request_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +39,7 @@ def test_every_file_is_whole_python(name: str, tmp_path: Path) -> None:
     for path, text in texts.items():
         assert text.endswith("\n")
         assert not re.search(r"\{[%#]|\{\{ ", text)
-        if path.endswith((".py", ".cc")):
+        if path.endswith((".py", ".cc", ".cu")):
             assert max(map(len, text.splitlines())) <= 120, path
         if path.endswith(".py"):
             ast.parse(text, path)
@@ -83,7 +90,7 @@ REFUSED = {
     "Mine --dtypes float32": "--dtypes must be float64 and any of float32, float16, bfloat16, got 'float32'; gradients",
     "Mine --dtypes float64,int8": "add types of other kinds to the written files",
     "Mine --attributes x:float=1": "got 'x' twice",
-    "Mine --cuda": "--cuda must be left out: there is no example of a CUDA kernel",
+    "Mine --cuda --no-cpp": "--cuda must go without --no-cpp: the library with the CUDA kernel has the CPU's too",
     "Mine --update": "'.' must be the package of Mine, and has no readable pyproject.toml; give its folder by --folder",
     "Mine --update --folder taken": "'taken' must be the package of Mine, and has no readable pyproject.toml",
     "9lives --update": "NAME must be letters, digits and underscores",
@@ -97,7 +104,7 @@ REFUSED = {
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_what_it_refuses_is_one_line(arguments: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Path("taken").mkdir()
-    words = arguments.split() if "--update" in arguments else arguments.split(" ", 2)
+    words = arguments.split() if "--update" in arguments or "--cuda" in arguments else arguments.split(" ", 2)
     assert cli.main(["new", *words]) == 2
     said = capsys.readouterr().err
     assert REFUSED[arguments] in said
@@ -168,6 +175,76 @@ def test_update_takes_the_package_of_that_name_and_no_other(
     assert cli.main(["new", "RowScale", "--update"]) == 2
     assert "'.' must be the package of RowScale, which is 'row-scale', got 'mine'" in capsys.readouterr().err
     assert cli.main(["new", "Mine", "--update"]) == 0
+
+
+def test_a_cuda_kernel_is_one_more_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["new", "Plain", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)["files"]
+    assert cli.main(["new", "Plain", "--cuda", "--folder", "cuda", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {*found["files"]} - {*plain} == {"plain/kernel.cu", "tests/conftest.py"}
+    assert found["todo"]["plain/kernel.cu"] == 1
+    for name in ("kernel.h", "on_cpu.h"):
+        assert Path("cuda", "third_party", "mylinear", "ort", "cuda", name).is_file()
+    for name in plain:
+        text = Path("plain", name).read_text()
+        assert "cuda" not in text.lower() or name.startswith("third_party"), name
+
+
+def test_without_nvcc_the_build_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    fake = types.SimpleNamespace(Extension=lambda *a, **k: None, setup=lambda **k: None, build_ext=object)
+    for name in ("setuptools", "setuptools.command", "setuptools.command.build_ext"):
+        monkeypatch.setitem(sys.modules, name, fake)  # type: ignore[arg-type]
+    setup = runpy.run_path(str(write_package(read_request("Mine", with_cuda=True)).folder / "setup.py"))
+    if setup["find_nvcc"]() is None:  # which /usr/local/cuda may have
+        assert "is NOT built: there is no nvcc in CUDA_HOME, on the PATH" in setup["NO_NVCC"]
+    nvcc = Path("home", "bin", "nvcc")
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", "home")
+    assert setup["find_nvcc"]() == str(nvcc)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_cuda_kernel_is_right_on_the_cpu_and_a_wrong_one_is_named() -> None:
+    request = request_of("ExampleInCuda")
+    with imported(request, Path.cwd()) as kit:
+        kernel = Path(request.distribution, request.module, "kernel.cu")
+        right = kernel.read_text()
+        built = _built_for_cpu(kernel, "right.so")
+        exporter.check_library(kit, built, "cuda on the CPU").check()
+        assert registry.find(*kit.operator.key) is kit
+        wrong = {
+            "i += step": "i += 2 * step",  # an element of the second round of the grid
+            "[i % p.width]": "[i / p.width]",
+        }
+        for number, (part, instead) in enumerate(wrong.items()):
+            assert right.count(part) == 1
+            kernel.write_text(right.replace(part, instead))
+            found = exporter.check_library(kit, _built_for_cpu(kernel, f"wrong{number}.so"), "cuda on the CPU")
+            assert {p.subject for p in found.of(Outcome.BROKEN)} >= {"cuda on the CPU, float64"}, part
+            with pytest.raises(PromiseError, match=r"ExampleInCuda: kernel, cuda on the CPU, float64: BROKEN: \["):
+                found.check()
+        not_run = next(p for p in kernel_promises(Subject(kit), None, "cpu") if p.outcome is Outcome.NOT_RUN)
+        assert (not_run.promise, not_run.subject) == ("kernel", "cuda")
+        assert not_run.detail.startswith(
+            "no GPU: the device is the CPU; the CUDA kernel of ExampleInCuda is not built: "
+        )
+
+
+def _built_for_cpu(kernel: Path, name: str) -> Path:
+    """Compile a .cu file as the package's own test does."""
+    command = "g++ -x c++ -std=c++17 -O0 -ffp-contract=off -Wall -Wextra -Werror -shared -fPIC -Ithird_party/mylinear"
+    source, target = kernel.relative_to(kernel.parts[0]), Path(name).absolute()
+    done = subprocess.run(
+        [*command.split(), source, "-o", target], cwd=kernel.parts[0], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return target
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")

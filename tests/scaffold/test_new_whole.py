@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnxruntime import get_available_providers
 
 from ort_ops.native import library
 from ort_ops.scaffold.write import write_package
@@ -75,6 +76,26 @@ def test_new_packages_share_a_session(environment: Environment) -> None:
     together = {p["subject"]: p["detail"] for p in found["promises"] if p["promise"] == "one session"}
     assert together["with example_in_cpp::ExampleInCpp"] == "ExampleOfTwo by cpp, ExampleInCpp by cpp"
     assert together["with example_in_python::ExampleInPython"] == "ExampleOfTwo by cpp, ExampleInPython by python"
+
+
+def test_a_wrong_cuda_kernel_fails_the_package_s_own_test(environment: Environment) -> None:
+    request = request_of("ExampleInCuda")
+    folder = environment.folder / request.distribution
+    path = folder / request.module / "kernel.cu"
+    text = path.read_text()
+    assert text.count("total *= ") == 1
+    try:
+        path.write_text(text.replace("total *= ", "total += "))
+        done = environment.run("-m", "pytest", "-k", "cuda", cwd=folder)
+    finally:
+        path.write_text(text)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ExampleInCuda: kernel, cuda on the CPU, float64: BROKEN: [3, 4], defaults" in done.stdout
+    assert "CUDA kernel: " in done.stdout.split("collected")[0]  # whether it is built, and why not
+    status, found = environment.check("ExampleInCuda")
+    not_run = [p for p in found["promises"] if p["outcome"] == "not run"]
+    assert status == 0 or "BREAKS kernel (cuda" in found["conclusion"]  # on a GPU
+    assert [p["subject"] for p in not_run] == ["cuda"] or "CUDAExecutionProvider" in get_available_providers()
 
 
 BROKEN = {
