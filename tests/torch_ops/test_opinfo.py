@@ -125,6 +125,9 @@ def test_module_inputs(dtype: torch.dtype, training: bool) -> None:
 
 def test_the_signatures_are_torch_s() -> None:
     assert list(inspect.signature(MyLinear.forward).parameters) == list(inspect.signature(nn.Linear.forward).parameters)
-    assert list(inspect.signature(MyLinear).parameters) == list(inspect.signature(nn.Linear).parameters)
-    assert list(inspect.signature(linear).parameters) == ["x", "weight", "bias"]
+    *as_torch, activation = inspect.signature(MyLinear).parameters.values()
+    assert [p.name for p in as_torch] == list(inspect.signature(nn.Linear).parameters)
+    assert [p.name for p in inspect.signature(linear).parameters.values()] == ["x", "weight", "bias", "activation"]
     assert inspect.signature(linear).parameters["bias"].default is None
+    for parameter in (activation, inspect.signature(linear).parameters["activation"]):  # by keyword: torch has none
+        assert (parameter.kind, parameter.default) == (inspect.Parameter.KEYWORD_ONLY, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,10 +23,16 @@ def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Te
 
 def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise the contract's error for arguments that torch would accept, broadcast, or refuse in other words."""
+    if not is_right(x, weight, bias):
+        explain(x, weight, bias)
+
+
+def is_right(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the arguments keep the contract."""
     if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
-        _explain(x, weight, bias)
+        return False
     dtype, device, weight_shape = x.dtype, x.device, weight.shape
-    if (
+    return not (
         x.ndim == 0
         or len(weight_shape) != 2
         or x.shape[-1] != weight_shape[1]
@@ -41,12 +49,15 @@ def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
                 or bias.device != device
             )
         )
-    ):
-        _explain(x, weight, bias)
+    )
 
 
-def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise the contract's error for the first rule that is broken, or TypeError for anything but a tensor."""
+def explain(x: Tensor, weight: Tensor, bias: Tensor | None, *, small_weights: Sequence[torch.dtype] = ()) -> None:
+    """Raise the contract's error for the first rule that is broken, or TypeError for anything but a tensor.
+
+    Args:
+        small_weights: further dtypes that the weight may have beside that of ``x``.
+    """
     for argument, value in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
             raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
@@ -56,7 +67,11 @@ def _explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     for argument, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
-        if tensor.dtype != x.dtype:
+        if argument == "weight" and small_weights and tensor.dtype not in (x.dtype, *small_weights):
+            *others, last = map(dtype_name, (x.dtype, *small_weights))
+            rule = f"{', '.join(others)} or {last} (x is {dtype_name(x.dtype)})"
+            raise ContractError(MYLINEAR.message(argument, rule, dtype_name(tensor.dtype)))
+        if tensor.dtype != x.dtype and not (argument == "weight" and small_weights):
             rule = f"{dtype_name(x.dtype)} (the dtype of x)"
             raise ContractError(MYLINEAR.message(argument, rule, dtype_name(tensor.dtype)))
         if tensor.device != x.device:

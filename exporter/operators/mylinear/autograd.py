@@ -6,8 +6,8 @@ docs/torch_operator.md derives the gradients, and says which function runs when.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,13 @@ def linear_gradients(ctx: Any, grad: Tensor) -> Gradients:
     if needs_bias:
         grad_bias = grad.sum(0)
     return grad_x, grad_weight, grad_bias
+
+
+class SavedForBackward(NamedTuple):
+    """What `linear_gradients` reads of an autograd function's context."""
+
+    saved_tensors: tuple[Tensor | None, Tensor | None]
+    needs_input_grad: Sequence[bool]
 
 
 class PlainLinearF(Function):

@@ -12,6 +12,7 @@ docs/torch_operator.md says why:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 import exporter.operators.mylinear.library_op as library_op
-from exporter.operators.mylinear.arguments import autocast, check
+from exporter.operators.mylinear.arguments import autocast, is_right
 from exporter.operators.mylinear.autograd import LinearF, PlainLinearF, TraceableLinearF
+from exporter.operators.mylinear.version_2.activations import NONE
+from exporter.operators.mylinear.version_2.functional import linear_activation
 from exporter.torch_ops.counting import counters
 from exporter.torch_ops.torch_private import (
     are_transforms_active,
@@ -41,20 +44,29 @@ _traceable_apply: Callable[..., Tensor] = TraceableLinearF.apply
 _fast_apply: Callable[..., Tensor] = fast_apply(PlainLinearF)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``x @ weight.T + bias``, with a backward of our own.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None) -> Tensor:
+    """Return ``x @ weight.T + bias``, or an activation of it, with a backward of our own.
+
+    The numbers are those of ``torch.nn.functional.linear`` and torch's activation. In float16 and bfloat16 torch rounds
+    the sum before the activation; the operator's kernels in onnxruntime do not, and are nearer to the exact result.
 
     Args:
         x: ``[..., in_features]``; float64, float32, float16, bfloat16 (or complex, which cannot be exported).
-        weight: ``[out_features, in_features]``, dtype and device of ``x``.
+        weight: ``[out_features, in_features]``, dtype and device of ``x``; also float16 or bfloat16 where ``x`` is
+            float32: the sums are then of ``weight.float()``, and its gradient has the dtype of the weight.
         bias: ``[out_features]``, dtype and device of ``x``, or None.
+        activation: relu, gelu, gelu_tanh, silu, sigmoid or tanh; None or ``none`` for none.
 
     Returns: ``[..., out_features]``, dtype of ``x`` (of autocast where that is on).
     Raises: ContractError (a ValueError) if a shape, dtype or device breaks the contract, TypeError for no tensor.
 
     >>> linear(torch.tensor([[3.0, 2.0]]), torch.tensor([[2.0, 3.0]]), torch.tensor([4.0]))
     tensor([[16.]])
+    >>> linear(torch.tensor([[3.0, 2.0]]), torch.tensor([[-2.0, -3.0]]), activation="relu")
+    tensor([[0.]])
     """
+    if activation is not None:
+        return linear_activation(x, weight, bias, activation)
     if torch.compiler.is_compiling():
         return _compiled_linear(x, weight, bias)
     if has_torch_function_variadic(x, weight, bias):  # tensor subclasses, and torch.fx.symbolic_trace
@@ -63,7 +75,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return _traced_linear(x, weight, bias)
     if is_any_autocast_enabled():
         x, weight, bias = autocast(x, weight, bias)
-    check(x, weight, bias)
+    if not is_right(x, weight, bias):
+        return linear_activation(x, weight, bias, NONE)
     for counter in counters:
         counter[_OP_TYPE] += 1
     if are_transforms_active():
@@ -75,10 +88,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _fast_apply(x, weight, bias)
 
 
+def _of_tensors(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Be `linear` for torch.fx, which unwraps what it traces, and takes every parameter for one to be given."""
+    return linear(x, weight, bias)
+
+
+linear.__signature__ = inspect.signature(linear)  # type: ignore[attr-defined]
+linear.__wrapped__ = _of_tensors  # type: ignore[attr-defined]
+
+
 def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `linear` under torch.compile and torch.export, which trace into it."""
     x, weight, bias = autocast(x, weight, bias)
-    check(x, weight, bias)
+    if not is_right(x, weight, bias):
+        return linear_activation(x, weight, bias, NONE)
     if torch.compiler.is_exporting():
         return torch.ops.mylinear.linear.default(x, weight, bias)  # type: ignore[no-any-return]
     if torch.compiler.is_dynamo_compiling():
@@ -88,6 +111,8 @@ def _compiled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _traced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `linear` under TorchScript's tracer, where sizes are tensors and comparing them would be recorded."""
+    if x.dtype != weight.dtype:
+        return linear_activation(x, weight, bias, NONE)
     if torch.onnx.is_in_onnx_export():
         if is_any_autocast_enabled():
             x, weight, bias = autocast(x, weight, bias)

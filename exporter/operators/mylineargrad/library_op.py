@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporter.operators.mylinear.autograd import linear_gradients
+from exporter.operators.mylinear.autograd import SavedForBackward, linear_gradients
 from exporter.operators.mylineargrad.arguments import check
 from exporter.operators.mylineargrad.autograd import LinearBackwardF
 from exporter.torch_ops.library_ops.kernels import Kernels, define_overload
@@ -23,17 +23,9 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 _apply: Callable[..., Gradients] = LinearBackwardF.apply
 
 
-class _Backward:
-    """What `linear_gradients` reads of an autograd function's context."""
-
-    def __init__(self, x: Tensor, weight: Tensor, mask: Sequence[bool]) -> None:
-        self.saved_tensors = x, weight
-        self.needs_input_grad = mask
-
-
 def gradients(grad: Tensor, x: Tensor, weight: Tensor, mask: Sequence[bool]) -> Gradients:
     """Compute the gradients by torch's own operations, the same as in eager mode; empty ones where not wanted."""
-    found = linear_gradients(_Backward(x, weight, mask), grad)
+    found = linear_gradients(SavedForBackward((x, weight), mask), grad)
     grad_x, grad_weight, grad_bias = (grad.new_empty(0) if value is None else value for value in found)
     return grad_x, grad_weight, grad_bias
 
