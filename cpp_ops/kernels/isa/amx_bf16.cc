@@ -1,4 +1,5 @@
 // Layer: kernels. AMX: tiles of bfloat16, multiplied by one instruction. Sapphire Rapids and newer.
+#include "kernels/activation/rows.h"
 #include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
@@ -64,5 +65,7 @@ const GemmKernel amx_bf16_kernels[kNumElementTypes] = {
 MYLINEAR_DEFINE_MATMUL_KERNELS(amx_bf16, Avx512)
 
 MYLINEAR_DEFINE_ADAM_KERNELS(amx_bf16, Avx512)
+
+MYLINEAR_DEFINE_ACTIVATION_KERNELS(amx_bf16, Avx512)
 
 }  // namespace mylinear::kernels

@@ -1,6 +1,7 @@
 // Layer: kernels. AVX2 with FMA and F16C: x86-64 since 2013.
 #include <immintrin.h>
 
+#include "kernels/activation/rows.h"
 #include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
@@ -117,5 +118,7 @@ MYLINEAR_DEFINE_KERNELS(avx2, Avx2)
 MYLINEAR_DEFINE_MATMUL_KERNELS(avx2, Avx2)
 
 MYLINEAR_DEFINE_ADAM_KERNELS(avx2, Avx2)
+
+MYLINEAR_DEFINE_ACTIVATION_KERNELS(avx2, Avx2)
 
 }  // namespace mylinear::kernels

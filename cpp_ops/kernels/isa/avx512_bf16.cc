@@ -1,5 +1,6 @@
 // Layer: kernels. AVX-512 with the dot product of pairs of bfloat16, twice as fast as products in float:
 // Cooper Lake, Sapphire Rapids, Zen 4 and newer.
+#include "kernels/activation/rows.h"
 #include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
@@ -40,5 +41,7 @@ MYLINEAR_DEFINE_KERNELS(avx512_bf16, Avx512Bf16)
 MYLINEAR_DEFINE_MATMUL_KERNELS(avx512_bf16, Avx512Bf16)
 
 MYLINEAR_DEFINE_ADAM_KERNELS(avx512_bf16, Avx512Bf16)
+
+MYLINEAR_DEFINE_ACTIVATION_KERNELS(avx512_bf16, Avx512Bf16)
 
 }  // namespace mylinear::kernels

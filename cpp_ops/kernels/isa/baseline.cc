@@ -1,5 +1,6 @@
 // Layer: kernels. The ISA that is always there: 16-byte vectors in the compiler's own notation, which are
 // SSE2 on x86-64 and NEON on arm64, with float16 and bfloat16 converted in software.
+#include "kernels/activation/rows.h"
 #include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
@@ -87,5 +88,7 @@ MYLINEAR_DEFINE_KERNELS(baseline, Baseline)
 MYLINEAR_DEFINE_MATMUL_KERNELS(baseline, Baseline)
 
 MYLINEAR_DEFINE_ADAM_KERNELS(baseline, Baseline)
+
+MYLINEAR_DEFINE_ACTIVATION_KERNELS(baseline, Baseline)
 
 }  // namespace mylinear::kernels

@@ -1,6 +1,7 @@
 // Layer: kernels. NEON of arm64, where it is always there; float16 is converted by it, not summed in it.
 #include <arm_neon.h>
 
+#include "kernels/activation/rows.h"
 #include "kernels/adam/adam_loop.h"
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
@@ -83,5 +84,7 @@ MYLINEAR_DEFINE_KERNELS(neon, Neon)
 MYLINEAR_DEFINE_MATMUL_KERNELS(neon, Neon)
 
 MYLINEAR_DEFINE_ADAM_KERNELS(neon, Neon)
+
+MYLINEAR_DEFINE_ACTIVATION_KERNELS(neon, Neon)
 
 }  // namespace mylinear::kernels

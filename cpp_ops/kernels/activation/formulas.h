@@ -1,0 +1,146 @@
+// Layer: kernels. Activations of one vector, as a template over an ISA's Float or Double. No branches and no
+// libm: every lane takes the same steps, so its bits depend on its element alone.
+//
+// Vectors are the compiler's own here, which adds, multiplies, divides, compares and selects with each ISA's
+// instructions; only fma comes from the ISA.
+#ifndef MYLINEAR_KERNELS_ACTIVATION_FORMULAS_H_
+#define MYLINEAR_KERNELS_ACTIVATION_FORMULAS_H_
+
+#include "kernels/activation/activation.h"
+#include "kernels/activation/coefficients.h"
+#include "kernels/simd.h"
+
+namespace mylinear::kernels {
+
+#define MYLINEAR_INLINE static inline __attribute__((always_inline))
+
+template <class Simd>
+struct Formulas {
+  using T = typename Simd::Scalar;
+  using Vec = typename Simd::Vec;
+  using C = Coefficients<T>;
+  using Word = typename C::Word;
+  typedef T V __attribute__((vector_size(sizeof(Vec))));
+  typedef Word W __attribute__((vector_size(sizeof(Vec))));
+
+  MYLINEAR_INLINE V all(T value) { return V{} + value; }
+  MYLINEAR_INLINE V fma(V a, V b, V c) { return (V)Simd::fma((Vec)a, (Vec)b, (Vec)c); }
+  MYLINEAR_INLINE V magnitude(V x) { return (V)((W)x & (~Word{0} >> 1)); }
+  MYLINEAR_INLINE V at_most(V x, T limit) { return x < limit ? x : all(limit); }  // for NaN too
+  MYLINEAR_INLINE V unless_nan(V x, V result) { return x == x ? result : x; }
+
+  template <size_t kCount>
+  MYLINEAR_INLINE V polynomial(const T (&coefficients)[kCount], V x) {
+    V sum = all(coefficients[kCount - 1]);
+#pragma GCC unroll 16
+    for (size_t i = kCount - 1; i > 0; --i) sum = fma(sum, x, all(coefficients[i - 1]));
+    return sum;
+  }
+
+  // z = n ln(2) - r, n whole, |r| at most about ln(2)/2.
+  struct Reduced {
+    W n;
+    V r;
+  };
+  // Of z = high + low >= 0; `high` has so few bits that its difference from n kLn2High is exact.
+  template <bool kHasLow>
+  MYLINEAR_INLINE Reduced reduce(V high, V low) {
+    V whole = high;
+    if constexpr (kHasLow) whole += low;
+    const V shifted = whole * C::kLog2e + C::kMagic;
+    const V n = shifted - C::kMagic;
+    V r = fma(n, all(C::kLn2Low), fma(n, all(C::kLn2High), -high));
+    if constexpr (kHasLow) r -= low;
+    return {(W)shifted - (W)all(C::kMagic), r};
+  }
+
+  // e^r - 1
+  MYLINEAR_INLINE V small_expm1(V r) { return fma(r * r, polynomial(C::kExp, r), r); }
+  MYLINEAR_INLINE V power_of_two(W exponent) { return (V)((exponent + C::kBias) << C::kFractionBits); }
+
+  // e^-z = (1 + fraction) * first * second; `first` and `second` are powers of two, of which the second alone
+  // may make a denormal.
+  struct Exp {
+    V fraction;
+    V first;
+    V second;
+  };
+  MYLINEAR_INLINE Exp exp_of(Reduced minus_z) {
+    const W half = minus_z.n >> 1;
+    return {small_expm1(minus_z.r), power_of_two(-half), power_of_two(half - minus_z.n)};
+  }
+
+  // What a product with a negative x ends with: `second`, or 0 where the result is that of an infinite x.
+  // Then -inf times it is NaN.
+  MYLINEAR_INLINE V last_factor(V x, T limit, V second) {
+    const V for_negative = x <= -limit ? V{} : second;
+    return x < T{0} ? for_negative : all(1);
+  }
+
+  // factor / (1 + e^-z), z of the sign of x and of the size that `exp` is of. Both sides lose nothing: for
+  // negative x it is factor e^-|z| / (1 + e^-|z|).
+  MYLINEAR_INLINE V logistic(V factor, V x, Exp exp, T limit) {
+    const V part = (exp.fraction + T{1}) * exp.first;
+    const V top = x < T{0} ? part : all(1);
+    const V quotient = top / (part * exp.second + T{1});
+    return factor * quotient * last_factor(x, limit, exp.second);
+  }
+
+  MYLINEAR_INLINE Exp exp_of_minus_magnitude(V x) {
+    return exp_of(reduce<false>(at_most(magnitude(x), C::kExpLimit), V{}));
+  }
+  MYLINEAR_INLINE V relu(V x) { return x < T{0} ? V{} : x; }
+  MYLINEAR_INLINE V sigmoid(V x) {
+    return unless_nan(x, logistic(all(1), x, exp_of_minus_magnitude(x), C::kExpLimit));
+  }
+  MYLINEAR_INLINE V silu(V x) { return logistic(x, x, exp_of_minus_magnitude(x), C::kExpLimit); }
+
+  // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u)
+  MYLINEAR_INLINE V gelu_tanh(V x) {
+    constexpr T kLinear = static_cast<T>(1.5957691216057307117597842397375L);  // 2 sqrt(2/pi)
+    constexpr T kCubic = static_cast<T>(0.07135481627260025L);                 // 0.044715 of it
+    const V a = at_most(magnitude(x), C::kGeluTanhLimit);
+    const V z = a * fma(a * a, all(kCubic), all(kLinear));
+    return logistic(x, x, exp_of(reduce<false>(z, V{})), C::kGeluTanhLimit);
+  }
+
+  // x times the normal distribution: of -a = -|x|, e^(-a^2/2) times a quotient of polynomials, or 1 minus
+  // that. a^2 is computed in two parts, because its absolute error is a relative one of the result.
+  MYLINEAR_INLINE V gelu(V x) {
+    const V a = at_most(magnitude(x), C::kGeluLimit);
+    const V upper = (V)((W)a & C::kUpperHalf);
+    const Exp exp = exp_of(reduce<true>(upper * upper * T{0.5}, (a - upper) * (a + upper) * T{0.5}));
+    const V top = polynomial(C::kNormalTop, a);
+    const V part = fma(top, exp.fraction, top) / polynomial(C::kNormalBottom, a) * exp.first;
+    const V share = x < T{0} ? part : fma(-part, exp.second, all(1));
+    return x * share * last_factor(x, C::kGeluLimit, exp.second);
+  }
+
+  // t / (t + 2), t = e^2|x| - 1
+  MYLINEAR_INLINE V tanh(V x) {
+    const V z = at_most(magnitude(x), C::kTanhLimit) * T{2};
+    const Reduced reduced = reduce<false>(z, V{});
+    const V scale = power_of_two(reduced.n);
+    const V t = fma(scale, small_expm1(-reduced.r), scale - T{1});
+    const W sign = (W)x & ~(~Word{0} >> 1);
+    return unless_nan(x, (V)((W)(t / (t + T{2})) | sign));
+  }
+
+  template <Activation kActivation>
+  MYLINEAR_INLINE Vec apply(Vec value) {
+    const V x = (V)value;
+    if constexpr (kActivation == Activation::kRelu) return (Vec)relu(x);
+    if constexpr (kActivation == Activation::kGelu) return (Vec)gelu(x);
+    if constexpr (kActivation == Activation::kGeluTanh) return (Vec)gelu_tanh(x);
+    if constexpr (kActivation == Activation::kSilu) return (Vec)silu(x);
+    if constexpr (kActivation == Activation::kSigmoid) return (Vec)sigmoid(x);
+    if constexpr (kActivation == Activation::kTanh) return (Vec)tanh(x);
+    return value;
+  }
+};
+
+#undef MYLINEAR_INLINE
+
+}  // namespace mylinear::kernels
+
+#endif  // MYLINEAR_KERNELS_ACTIVATION_FORMULAS_H_
