@@ -197,11 +197,11 @@ def test_small_weights_under_float32(dtype: torch.dtype, name: str | None) -> No
 
 def test_errors_are_the_contract_s() -> None:
     x, weight, bias = sample(torch.float32)
-    names = "none, relu, gelu, gelu_tanh, silu, sigmoid, tanh"
+    names = "none, relu, gelu, gelu_tanh, silu, sigmoid or tanh"
     for bad in ("gellu", 3):
-        with pytest.raises(ContractError, match=f"activation must be one of {names}, got {bad!r}"):
+        with pytest.raises(ContractError, match=f"MYLINEAR: attribute activation must be {names}, got {bad}"):
             linear(x, weight, bias, activation=bad)  # type: ignore[arg-type]
-    with pytest.raises(ContractError, match="activation must be one of"):
+    with pytest.raises(ContractError, match="activation must be none"):
         MyLinear(2, 3, activation="Relu")
     with pytest.raises(
         ContractError, match=r"weight must be float32, float16 or bfloat16 \(x is float32\), got float64"
@@ -213,7 +213,7 @@ def test_errors_are_the_contract_s() -> None:
         linear(x, weight.bfloat16(), bias.bfloat16())
     with pytest.raises(ContractError, match=r"weight must be .* is it transposed"):
         linear(x, weight.t().bfloat16(), bias)
-    with pytest.raises(ContractError, match=r"x must be .* for an activation, got complex64"):
+    with pytest.raises(ContractError, match=r"x must be float64, .* got complex64"):
         linear(x.cfloat(), weight.cfloat(), activation="tanh")
 
 

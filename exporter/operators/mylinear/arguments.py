@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ def check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         explain(x, weight, bias)
 
 
-def is_right(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the arguments keep the contract."""
+def is_right(x: Tensor, weight: Tensor, bias: Tensor | None, narrow: Collection[torch.dtype] = ()) -> bool:
+    """Whether the arguments keep the contract; the weight may have a dtype of ``narrow`` too."""
     if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
         return False
     dtype, device, weight_shape = x.dtype, x.device, weight.shape
@@ -36,7 +36,7 @@ def is_right(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         x.ndim == 0
         or len(weight_shape) != 2
         or x.shape[-1] != weight_shape[1]
-        or weight.dtype != dtype
+        or (weight.dtype != dtype and weight.dtype not in narrow)
         or weight.device != device
         or dtype not in DTYPES
         or (
@@ -52,12 +52,8 @@ def is_right(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
-def explain(x: Tensor, weight: Tensor, bias: Tensor | None, *, small_weights: Sequence[torch.dtype] = ()) -> None:
-    """Raise the contract's error for the first rule that is broken, or TypeError for anything but a tensor.
-
-    Args:
-        small_weights: further dtypes that the weight may have beside that of ``x``.
-    """
+def explain(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise the contract's error for the first rule that is broken, or TypeError for anything but a tensor."""
     for argument, value in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (argument == "bias" and value is None):
             raise TypeError(MYLINEAR.message(argument, "a torch.Tensor", type(value).__name__))
@@ -67,11 +63,7 @@ def explain(x: Tensor, weight: Tensor, bias: Tensor | None, *, small_weights: Se
     for argument, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
-        if argument == "weight" and small_weights and tensor.dtype not in (x.dtype, *small_weights):
-            *others, last = map(dtype_name, (x.dtype, *small_weights))
-            rule = f"{', '.join(others)} or {last} (x is {dtype_name(x.dtype)})"
-            raise ContractError(MYLINEAR.message(argument, rule, dtype_name(tensor.dtype)))
-        if tensor.dtype != x.dtype and not (argument == "weight" and small_weights):
+        if tensor.dtype != x.dtype:
             rule = f"{dtype_name(x.dtype)} (the dtype of x)"
             raise ContractError(MYLINEAR.message(argument, rule, dtype_name(tensor.dtype)))
         if tensor.device != x.device:

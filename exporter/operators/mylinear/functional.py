@@ -23,7 +23,6 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 import exporter.operators.mylinear.library_op as library_op
 from exporter.operators.mylinear.arguments import autocast, is_right
 from exporter.operators.mylinear.autograd import LinearF, PlainLinearF, TraceableLinearF
-from exporter.operators.mylinear.version_2.activations import NONE
 from exporter.operators.mylinear.version_2.functional import linear_activation
 from exporter.torch_ops.counting import counters
 from exporter.torch_ops.torch_private import (
@@ -35,6 +34,7 @@ from exporter.torch_ops.torch_private import (
     is_tracing,
 )
 from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.version_2.contract import NONE
 
 __all__ = ["LinearF", "library_op", "linear"]
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NONE = "none"
+from ort_ops.operators.mylinear.version_2.contract import NONE
+
 _aten: Any = torch.ops.aten
 _gelu_, _gelu_backward = _aten.gelu_.default, _aten.gelu_backward.default
 

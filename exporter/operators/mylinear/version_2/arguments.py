@@ -6,26 +6,23 @@ import torch
 from torch import Tensor
 
 from exporter.operators.mylinear.arguments import explain, is_right
-from exporter.operators.mylinear.version_2.activations import ACTIVATIONS, NONE
-from exporter.torch_ops.arguments import dtype_name
-from ort_ops.operators.mylinear.contract import MYLINEAR
+from exporter.torch_ops.arguments import check_tensors
+from ort_ops.operators.mylinear.version_2.contract import ACTIVATIONS, MYLINEAR_2, NARROW_WEIGHTS, NONE
 
-SMALL_WEIGHTS = (torch.float16, torch.bfloat16)
-"""Dtypes that a weight may have where x is float32."""
+_NARROW = tuple(getattr(torch, name) for name in NARROW_WEIGHTS)
 
 
 def check_activation(activation: str | None) -> None:
     """Raise the contract's error for an unknown name; None stands for none."""
-    if activation is None or (isinstance(activation, str) and (activation == NONE or activation in ACTIVATIONS)):
-        return
-    rule = f"one of {', '.join((NONE, *ACTIVATIONS))}"
-    raise MYLINEAR.error("activation", rule, repr(activation))
+    if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
+        MYLINEAR_2.check_values({"activation": activation})
 
 
 def check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> None:
     """Raise the contract's error for the first rule that is broken, or TypeError for anything but a tensor."""
-    if not is_right(x, weight, bias):
-        may_be_small = isinstance(x, Tensor) and x.dtype == torch.float32
-        explain(x, weight, bias, small_weights=SMALL_WEIGHTS if may_be_small else ())
-    if activation != NONE and x.is_complex():
-        raise MYLINEAR.error("x", f"{MYLINEAR.element_type_rule} for an activation", dtype_name(x.dtype))
+    is_float32 = isinstance(x, Tensor) and x.dtype == torch.float32
+    if is_right(x, weight, bias, _NARROW if is_float32 else ()) and not (activation != NONE and x.is_complex()):
+        return
+    if activation == NONE and not is_float32:
+        explain(x, weight, bias)  # there is nothing that version 1 has not
+    check_tensors(MYLINEAR_2, (x, weight, bias), {"activation": activation})

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from exporter.operators.mylinear.autograd import SavedForBackward, linear_gradients
-from exporter.operators.mylinear.version_2.activations import ACTIVATIONS, NONE
+from exporter.operators.mylinear.version_2.activations import ACTIVATIONS
+from ort_ops.operators.mylinear.version_2.contract import NONE
 
 
 class ActivationF(Function):

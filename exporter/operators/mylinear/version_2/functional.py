@@ -20,7 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from exporter.operators.mylinear.arguments import autocast
 from exporter.operators.mylinear.autograd import TraceableLinearF
 from exporter.operators.mylinear.version_2 import library_op
-from exporter.operators.mylinear.version_2.activations import NONE, activated
+from exporter.operators.mylinear.version_2.activations import activated
 from exporter.operators.mylinear.version_2.arguments import check, check_activation
 from exporter.operators.mylinear.version_2.autograd import ActivationF
 from exporter.torch_ops.counting import counters
@@ -32,6 +32,7 @@ from exporter.torch_ops.torch_private import (
     is_tracing,
 )
 from ort_ops.operators.mylinear.contract import MYLINEAR
+from ort_ops.operators.mylinear.version_2.contract import NONE
 
 __all__ = ["library_op", "linear_activation"]
 

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import exporter.operators.mylinear.library_op  # noqa: F401  # which it calls
-from exporter.operators.mylinear.version_2.activations import ACTIVATIONS, NONE, activated
+from exporter.operators.mylinear.version_2.activations import ACTIVATIONS, activated
 from exporter.operators.mylinear.version_2.arguments import check, check_activation
 from exporter.torch_ops.library_ops.kernels import Kernels, define_overload
 from exporter.torch_ops.library_ops.vmap import loop
+from exporter.torch_ops.registration import register
 from exporter.torch_ops.torch_private import are_transforms_active, below_autograd, forward_mode_level
 from ort_ops.operators.mylinear.contract import DOMAIN, NAME
+from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2, NONE
 
 OP = f"{DOMAIN}::linear_activation"
 
@@ -93,3 +95,4 @@ SCHEMA = "(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor"
 KERNELS = Kernels(_compute, _fake, _vmap, _autograd, _backward, _save, num_cast=3)
 _LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
 define_overload(_LIBRARY, "linear_activation", SCHEMA, KERNELS)
+register(MYLINEAR_2, OP)
