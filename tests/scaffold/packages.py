@@ -17,11 +17,11 @@ from ort_ops.scaffold.write import write_package
 VARIANTS: dict[str, dict[str, Any]] = {
     "ExampleInPython": {"with_cpp": False, "attributes": "", "dtypes": "float32,float64"},
     "ExampleInCpp": {},
-    "ExampleInCuda": {"with_cuda": True, "inputs": "x,bias:optional"},
     "ExampleOfTwo": {
         "inputs": "x,weight,bias:optional",
         "attributes": "a:float=0.5,times:int=3,mode:string=plain,scales:floats,steps:ints",
         "outputs": "y,twice",
+        "with_cuda": True,
     },
 }
 

@@ -206,12 +206,14 @@ def test_without_nvcc_the_build_says_so_and_goes_on(monkeypatch: pytest.MonkeyPa
     nvcc.chmod(0o755)
     monkeypatch.setenv("CUDA_HOME", "home")
     assert setup["find_nvcc"]() == str(nvcc)
+    monkeypatch.setenv("WITHOUT_CUDA", "1")
+    assert setup["find_nvcc"]() is None
 
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 def test_the_cuda_kernel_is_right_on_the_cpu_and_a_wrong_one_is_named() -> None:
-    request = request_of("ExampleInCuda")
+    request = request_of("ExampleOfTwo")
     with imported(request, Path.cwd()) as kit:
         kernel = Path(request.distribution, request.module, "kernel.cu")
         right = kernel.read_text()
@@ -227,12 +229,12 @@ def test_the_cuda_kernel_is_right_on_the_cpu_and_a_wrong_one_is_named() -> None:
             kernel.write_text(right.replace(part, instead))
             found = exporter.check_library(kit, _built_for_cpu(kernel, f"wrong{number}.so"), "cuda on the CPU")
             assert {p.subject for p in found.of(Outcome.BROKEN)} >= {"cuda on the CPU, float64"}, part
-            with pytest.raises(PromiseError, match=r"ExampleInCuda: kernel, cuda on the CPU, float64: BROKEN: \["):
+            with pytest.raises(PromiseError, match=r"ExampleOfTwo: kernel, cuda on the CPU, float64: BROKEN: \["):
                 found.check()
         not_run = next(p for p in kernel_promises(Subject(kit), None, "cpu") if p.outcome is Outcome.NOT_RUN)
         assert (not_run.promise, not_run.subject) == ("kernel", "cuda")
         assert not_run.detail.startswith(
-            "no GPU: the device is the CPU; the CUDA kernel of ExampleInCuda is not built: "
+            "no GPU: the device is the CPU; the CUDA kernel of ExampleOfTwo is not built: "
         )
 
 
