@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exporter.operators.mylinear.functional import linear
     from exporter.operators.mylinear.module import MyLinear
     from exporter.operators.mylinear.swap import SwapReport, restore_linear, swap_linear
+    from exporter.operators.mylinear.version_2.fuse import FuseReport, fuse_activations
     from exporter.promises.check import check_library, check_operator
     from exporter.promises.result import OperatorCheck, PromiseError
     from exporter.to_onnx.export import ExportResult, export
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExportError",
     "ExportResult",
+    "FuseReport",
     "GradientError",
     "GradientsExport",
     "LinearF",
@@ -47,6 +49,7 @@ __all__ = [
     "export",
     "export_gradients",
     "export_training",
+    "fuse_activations",
     "linear",
     "operator",
     "restore_linear",
@@ -57,6 +60,7 @@ __all__ = [
 _MODULES = {
     "ExportError": "errors",
     "ExportResult": "to_onnx.export",
+    "FuseReport": "operators.mylinear.version_2.fuse",
     "GradientError": "torch_ops.gradients",
     "GradientsExport": "training_step.gradients.result",
     "LinearF": "operators.mylinear.functional",
@@ -74,6 +78,7 @@ _MODULES = {
     "export": "to_onnx.export",
     "export_gradients": "training_step.gradients.export",
     "export_training": "training_step.export",
+    "fuse_activations": "operators.mylinear.version_2.fuse",
     "linear": "operators.mylinear.functional",
     "operator": "definition.operator",
     "restore_linear": "operators.mylinear.swap",

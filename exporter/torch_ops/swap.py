@@ -53,6 +53,7 @@ class Swap:
         reason_to_skip: (module, modules that hold it) -> why it cannot be swapped, or None.
         others: (name, module) -> name and reason of what is computed without a module of its own.
         note: (module, modules that hold it) -> a remark on a swapped module, or None.
+        reason_to_keep: module of the new class -> why it cannot be one of the old again, or None.
     """
 
     operator: str
@@ -65,6 +66,7 @@ class Swap:
     reason_to_skip: Callable[[nn.Module, Parents], str | None]
     others: Callable[[str, nn.Module], Mapping[str, str]]
     note: Callable[[nn.Module, Parents], str | None]
+    reason_to_keep: Callable[[nn.Module], str | None] = lambda module: None
 
 
 def swap_modules(model: nn.Module, swap: Swap, filter_fn: Callable[[str, Any], bool] | None = None) -> SwapReport:
@@ -91,7 +93,7 @@ def swap_modules(model: nn.Module, swap: Swap, filter_fn: Callable[[str, Any], b
             if reason is None and filter_fn is not None and not filter_fn(name, module):
                 reason = "left out by filter_fn"
             if reason is None:
-                module.__class__ = _rebased(type(module), swap.old, swap.new)
+                module.__class__ = rebased(type(module), swap.old, swap.new)
                 setattr(module, swap.mark, True)
             reasons[module] = reason
         reason = reasons[module]
@@ -112,11 +114,13 @@ def restore_modules(model: nn.Module, swap: Swap) -> SwapReport:
     for name, module in model.named_modules(remove_duplicate=False):
         if module in done:
             restored.append(name)
+        elif isinstance(module, swap.new) and (reason := swap.reason_to_keep(module)) is not None:
+            skipped[name] = reason
         elif swap.mark not in vars(module):
             if isinstance(module, swap.new):
                 skipped[name] = f"was built as a {swap.new.__name__}"
-        elif type(module) is swap.new or _is_parametrized(module, swap.new):
-            module.__class__ = _rebased(type(module), swap.new, swap.old)
+        elif type(module) is swap.new or is_parametrized_of(module, swap.new):
+            module.__class__ = rebased(type(module), swap.new, swap.old)
             delattr(module, swap.mark)
             done.add(module)
             restored.append(name)
@@ -136,7 +140,7 @@ def _reason_to_skip(swap: Swap, module: nn.Module, parents: Parents) -> str | No
     reason = swap.reason_to_skip(module, parents)
     if reason is not None:
         return reason
-    if type(module) is not swap.old and not _is_parametrized(module, swap.old):
+    if type(module) is not swap.old and not is_parametrized_of(module, swap.old):
         return f"{kind} is a subclass of {swap.old_name}, and may compute something else"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
@@ -144,12 +148,12 @@ def _reason_to_skip(swap: Swap, module: nn.Module, parents: Parents) -> str | No
     return f"{swap.operator} has no {dtype_name(dtypes[0])}" if dtypes else None
 
 
-def _is_parametrized(module: nn.Module, base: type[nn.Module]) -> bool:
+def is_parametrized_of(module: nn.Module, base: type[nn.Module]) -> bool:
     """Whether the module's class is the one that torch.nn.utils.parametrize makes of ``base`` for one instance."""
     return is_parametrized(module) and type(module).__bases__ == (base,)
 
 
-def _rebased(cls: type[nn.Module], old: type[nn.Module], new: type[nn.Module]) -> type[nn.Module]:
+def rebased(cls: type[nn.Module], old: type[nn.Module], new: type[nn.Module]) -> type[nn.Module]:
     """``new`` for ``old``; for a class that parametrize made of ``old``, the like of it made of ``new``."""
     if cls is old:
         return new

@@ -87,6 +87,23 @@ def _note(module: nn.Module, parents: Parents) -> str | None:
     return None
 
 
+def _reason_to_keep(module: nn.Module) -> str | None:
+    activation = getattr(module, "activation", None)
+    return None if activation is None else f"applies {activation}, which nn.Linear does not"
+
+
 def _make_swap() -> Swap:
     others = partial(_others, calls={})  # what a class calls is read once for a model
-    return Swap(NAME, nn.Linear, MyLinear, "nn.Linear", _MARK, DTYPES, _is_like, _reason_to_skip, others, _note)
+    return Swap(
+        NAME,
+        nn.Linear,
+        MyLinear,
+        "nn.Linear",
+        _MARK,
+        DTYPES,
+        _is_like,
+        _reason_to_skip,
+        others,
+        _note,
+        _reason_to_keep,
+    )
