@@ -13,8 +13,10 @@ from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from ort_ops.errors import MylinearError
+from ort_ops.opdef.operator import Operator
 
 _STEP, _ATOL, _RTOL = 1e-6, 1e-5, 1e-3  # those of torch's gradcheck
+_MOST_ELEMENTS = 2000  # each takes two calls
 
 
 class GradientError(MylinearError, ArithmeticError):
@@ -67,8 +69,10 @@ def check_gradients(
                 outputs = [f"the gradient of {name}" for name in chosen]
                 gradgradcheck(call, values)
         except GradcheckError as error:
-            found = _worst_element(compared, values, list(arguments), outputs) or _first_line(error)
-            raise GradientError(f"{what} is wrong, compared with finite differences: {found}") from error
+            found = explain(error, compared, values, list(arguments), outputs)
+            raise GradientError(
+                f"{what} is wrong, compared with finite differences: {found}"
+            ) from None  # whose Jacobians nobody reads
 
 
 def _backward_of(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,8 +89,12 @@ def _backward_of(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _argument_names(function: Any, count: int) -> list[str]:
-    parameters = list(inspect.signature(getattr(function, "forward", function)).parameters)[:count]
-    return parameters if len(parameters) == count else [f"input {i}" for i in range(count)]
+    described = getattr(getattr(function, "__self__", None), "operator", None)  # of a function that a TorchKit has
+    if isinstance(described, Operator):
+        return [parameter.argument for parameter in described.inputs[:count]]
+    found = inspect.signature(getattr(function, "forward", function)).parameters.values()
+    names = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
+    return names if len(names) == count else [f"input {i}" for i in range(count)]
 
 
 def _widened(value: Any) -> Any:
@@ -99,15 +107,29 @@ def _is_differentiable(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def _worst_element(
-    call: Callable[..., Any], values: Sequence[Any], names: Sequence[str], output_names: Sequence[str] = ()
+def explain(
+    error: GradcheckError,
+    call: Callable[..., Any],
+    values: Sequence[Any],
+    names: Sequence[str],
+    output_names: Sequence[str] = (),
 ) -> str:
-    """Return where the derivative of `call` differs most from finite differences, in units of what gradcheck allows.
+    """Return in one line what torch's gradcheck found: the worst element, or torch's words without the Jacobians.
 
     Args:
-        values: the arguments; those that require a gradient are looked at.
+        call, values: what was checked.
         names: of the arguments.
         output_names: by default ``output 0``, ``output 1``.
+    """
+    count = sum(value.numel() for value in values if isinstance(value, Tensor) and value.requires_grad)
+    found = _worst_element(call, values, names, output_names) if count <= _MOST_ELEMENTS else ""
+    return found or str(error).strip().partition("\n")[0].rstrip(",")
+
+
+def _worst_element(
+    call: Callable[..., Any], values: Sequence[Any], names: Sequence[str], output_names: Sequence[str]
+) -> str:
+    """Return where the derivative of `call` differs most from finite differences, in units of what gradcheck allows.
 
     Returns: input, output, both values and their difference in one line; empty if nothing differs, or a complex number
         is among the values.
@@ -138,11 +160,6 @@ def _worst_element(
                 f"difference {abs(pair[0] - pair[1]):.3g}"
             )
     return found
-
-
-def _first_line(error: Exception) -> str:
-    """Return what torch says, without the Jacobians that follow."""
-    return str(error).strip().partition("\n")[0].rstrip(",")
 
 
 def _as_tuple(outputs: Any) -> tuple[Any, ...]:

@@ -99,6 +99,8 @@ def _by_gradcheck(kit: OperatorKit, call: Call, rng: np.random.Generator) -> Com
     import torch
     from torch.autograd.gradcheck import GradcheckError
 
+    from exporter.torch_ops.gradients import explain
+
     floating = _floating_inputs(call)
     names = {call.operator.inputs[i].type for i in floating}
     if not floating or not all("float64" in variable.dtypes for variable in names):
@@ -118,7 +120,8 @@ def _by_gradcheck(kit: OperatorKit, call: Call, rng: np.random.Generator) -> Com
     try:
         torch.autograd.gradcheck(run, tuple(leaves.values()), fast_mode=numbers > _SLOW_NUMBERS)
     except GradcheckError as error:
-        return failed(Failure(" ".join(str(error).split())[:300]), numbers)
+        arguments = [call.operator.inputs[i].argument for i in leaves]
+        return failed(Failure(explain(error, run, list(leaves.values()), arguments)), numbers)
     return Comparison(0.0, 0.0, None, numbers)
 
 
