@@ -13,6 +13,8 @@ from exporter.promises.result import OperatorCheck, Outcome, Promise
 from exporter.promises.runtimes import runtime_promises, session_promises
 from exporter.promises.subject import Subject
 from ort_ops.errors import MylinearError
+from ort_ops.kernels.choose import available_kernels
+from ort_ops.kernels.refusal import KernelError
 from ort_ops.opdef import registry
 from ort_ops.opdef.kit import OperatorKit
 
@@ -68,6 +70,10 @@ def check_operator(
     Raises: UnknownOperatorError, KernelError; never for a promise that is broken, which the result reports.
     """
     kit = _registered(operator)
+    if device == "cuda" and kit.cuda_library is not None:
+        reason = next(kernel.reason for kernel in available_kernels(kit.operator.op_type) if kernel.name == "cuda")
+        if reason is not None:
+            raise KernelError(f"{kit.operator.op_type}: the cuda kernel is not available: {reason}")
     found: list[Promise] = []
     for promise in _promises(Subject(kit, seed), compile_backend, device, pythons):
         found.append(promise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from exporter.promises.kernels import kernel_promises
 from exporter.promises.result import OperatorCheck, Outcome, Promise, PromiseError
 from exporter.promises.runtimes import runtime_promises, session_promises
 from exporter.promises.subject import Subject
+from exporter.torch_ops.gradients import GradientError, check_gradients
 from exporter.torch_ops.kit import TorchKit
 from exporter.torch_ops.library_ops.define import define_library_op
 from ort_ops.cli import main as cli
@@ -139,6 +141,14 @@ def test_what_is_wrong_in_torch_is_named(
     with instead(written, torch=f"{__name__}:{name}") as subject:
         found = broken(kernel_promises(subject, None)) | broken(in_torch._gradients(subject))
     assert {key.split(":")[0] for key in found} == expected
+    if name == "wrong_backward":
+        (detail,) = (detail for key, detail in found.items() if key.startswith("gradients"))
+        worst = r"worst by x(\[[^]]*\]) of output 0\1: numerical 1, analytical 1.5, difference 0.5$"
+        assert re.search(worst, detail), detail
+        part = globals()[name]
+        with pytest.raises(GradientError, match="the gradient of x is wrong") as raised:
+            check_gradients(part.function, torch.rand(2, 3))
+        assert raised.value.__suppress_context__  # so that nobody reads Jacobians
 
 
 def test_a_library_op_that_torch_refuses_is_named(written: OperatorKit) -> None:

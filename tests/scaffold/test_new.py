@@ -18,6 +18,7 @@ import exporter
 from exporter.promises.kernels import kernel_promises
 from exporter.promises.result import Outcome, PromiseError
 from exporter.promises.subject import Subject
+from ort_ops import KernelError
 from ort_ops.cli import main as cli
 from ort_ops.native import library
 from ort_ops.opdef import registry
@@ -231,6 +232,8 @@ def test_the_cuda_kernel_is_right_on_the_cpu_and_a_wrong_one_is_named() -> None:
             assert {p.subject for p in found.of(Outcome.BROKEN)} >= {"cuda on the CPU, float64"}, part
             with pytest.raises(PromiseError, match=r"ExampleOfTwo: kernel, cuda on the CPU, float64: BROKEN: \["):
                 found.check()
+        with pytest.raises(KernelError, match="ExampleOfTwo: the cuda kernel is not available: the CUDA kernel of Exa"):
+            exporter.check_operator(kit, device="cuda")
         not_run = next(p for p in kernel_promises(Subject(kit), None, "cpu") if p.outcome is Outcome.NOT_RUN)
         assert (not_run.promise, not_run.subject) == ("kernel", "cuda")
         assert not_run.detail.startswith(
