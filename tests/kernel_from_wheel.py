@@ -41,12 +41,17 @@ for dtype in ("float64", "float32", "float16"):
     session = ort_ops.InferenceSession(model.SerializeToString(), kernels="cpp")
     np.testing.assert_array_equal(session.run(None, {"x": np.array([3, -2], dtype)})[0], np.array([1.5, -1], dtype))
 """
+ON_CPU = """
+from ort_ops.native import library
+print(library.describe("./on_cpu.so", "mylinear_cuda_missing"))
+"""
 
 
 def main() -> int:
     """Try the Python named on the command line."""
     python = Path(sys.argv[1]).absolute()  # not resolved: a virtual environment's is a link
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MYLINEAR_LIBRARY")}
+    variables["WITHOUT_CUDA"] = "1"  # cpp_ops/cuda/check.sh builds a package by nvcc
 
     def run(folder: Path, *command: str | Path) -> str:
         done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
@@ -74,11 +79,14 @@ def main() -> int:
         remove = [python, "-m", "pip", "uninstall", "-q", "-y", "wheel-scale"]
         run(folder, *remove)  # what a run that failed has left
         run(folder, *pip, "jinja2")
-        run(folder, python.parent / "mylinear", "new", "WheelScale")
+        run(folder, python.parent / "mylinear", "new", "WheelScale", "--cuda")
         run(folder, *pip, "--no-deps", folder / "wheel-scale")
         run(folder, python, "-c", RUN_BY_PIP)
+        flags = "-x c++ -std=c++17 -Wall -Wextra -Werror -shared -fPIC -Ithird_party/mylinear wheel_scale/kernel.cu"
+        run(folder / "wheel-scale", "c++", *flags.split(), "-o", "on_cpu.so")
+        run(folder / "wheel-scale", python, "-c", ON_CPU)
         run(folder, *remove)
-        print("a new package of the wheel: built by pip, loaded, right")
+        print("a new package of the wheel: built by pip, loaded, right; its CUDA kernel built for the CPU, loaded")
     return 0
 
 
