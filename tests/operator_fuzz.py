@@ -30,6 +30,7 @@ if __name__ == "__main__":
 import onnxruntime  # noqa: E402
 
 from ort_ops.models.checks import function_difference  # noqa: E402
+from ort_ops.models.nodes import operator_nodes  # noqa: E402
 from ort_ops.opdef import registry  # noqa: E402
 from ort_ops.opdef.call import Call, make_call  # noqa: E402
 from ort_ops.opdef.kit import OperatorKit  # noqa: E402
@@ -97,12 +98,10 @@ def feeds_for(session: InferenceSession, call: Call, rng: np.random.Generator) -
 def wrongness(data: bytes, feeds: dict[str, Array], results: dict[str, Array], kernels: str) -> str | None:
     """Say what is wrong with results, or return None; "unchecked" where the model is not the operator alone."""
     model = onnx.load_from_string(data)
-    nodes = [n for n in model.graph.node if (n.domain, n.op_type) in registry.names()]
+    nodes = operator_nodes(model)
     if len(nodes) != 1 or len(model.graph.node) != 1:
         return "unchecked"
-    (node,) = nodes
-    kit = registry.find(node.domain, node.op_type)
-    assert kit is not None
+    node, kit = nodes[0].node, nodes[0].kit
     if kernels == "body" and function_difference(model) is not None:
         return "unchecked"
     known: dict[str, Array | None] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}

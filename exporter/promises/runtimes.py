@@ -160,8 +160,15 @@ def session_promises(subject: Subject) -> Iterator[Promise]:
             continue
         found = Subject(other).overloads[0]
         call = found.usual or found.calls[0]
-        name = f"with {other.operator.op_type}"
+        name = f"with {_in_words(other)}"
         yield attempt("one session", name, partial(_run_both, [(subject.kit, own), (other, call)]))
+
+
+def _in_words(kit: OperatorKit) -> str:
+    """Return domain and name of an operator, with its version where there are several."""
+    op_type = kit.operator.op_type
+    versions = [other for other in registry.kits() if other.operator.op_type == op_type]
+    return op_type if len(versions) == 1 else f"{op_type} of version {kit.operator.since_version}"
 
 
 def _run_both(pairs: Sequence[tuple[OperatorKit, Call]]) -> Promise | str:
@@ -170,12 +177,16 @@ def _run_both(pairs: Sequence[tuple[OperatorKit, Call]]) -> Promise | str:
     both.CopyFrom(models[0])
     for part in ("node", "input", "output", "initializer"):
         getattr(both.graph, part).extend(getattr(models[1].graph, part))
-    known = {entry.domain: entry.version for entry in both.opset_import}
-    for entry in models[1].opset_import:
-        if known.setdefault(entry.domain, entry.version) != entry.version:
-            note = f"they need versions {known[entry.domain]} and {entry.version} of domain '{entry.domain}'"
-            return Promise("one session", f"with {pairs[1][0].operator.op_type}", Outcome.NOT_MADE, note)
-    both.opset_import.extend(e for e in models[1].opset_import if e.domain not in {x.domain for x in both.opset_import})
+    newest = {entry.domain: entry.version for entry in both.opset_import}
+    newest |= {e.domain: max(e.version, newest.get(e.domain, 0)) for e in models[1].opset_import}
+    for kit in (kit for kit, _ in pairs):
+        domain, name, version = kit.operator.key
+        there = registry.find(domain, name, newest[domain])
+        if there is not None and not there.operator.oldest_served <= version:
+            note = f"version {newest[domain]} of domain '{domain}' has another {name} than version {version}"
+            return Promise("one session", f"with {_in_words(pairs[1][0])}", Outcome.NOT_MADE, note)
+    del both.opset_import[:]
+    both.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in newest.items())
     feed = {f"{i}_{name}": array for i, (_, call) in enumerate(pairs) for name, array in feed_of(call).items()}
     session = InferenceSession(both.SerializeToString(), quiet_options())
     results = dict(zip([v.name for v in both.graph.output], session.run(None, feed), strict=True))

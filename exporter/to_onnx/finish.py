@@ -13,7 +13,7 @@ from exporter.errors import ExportError
 from exporter.to_onnx.checks.agreement import root_cause
 from exporter.to_onnx.versions import ir_version
 from ort_ops.models.complete import complete_inputs, drop_unread_outputs
-from ort_ops.models.nodes import attach_functions, domain_version
+from ort_ops.models.nodes import attach_functions, domain_version, import_oldest_versions
 from ort_ops.opdef.onnx_objects import register_schemas
 
 
@@ -24,6 +24,7 @@ def finish(proto: onnx.ModelProto, opset: int, metadata: Mapping[str, str], file
         raise ExportError(f"opset {opset} was not reached, the exporter stopped at {reached}; choose that, or another")
     clean = onnx_ir.to_proto(ClearMetadataAndDocStringPass()(onnx_ir.from_proto(proto)).model)
     proto.CopyFrom(clean)
+    import_oldest_versions(proto)
     drop_unread_outputs(proto)
     complete_inputs(proto)
     proto.ir_version = ir_version(opset)

@@ -23,31 +23,11 @@ from onnx.reference.op_run import OpFunction, OpRun
 from onnx.reference.ops.op_max_pool import MaxPool as OnnxMaxPool
 
 from ort_ops.analysis.operator_op import OperatorOp, element_type_of, make_operator_op
+from ort_ops.numerics.error_function import erf as erf
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
-
-
-def erf(x: Array) -> Array:
-    """Return the error function in float64, to a few units in the last place: scipy's where it is installed.
-
-    >>> float(erf(np.array([0.5]))[0]) == math.erf(0.5)
-    True
-    """
-    wide = np.ascontiguousarray(x, np.float64)
-    result: Array = _erf()(wide)
-    return result
-
-
-@cache
-def _erf() -> Callable[[Array], Array]:
-    try:
-        from scipy.special import erf
-    except ImportError:  # the base install has no scipy; math.erf gives the same, one number at a time
-        return lambda x: np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
-    function: Callable[[Array], Array] = erf
-    return function
 
 
 class Erf(OpRun):

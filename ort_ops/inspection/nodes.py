@@ -79,12 +79,13 @@ def table(nodes: Sequence[NodeInfo], kernels: Mapping[str, str]) -> list[tuple[l
         # A column that is empty for every node is left out.
         tensors = [w for w in first.inputs if any(n.inputs[w] for n in rows)]
         results = [w for w in first.outputs if any(n.outputs[w] for n in rows)]
+        attributes = dict.fromkeys(name for node in rows for name in node.attributes)  # of several versions, perhaps
         header = [
             op_type.rpartition("::")[2],
             "where",
             *tensors,
             *results,
-            *first.attributes,
+            *attributes,
             "dtype",
             "bytes",
             "kernel",
@@ -98,7 +99,7 @@ def table(nodes: Sequence[NodeInfo], kernels: Mapping[str, str]) -> list[tuple[l
                         node.where,
                         *[_shape(node.inputs[word]) for word in tensors],
                         *[_shape(node.outputs[word]) for word in results],
-                        *[str(value) for value in node.attributes.values()],
+                        *[str(node.attributes.get(name, "-")) for name in attributes],
                         ", ".join(dict.fromkeys(node.dtypes.values())),
                         str(node.nbytes),
                         kernels.get(op_type, "none"),

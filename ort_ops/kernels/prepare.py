@@ -72,13 +72,21 @@ def plan_kernels(
     infer = None if proto is None or has_all else partial(all_types, proto)
     plan = plan_of(options)
     if plan is None:
-        versions = {} if proto is None else {entry.domain: entry.version for entry in proto.opset_import}
+        versions = {} if proto is None else _versions(proto)
         operators = [*types] or None
         return register_plan(options, kernels, types, providers, None, versions, operators, infer_types=infer)[0]
     check_served(plan, nodes, types)
     if infer is not None and not all(plan.providers[n.operator.op_type].serves_all(n.operator) for n in nodes):
         check_served(plan, nodes, infer())
     return plan
+
+
+def _versions(proto: onnx.ModelProto) -> dict[str, int]:
+    """Return the newest version of each domain that the model or one of its functions imports."""
+    found: dict[str, int] = {}
+    for entry in (entry for owner in (proto, *proto.functions) for entry in owner.opset_import):
+        found[entry.domain] = max(entry.version, found.get(entry.domain, 0))
+    return found
 
 
 def check_served(plan: Plan, nodes: Sequence[OperatorNode], types: Mapping[str, Collection[str]]) -> None:
@@ -91,6 +99,12 @@ def check_served(plan: Plan, nodes: Sequence[OperatorNode], types: Mapping[str, 
             raise KernelError(
                 f"{op_type}: these session options have no kernel for it, registered with kernels='{plan.kernels}': "
                 f"{known}; make new SessionOptions"
+            )
+        registered = plan.operators[op_type]
+        if not registered.oldest_served <= operator.since_version <= registered.since_version:
+            raise KernelError(
+                f"{op_type}: these session options have its kernel of version {registered.since_version}, and the "
+                f"model needs version {operator.since_version}; make new SessionOptions"
             )
         missing = provider.lacking(operator, types.get(op_type, ()))
         if missing:

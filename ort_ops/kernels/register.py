@@ -22,12 +22,14 @@ from ort_ops.kernels.choose import (
     types_of,
 )
 from ort_ops.kernels.fallbacks import warn
-from ort_ops.kernels.providers import Offer, Provider
+from ort_ops.kernels.providers import CUDA, PROVIDERS, Offer, Provider
 from ort_ops.kernels.refusal import KernelError
 from ort_ops.kernels.registration import Registration
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 from ort_ops.opdef import registry
+from ort_ops.opdef.kit import OperatorKit
+from ort_ops.opdef.operator import Operator
 from ort_ops.python_kernels import overloads, trampoline
 
 # Under these keys the options themselves remember what was registered.
@@ -47,12 +49,14 @@ class Plan:
     Attributes:
         kernels: the name that was asked for.
         providers: the provider of each operator, by its domain and name.
+        operators: the operator that is registered under each domain and name.
         python_domains: domains of `python_kernel` operators.
     """
 
     kernels: str
     providers: Mapping[str, Provider]
     python_domains: frozenset[str]
+    operators: Mapping[str, Operator]
 
     @property
     def name(self) -> str:
@@ -126,7 +130,7 @@ def register_plan(
             f"these session options have the {before.name} kernel of domain {_domains_of(before)} registered already, "
             "and onnxruntime takes a domain once; make new SessionOptions"
         )
-    needs = _needs(element_types, versions, operators)
+    needs = _needs(kernels, element_types, versions, operators)
     calls: list[Any] = getattr(session_options, "_calls", [])  # what options that can be pickled remember
     num_calls = len(calls)
     own = overloads.domains_to_register(python_domains, versions)
@@ -135,7 +139,7 @@ def register_plan(
     offers = choose(kernels, needs, with_cuda=with_cuda, python_domains=taken)
     if infer_types is not None and not all(offer.provider.serves_all(offer.kit.operator) for offer in offers):
         element_types = infer_types()
-        needs = _needs(element_types, versions, operators)
+        needs = _needs(kernels, element_types, versions, operators)
         offers = choose(kernels, needs, with_cuda=with_cuda, python_domains=taken)
     if kernels != AUTO and needs and not offers:  # no operator has it; this says why the first does not
         refusal = refusals(needs[0], None, [kernels])[0]
@@ -143,7 +147,13 @@ def register_plan(
     domains = _register_offers(session_options, offers, own, python_domains, versions)
     if kernels == AUTO:
         warn(needs, offers, with_cuda)
-    plan = Plan(kernels, {offer.kit.operator.op_type: offer.provider for offer in offers}, domains)
+    chosen = {offer.kit.operator.op_type: offer for offer in offers}
+    plan = Plan(
+        kernels,
+        {op_type: offer.provider for op_type, offer in chosen.items()},
+        domains,
+        {op_type: offer.kit.operator for op_type, offer in chosen.items()},
+    )
     if plan not in _plans:
         _plans.append(plan)
     session_options.add_session_config_entry(_CONFIG_KEY, plan.name or kernels)
@@ -175,19 +185,43 @@ def plan_of(session_options: onnxruntime.SessionOptions) -> Plan | None:
 
 
 def _needs(
-    element_types: ElementTypes, versions: Mapping[str, int] | None, operators: Collection[str] | None
+    kernels: str, element_types: ElementTypes, versions: Mapping[str, int] | None, operators: Collection[str] | None
 ) -> list[Need]:
     """Return the operators to register. Raises: KernelError for unknown operators or element types."""
     stated = element_types.values() if isinstance(element_types, Mapping) else [element_types]
     check_element_types(name for names in stated for name in names)
     if operators is not None:
-        kits = [find_kit(op_type, _version(versions, op_type)) for op_type in operators]
+        kits = [
+            _kit_for(op_type, version, kernels) or find_kit(op_type, version)
+            for op_type in operators
+            for version in [_version(versions, op_type)]
+        ]
     else:
-        names = dict.fromkeys((kit.operator.domain, kit.operator.name) for kit in registry.kits())
-        found = [registry.find(*name, (versions or {}).get(name[0])) for name in names]
+        names = dict.fromkeys(kit.operator.op_type for kit in registry.kits())
+        found = [_kit_for(op_type, _version(versions, op_type), kernels) for op_type in names]
         kits = [kit for kit in found if kit is not None]
     is_required = operators is not None
     return [Need(kit, types_of(element_types, kit.operator.op_type), is_required) for kit in kits]
+
+
+def _kit_for(op_type: str, version: int | None, kernels: str) -> OperatorKit | None:
+    """Return the kit of an operator: of a version of its domain, or where that is not known, the most useful one.
+
+    That is the newest that has the best kernel which any of them has: a newer version takes no kernel away.
+    """
+    domain, _, name = op_type.rpartition("::")
+    newest = registry.find(domain, name, version)
+    found = [kit for kit in registry.kits() if kit.operator.op_type == op_type]
+    if version is not None or len(found) < 2:
+        return newest
+    found.sort(key=lambda kit: -kit.operator.since_version)
+    for provider in PROVIDERS:
+        if kernels == provider.name or (kernels == AUTO and provider is not CUDA):
+            for kit in found:
+                offer = provider.offer(kit)
+                if offer is not None and offer.is_available:
+                    return kit
+    return newest
 
 
 def _version(versions: Mapping[str, int] | None, op_type: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from ort_ops.models.nodes import check_operator_nodes, domain_version, operator_nodes, types_by_operator
+from ort_ops.models.nodes import check_operator_nodes, definitions, domain_version, operator_nodes
 from ort_ops.opdef.element_types import element_type_name
 from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import ContractError, Operator
@@ -42,7 +42,8 @@ def _with_implied(operator: Operator, types: list[int | None]) -> list[str | Non
 
 def function_difference(model: onnx.ModelProto) -> str | None:
     """Say how a definition inside the model differs from the contract's; None if it does not."""
-    used = {found.operator.key: found.operator for found in operator_nodes(model)}
+    by_version = sorted((found.operator for found in operator_nodes(model)), key=lambda o: o.since_version)
+    used = {operator.op_type: operator for operator in by_version}  # the newest under each name
     differences = (_operator_difference(model, operator) for operator in used.values())
     return next((found for found in differences if found is not None), None)
 
@@ -56,7 +57,7 @@ def _operator_difference(model: onnx.ModelProto, operator: Operator) -> str | No
     (function,) = found
     opset = next((entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")), 0)
     try:
-        types = types_by_operator(model)[operator.key]
+        types = next(types for found, types in definitions(model) if found.key == operator.key)
         expected, *former = (
             make_function(operator, opset or domain_version(model, ""), types, make_body)
             for make_body in (None, *operator.former_bodies)

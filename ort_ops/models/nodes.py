@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -152,6 +152,36 @@ def element_types(model: onnx.ModelProto) -> set[str]:
     return {name for types in types_by_operator(model).values() for names in types.values() for name in names}
 
 
+def import_oldest_versions(model: onnx.ModelProto) -> None:
+    """Import the oldest versions of the operators' domains that have all that the model's nodes use; changes the model.
+
+    A domain has one version in a model, so it is the newest of those that its nodes need. Attributes at their default
+    that this version does not have are taken out. So a file needs no newer package than what it uses.
+    """
+    several = {
+        domain for domain in registry.domains() if registry.oldest_version(domain) < registry.newest_version(domain)
+    }
+    nodes = [found for found in operator_nodes(model) if found.operator.domain in several]
+    if not all(map(has_all_types, nodes)):
+        nodes = [found for found in operator_nodes(with_shapes(model)) if found.operator.domain in several]
+    needed: dict[str, int] = {}
+    for found in nodes:
+        operator = found.operator
+        numbers = [found.scope.element_type_of(name) if name else None for name in found.inputs]
+        names = [None if number is None else element_type_name(number) for number in numbers]
+        kit = registry.oldest(operator.domain, operator.name, found.attributes, names) or found.kit
+        needed[operator.domain] = max(needed.get(operator.domain, 0), kit.operator.since_version)
+    for owner in (model, *model.functions):
+        for entry in owner.opset_import:
+            if entry.domain in needed:
+                entry.version = needed[entry.domain]
+    for found in operator_nodes(model) if needed else ():
+        known = {attribute.name for attribute in found.operator.attributes}
+        unknown = [attribute for attribute in found.node.attribute if attribute.name not in known]
+        for attribute in unknown:
+            found.node.attribute.remove(attribute)
+
+
 def attach_functions(model: onnx.ModelProto) -> None:
     """Put the definitions of the operators in use into the model, as model-local functions at the model's own opset.
 
@@ -159,11 +189,9 @@ def attach_functions(model: onnx.ModelProto) -> None:
 
     Raises: ContractError if the opset cannot state a definition for the model's element types.
     """
-    types = types_by_operator(model)
-    used = {found.operator.key: found.operator for found in operator_nodes(model)}
     functions = [
-        make_function(operator, domain_version(model, ""), types[key])
-        for key, operator in used.items()
+        make_function(operator, domain_version(model, ""), types)
+        for operator, types in definitions(model)
         if operator.make_body is not None
     ]
     made = {(function.domain, function.name) for function in functions}
@@ -173,9 +201,45 @@ def attach_functions(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, 8)  # model-local functions came with IR version 8
 
 
+def definitions(model: onnx.ModelProto) -> list[tuple[Operator, dict[str, set[str]]]]:
+    """Return the operators whose definitions a model needs, each with the element types by type variable.
+
+    A model holds one definition under a name. Where nodes mean several versions of an operator, as in a function that
+    imports an older one, it is that of the newest.
+    """
+    types = types_by_operator(model)
+    used = {found.operator.key: found.operator for found in operator_nodes(model)}
+    newest: dict[str, Operator] = {}
+    for operator in used.values():
+        known = newest.setdefault(operator.op_type, operator)
+        if operator.since_version > known.since_version:
+            newest[operator.op_type] = operator
+    return [(operator, _types_for(operator, used.values(), types)) for operator in newest.values()]
+
+
+def _types_for(
+    operator: Operator, used: Iterable[Operator], types: Mapping[tuple[str, str, int], Mapping[str, set[str]]]
+) -> dict[str, set[str]]:
+    """Return the element types of an operator's nodes, and of those that mean an older version of it."""
+    result = {name: set(found) for name, found in types[operator.key].items()}
+    for other in used:
+        if other.op_type == operator.op_type and other is not operator:
+            own = {p.name: p.type.name for p in (*operator.inputs, *operator.outputs)}
+            for parameter in (*other.inputs, *other.outputs):
+                if parameter.name in own:
+                    found = types[other.key].get(parameter.type.name, set())
+                    result.setdefault(own[parameter.name], set()).update(found)
+    return result
+
+
 def has_function(model: onnx.ModelProto, operator: Operator) -> bool:
-    """Whether the model carries the operator's definition."""
-    return any((f.domain, f.name) == (operator.domain, operator.name) for f in model.functions)
+    """Whether the model carries the operator's definition; one without its attributes is of another version."""
+    attributes = {attribute.name for attribute in operator.attributes}
+    return any(
+        (f.domain, f.name) == (operator.domain, operator.name)
+        and attributes <= {*f.attribute, *(attribute.name for attribute in f.attribute_proto)}
+        for f in model.functions
+    )
 
 
 def _check_node(found: OperatorNode) -> None:

@@ -124,8 +124,10 @@ class Kits:
                 if (node.domain, node.op_type, version) in seen:
                     continue
                 seen.add((node.domain, node.op_type, version))
-                kit = registry.find(node.domain, node.op_type, version) or _oldest(node.domain, node.op_type)
-                kit.operator.check_version(version, registry.newest_version(node.domain))
+                oldest = _oldest(node.domain, node.op_type)
+                kit = registry.find(node.domain, node.op_type, version) or oldest
+                newest = registry.newest_version(node.domain)
+                kit.operator.check_version(version, newest, oldest.operator.since_version)
 
     def _version(self, domain: str, scope: Scope) -> int:
         root = scope.root

@@ -55,6 +55,7 @@ class NativeStatus:
         compiled_isas: the instruction sets that it was compiled for, the preferred one first.
         usable_isas: those of them that this CPU has.
         operators: names of the operators that it has kernels for.
+        versions: each of them with a version of its domain in which it came, ``("NAME", 1)``.
     """
 
     path: str | None
@@ -65,6 +66,7 @@ class NativeStatus:
     compiled_isas: tuple[str, ...] = ()
     usable_isas: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
+    versions: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_usable(self) -> bool:
@@ -72,11 +74,12 @@ class NativeStatus:
         return self.reason is None
 
 
-def library_path(operator: str = "") -> str:
+def library_path(operator: str = "", since_version: int = 1) -> str:
     """Return the path of the library, for `SessionOptions.register_custom_ops_library`.
 
     Args:
         operator: name of one that it must have kernels for; empty for none.
+        since_version: of that operator.
 
     Raises: NativeLibraryError if it is missing, does not load, is of another version than this package, or lacks the
         operator.
@@ -84,8 +87,9 @@ def library_path(operator: str = "") -> str:
     found = status()
     if found.reason is not None or found.path is None:
         raise NativeLibraryError(found.reason)
-    if operator and operator not in found.operators:
-        raise NativeLibraryError(f"{found.path} has no {operator}: it was built from older sources; {_REINSTALL}")
+    if operator and (operator, since_version) not in found.versions:
+        what = operator if operator not in found.operators else f"{operator} of version {since_version}"
+        raise NativeLibraryError(f"{found.path} has no {what}: it was built from older sources; {_REINSTALL}")
     _own_paths.add(found.path)
     return found.path
 
@@ -156,6 +160,7 @@ def status(*, in_child_first: bool = False) -> NativeStatus:
         compiled_isas=tuple(described["compiled"]),
         usable_isas=tuple(described["usable"]),
         operators=tuple(dict.fromkeys(operator["name"] for operator in described["operators"])),
+        versions=tuple(dict.fromkeys((o["name"], o["since_version"]) for o in described["operators"])),
     )
 
 

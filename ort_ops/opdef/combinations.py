@@ -32,6 +32,22 @@ def check_allowed(variables: Sequence[TypeVariable], allowed: Sequence[Combinati
             raise DefinitionError(f"each type of {variable.name} must be in an allowed combination, got no {unused[0]}")
 
 
+def check_known(operator: Operator, names: Sequence[str | None]) -> None:
+    """Check the element types of a call's inputs, as far as they are known; None for those that are not.
+
+    Raises: ContractError.
+    """
+    bound: dict[TypeVariable, str] = {}
+    for parameter, name in zip(operator.inputs, names, strict=False):
+        if name is None:
+            continue
+        if name not in parameter.type.dtypes:
+            raise operator.error(parameter.argument, parameter.type.rule, name)
+        if bound.setdefault(parameter.type, name) != name:
+            raise operator.error(parameter.argument, bound[parameter.type], name)
+    check_combination(operator, bound)
+
+
 def check_combination(operator: Operator, bound: Mapping[TypeVariable, str]) -> None:
     """Check that the known element types of a call may stand together.
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import onnx
     from onnx import defs
 
+ML_DOMAIN, ML_VERSION = "ai.onnx.ml", 2
+"""The domain of ONNX's own that a body may use besides the default one, and the version that it then has."""
 _TENSOR = 4
 
 
@@ -113,13 +115,17 @@ def make_function(
             found = [*variable.element_types]
         bound[variable.name] = tuple(sorted(set(found), key=lambda t: (t.unit_roundoff, -t.nbytes, t.name)))
     _check_opset_of_types(operator, opset_version, bound)
+    nodes = make_body(opset_version, bound)
+    imports = [helper.make_opsetid("", opset_version)]
+    if any(node.domain == ML_DOMAIN for node in nodes):
+        imports.append(helper.make_opsetid(ML_DOMAIN, ML_VERSION))
     function = helper.make_function(
         operator.domain,
         operator.name,
         [parameter.name for parameter in operator.inputs],
         [parameter.name for parameter in operator.outputs],
-        make_body(opset_version, bound),
-        [helper.make_opsetid("", opset_version)],
+        nodes,
+        imports,
         attributes=[a.name for a in operator.attributes if a.is_required or a.default is None],
         doc_string=operator.doc,
     )

@@ -63,6 +63,9 @@ class Operator:
         package: the distribution that defines the operator, for messages.
         allowed: the combinations of element types that a call may have, each in the order of ``variables``. Empty where
             every combination is allowed.
+        serves_since: the oldest version of the domain whose nodes of this name mean the same to this operator as to
+            their own, so that one kernel of it runs models of all versions from there on, in one session. 0 for
+            ``since_version``.
     """
 
     domain: str
@@ -78,6 +81,7 @@ class Operator:
     min_opset: int = 7
     package: str = field(default="", compare=False)
     allowed: tuple[Combination, ...] = ()
+    serves_since: int = 0
 
     def __post_init__(self) -> None:
         if self.allowed:
@@ -92,6 +96,11 @@ class Operator:
     def key(self) -> tuple[str, str, int]:
         """Domain, name and version."""
         return self.domain, self.name, self.since_version
+
+    @property
+    def oldest_served(self) -> int:
+        """The oldest version of the domain whose nodes of this name its kernels run."""
+        return self.serves_since or self.since_version
 
     @cached_property
     def num_required(self) -> int:
@@ -207,18 +216,20 @@ class Operator:
                 raise self.error(parameter.argument, "smaller than 2^63 bytes", format_shape(shape))
         return results
 
-    def check_version(self, version: int, newest: int | None = None) -> None:
+    def check_version(self, version: int, newest: int | None = None, oldest: int | None = None) -> None:
         """Check that the version of the domain that a model imports is known.
 
         Args:
             version: the one that the model imports.
             newest: version of the domain; None for `since_version`.
+            oldest: of the operators of this name; None for `since_version`.
 
         Raises: ContractError for an older or newer one.
         """
         newest = self.since_version if newest is None else newest
-        if not self.since_version <= version <= newest:
-            rule = f"{self.since_version}" if newest == self.since_version else f"{self.since_version} to {newest}"
+        oldest = self.since_version if oldest is None else oldest
+        if not oldest <= version <= newest:
+            rule = f"{oldest}" if newest == oldest else f"{oldest} to {newest}"
             argument = f"the version of domain '{self.domain}'"
             raise self.error(
                 argument, rule, str(version), f"update {self.package or 'the package that defines the operator'}"

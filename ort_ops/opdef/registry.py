@@ -7,10 +7,11 @@ sequence of them. `add` does the same within a process. Generic code asks here a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ort_ops.opdef.combinations import check_known
 from ort_ops.opdef.operator import ContractError, DefinitionError
 
 if TYPE_CHECKING:
@@ -55,6 +56,32 @@ def find(domain: str, name: str, version: int | None = None) -> OperatorKit | No
     return max(found, key=lambda kit: kit.operator.since_version, default=None)
 
 
+def oldest(
+    domain: str, name: str, attributes: Mapping[str, Any], element_types: Sequence[str | None]
+) -> OperatorKit | None:
+    """Return the oldest operator of a name that a node needs; None where none takes the node.
+
+    Args:
+        attributes: of the node. One at the newest operator's default counts as absent.
+        element_types: names of those of the inputs; None for an absent or unknown one.
+    """
+    found = sorted(
+        (kit for kit in kits() if (kit.operator.domain, kit.operator.name) == (domain, name)),
+        key=lambda kit: kit.operator.since_version,
+    )
+    defaults = found[-1].operator.defaults if found else {}
+    given = {key: value for key, value in attributes.items() if key not in defaults or value != defaults[key]}
+    for kit in found:
+        try:
+            kit.operator.check_attributes(given)
+            kit.operator.check_values(given)
+            check_known(kit.operator, element_types)
+        except ContractError:
+            continue
+        return kit
+    return None
+
+
 def names() -> set[tuple[str, str]]:
     """Return domain and name of every operator."""
     return {(kit.operator.domain, kit.operator.name) for kit in kits()}
@@ -68,6 +95,11 @@ def domains() -> set[str]:
 def newest_version(domain: str) -> int:
     """Return the newest version of a domain that any operator states; 0 for an unknown domain."""
     return max((kit.operator.since_version for kit in kits() if kit.operator.domain == domain), default=0)
+
+
+def oldest_version(domain: str) -> int:
+    """Return the oldest version of a domain that any operator states; 0 for an unknown domain."""
+    return min((kit.operator.since_version for kit in kits() if kit.operator.domain == domain), default=0)
 
 
 def add(kit: OperatorKit) -> None:

@@ -1,6 +1,7 @@
 """The operators of this project, each in a folder of its own. Only these folders know an operator by name.
 
-A new operator is a folder with a module ``kit`` that has ``KIT``, and its name in `FOLDERS`.
+A new operator is a folder with a module ``kit`` that has ``KIT``, and its name in `FOLDERS`; a new version of one is a
+folder within its folder.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ort_ops.opdef.kit import OperatorKit
 
-FOLDERS = ("mylinear", "mylineargrad", "adamstep")
+FOLDERS = ("mylinear", "mylinear.version_2", "mylineargrad", "adamstep")
 
 
 def load() -> list[OperatorKit]:

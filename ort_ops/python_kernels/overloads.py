@@ -65,7 +65,7 @@ def make_overloads(kernel: PythonKernel[..., Any], slot: Slot) -> list[Overload]
 
         return Overload(
             name=kernel.name,
-            since_version=kernel.since_version,
+            since_version=operator.oldest_served,
             input_types=tuple(ONNX_TYPES[name] for name in input_dtypes),
             output_types=tuple(ONNX_TYPES[name] for name in output_dtypes),
             input_is_optional=tuple(parameter.is_optional for parameter in operator.inputs),

@@ -23,7 +23,7 @@ def damaged(kind: str, folder: Path) -> Path:
     path = folder / "bad.onnx"
     model = make_linear_model(["batch", 3], W.T.copy(), B)
     if kind == "newer version":
-        model.opset_import[1].version = 2
+        model.opset_import[1].version = 3
     elif kind == "attribute":
         model.graph.node[0].attribute.append(helper.make_attribute("alpha", 2.0))
     elif kind == "body":
@@ -62,7 +62,7 @@ def damaged(kind: str, folder: Path) -> Path:
 
 
 DAMAGES = {
-    "newer version": "the version of domain 'mylinear' must be 1, got 2",
+    "newer version": "the version of domain 'mylinear' must be 1 to 2, got 3",
     "attribute": "the attributes must be none, got alpha",
     "body": "the definition of MYLINEAR inside the model is not the contract's: operators",
     "body order": "the definition of MYLINEAR inside the model is not the contract's",

@@ -149,7 +149,7 @@ def test_bad_models(tmp_path: Path) -> None:
     unknown.CopyFrom(model)
     unknown.opset_import[1].version = 7
     onnx.save(unknown, path)
-    with pytest.raises(ContractError, match="must be 1, got 7"):
+    with pytest.raises(ContractError, match="must be 1 to 2, got 7"):
         verify(path)
     model.graph.node[0].op_type, model.graph.node[0].domain = "Identity", ""
     del model.graph.node[0].input[1:]

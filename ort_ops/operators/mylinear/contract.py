@@ -74,7 +74,7 @@ def make_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) 
     rounding. Several types are cast to the widest accumulator among them, and back with ``CastLike``. The product is
     MatMul, because Gemm takes matrices only, and Reshape around it would lose the shapes.
     """
-    return _make_body(opset_version, types["T"], _transposed)
+    return _make_body(opset_version, types["T"], transpose_weight)
 
 
 def make_former_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
@@ -107,7 +107,7 @@ def _make_body(
     return [*nodes, helper.make_node("Cast", ["sum"], ["Y"], to=element_type.onnx_type)]
 
 
-def _transposed(name: str, opset_version: int, accumulator: ElementType) -> list[onnx.NodeProto]:
+def transpose_weight(name: str, opset_version: int, accumulator: ElementType) -> list[onnx.NodeProto]:
     """Transpose a matrix, to ``W_transposed``.
 
     Up to 1.25, onnxruntime fuses Transpose and MatMul into an operator that it has no float64 kernel for, and then does

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.opdef.kit import OperatorKit
@@ -16,40 +16,19 @@ if TYPE_CHECKING:
     from ort_ops.opdef.element_types import ElementType
 
 
-_PART = 2**22  # weights
-
-
-def _parts(call: Call) -> Iterator[tuple[Array, Array, Array | None]]:
-    """Yield x with the weight and bias of some features at a time: each part becomes float64, and one is enough."""
-    x, weight, bias = call.arrays
-    assert x is not None
-    assert weight is not None
-    step = max(1, _PART // max(1, weight.shape[-1]))
-    for start in range(0, max(1, len(weight)), step):
-        part = slice(start, start + step)
-        yield x, weight[part], None if bias is None else bias[part]
-
-
 def _reference(call: Call) -> Sequence[Array]:
-    import numpy as np
-
+    from ort_ops.operators.mylinear.parts import joined
     from ort_ops.operators.mylinear.reference import linear_float64
 
-    parts = [linear_float64(*part) for part in _parts(call)]
-    return [parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)]
+    return [joined(call, lambda part: linear_float64(*part))]
 
 
 def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
-    import numpy as np
-
-    from ort_ops.numerics.bound import Bound
     from ort_ops.operators.mylinear.error_bound import linear_bound
+    from ort_ops.operators.mylinear.parts import joined_bounds
 
-    parts = [linear_bound(*part, element_type=call.element_type, arithmetic=arithmetic) for part in _parts(call)]
-    if len(parts) == 1:
-        return parts
-    names = ("error", "above", "below")
-    return [Bound(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))]
+    element_type = call.element_type
+    return [joined_bounds(call, lambda part: linear_bound(*part, element_type=element_type, arithmetic=arithmetic))]
 
 
 def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:
@@ -62,16 +41,9 @@ def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:
 
 
 def _may_overflow(call: Call) -> bool:
-    """Return whether the largest numbers would let a partial sum overflow, if they came together."""
-    from ort_ops.numerics.sums import largest_finite
-    from ort_ops.opdef.element_types import ELEMENT_TYPES
+    from ort_ops.operators.mylinear.parts import may_overflow
 
-    x, weight, bias = call.arrays
-    assert x is not None
-    assert weight is not None
-    largest = ELEMENT_TYPES[call.element_type.accumulator].largest
-    bias_size = 0.0 if bias is None else largest_finite(bias)
-    return bool((x.shape[-1] + 1) * 2 * largest_finite(x) * largest_finite(weight) + bias_size >= largest / 2)
+    return may_overflow(call)
 
 
 def _samples(generator: np.random.Generator, types: Mapping[str, ElementType]) -> Iterable[Call]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import element_type_name
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.onnx_objects import make_function
@@ -15,7 +16,7 @@ from ort_ops.opdef.operator import Operator
 from ort_ops.rewrite.graph.constants import Array, Constant
 from ort_ops.rewrite.graph.scaling import scale
 from ort_ops.rewrite.graph.shapes import known_dtype
-from ort_ops.rewrite.graph.walk import graphs_of, opset_of, owners_of
+from ort_ops.rewrite.graph.walk import Owner, graphs_of, opset_of, owners_of
 from ort_ops.rewrite.reasons import RewriteError
 
 
@@ -105,7 +106,12 @@ class Editor:
         opset = opset_of(model)
         if opset is None:
             raise RewriteError("the model imports no version of ONNX's own operators")
-        found = [function for kit in kits if (function := self._complete(kit.operator, opset)) is not None]
+        names = dict.fromkeys((kit.operator.domain, kit.operator.name) for kit in kits)
+        for name in names:
+            self._import(*name)
+        versions = self.model.opset_imports
+        used = [kit for name in names if (kit := registry.find(*name, versions.get(name[0]))) is not None]
+        found = [function for kit in used if (function := self._define(kit.operator, opset)) is not None]
         if found:
             others = list(model.functions.items())
             model.functions.clear()
@@ -114,19 +120,25 @@ class Editor:
             model.functions.update(others)
             model.ir_version = max(model.ir_version, 8)  # model-local functions came with IR version 8
 
-    def _complete(self, operator: Operator, opset: int) -> ir.Function | None:
-        """Import an operator's domain, and return its definition; None if it has none."""
-        types: dict[str, set[str]] = {}
+    def _import(self, domain: str, name: str) -> None:
+        """Import, where nodes of an operator are, the oldest version of its domain that has all that they use."""
+        needed = registry.oldest_version(domain)
         for owner in owners_of(self.model):
-            nodes = [n for n in owner.graph.all_nodes() if (n.domain, n.op_type) == (operator.domain, operator.name)]
-            if nodes:
-                _import(owner, operator)
-            for node in nodes:
-                for variable, dtype in types_of(operator, node).items():
-                    types.setdefault(variable, set()).add(dtype)
-        _import(self.model, operator)
+            versions = [_needed_version(node) for node in _nodes_of(owner, domain, name)]
+            if versions:
+                owner.opset_imports[domain] = max(owner.opset_imports.get(domain, 0), *versions)
+                needed = max(needed, *versions)
+        self.model.opset_imports[domain] = max(self.model.opset_imports.get(domain, 0), needed)
+
+    def _define(self, operator: Operator, opset: int) -> ir.Function | None:
+        """Return an operator's definition for the types in use; None if it has none."""
         if operator.make_body is None:
             return None
+        types: dict[str, set[str]] = {}
+        for owner in owners_of(self.model):
+            for node in _nodes_of(owner, operator.domain, operator.name):
+                for variable, dtype in types_of(operator, node).items():
+                    types.setdefault(variable, set()).add(dtype)
         return ir.serde.deserialize_function(make_function(operator, opset, types))
 
 
@@ -201,9 +213,17 @@ def is_used(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
 
 
-def _import(owner: ir.Model | ir.Function, operator: Operator) -> None:
-    version = owner.opset_imports.get(operator.domain, 0)
-    owner.opset_imports[operator.domain] = max(version, operator.since_version)
+def _nodes_of(owner: Owner, domain: str, name: str) -> list[ir.Node]:
+    return [node for node in owner.graph.all_nodes() if (node.domain, node.op_type) == (domain, name)]
+
+
+def _needed_version(node: ir.Node) -> int:
+    """Return the version of its domain that a node of a registered operator needs."""
+    attributes = {name: attribute.value for name, attribute in node.attributes.items() if not attribute.is_ref()}
+    dtypes = [None if value is None else known_dtype(value) for value in node.inputs]
+    names = [None if dtype is None else element_type_name(dtype.value) for dtype in dtypes]
+    kit = registry.oldest(node.domain, node.op_type, attributes, names)
+    return kit.operator.since_version if kit is not None else registry.newest_version(node.domain)
 
 
 def _values_of(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -25,11 +25,16 @@ to whatever the sum may then be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ort_ops.opdef.operator import AbsentInput, Attribute, Operator, Parameter, TypeVariable
 from ort_ops.opdef.shapes import Shape
 from ort_ops.operators.mylinear.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, NAME, infer_shape
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ort_ops.opdef.element_types import ElementType
 
 SINCE_VERSION = 2
 
@@ -55,6 +60,12 @@ def _infer_shapes(shapes: Sequence[Shape | None], attributes: Mapping[str, Any])
     return [infer_shape(shapes)]
 
 
+def _make_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
+    from ort_ops.operators.mylinear.version_2.body import make_body
+
+    return make_body(opset_version, types)
+
+
 MYLINEAR_2 = Operator(
     domain=DOMAIN,
     name=NAME,
@@ -74,11 +85,14 @@ MYLINEAR_2 = Operator(
     outputs=(Parameter("Y", "y", _T, "[..., out_features]."),),
     doc="Linear transformation with an activation, Y = f(X W^T + B), rounded once; W may be narrower than X.",
     infer_shape=_infer_shapes,
+    make_body=_make_body,
     attributes=(
         Attribute("activation", 3, "str", default=NONE, doc="what the sum passes through.", choices=ACTIVATIONS),
     ),
     package="ort-mylinear",
+    min_opset=11,
     allowed=ALLOWED,
+    serves_since=1,
 )
 
 
