@@ -70,9 +70,8 @@ def check_gradients(
                 gradgradcheck(call, values)
         except GradcheckError as error:
             found = explain(error, compared, values, list(arguments), outputs)
-            raise GradientError(
-                f"{what} is wrong, compared with finite differences: {found}"
-            ) from None  # whose Jacobians nobody reads
+            # Not from the error, since a traceback would show its Jacobians.
+            raise GradientError(f"{what} is wrong, compared with finite differences: {found}") from None
 
 
 def _backward_of(call: Callable[..., Any]) -> Callable[..., Any]:
