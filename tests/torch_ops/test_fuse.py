@@ -1,4 +1,7 @@
-"""fuse_activations: the same numbers, parameters and training; and whatever is not certain to be the same is left."""
+"""fuse_activations: the same numbers, parameters and training; and whatever is not certain to be the same is left.
+
+Long because every module that must be told from a plain one stands here.
+"""
 
 from __future__ import annotations
 
