@@ -76,4 +76,5 @@ KIT = OperatorKit(
     rows="X",
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
+    torch="exporter.operators.mylinear.version_2.kit:KIT",
 )
