@@ -1,14 +1,17 @@
 // Layer: kernel API. The product that the ORT-facing code and the tests call; nothing in this room includes
 // onnxruntime.
 //
-//   Y = X W^T + B      X [M, K], W [N, K], B [N] or absent, Y [M, N]; all row-major and dense
+//   Y = activation(X W^T + B)      X [M, K], W [N, K], B [N] or absent, Y [M, N]; all row-major and dense
 //
-// Float16 and Bfloat16 are summed in float and rounded once, to nearest even. Any of M, N, K may be 0.
+// Float16 and Bfloat16 are summed in float, and the activation takes the sum as it is; both are rounded once,
+// to nearest even. Where X, B and Y are float, W may be Float16 or Bfloat16: the sums are those of W widened
+// to float, to the bit. Any of M, N, K may be 0.
 #ifndef MYLINEAR_KERNELS_GEMM_H_
 #define MYLINEAR_KERNELS_GEMM_H_
 
 #include <cstddef>
 
+#include "kernels/activation/activation.h"
 #include "kernels/half.h"
 #include "kernels/isa/isa.h"
 
@@ -35,6 +38,7 @@ struct GemmParams {
   bool is_near = false;
   // Whether the kernel's can_dot is true for w, which saves a check: another hint that changes no bit of y.
   bool w_can_dot = false;
+  Activation activation = Activation::kNone;
 };
 
 // One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.
@@ -44,9 +48,10 @@ struct GemmParams {
 // bits are the same for every number of threads, and for a row of X whatever the other rows are.
 struct GemmKernel {
   const char* isa;
-  ElementType type;
-  int mr;     // rows of X that the micro-kernel takes at a time
-  int lanes;  // elements of K that it takes at a time
+  ElementType type;         // of x, bias and y
+  ElementType weight_type;  // of w
+  int mr;                   // rows of X that the micro-kernel takes at a time
+  int lanes;                // elements of K that it takes at a time
   size_t (*num_tiles)(const GemmParams& params);
   // Computes the tiles in [first, last).
   void (*run)(const GemmParams& params, size_t first, size_t last);
@@ -55,8 +60,16 @@ struct GemmKernel {
   bool (*can_dot)(const void* w, size_t count);
 };
 
-// The kernels for an ISA: kNumElementTypes of them, by ElementType.
+// The kernels for an ISA: one by ElementType where all is of one type, then those of float with W in 16 bits.
+inline constexpr int kNumGemmKernels = kNumElementTypes + 2;
 const GemmKernel* gemm_kernels(const Isa& isa);
+
+// The place of a kernel in that table, or -1 if there is none for these types.
+constexpr int gemm_kernel_index(ElementType type, ElementType weight_type) {
+  if (type == weight_type) return static_cast<int>(type);
+  if (type != ElementType::kFloat32 || weight_type == ElementType::kFloat64) return -1;
+  return kNumElementTypes + (weight_type == ElementType::kBfloat16);
+}
 
 }  // namespace mylinear::kernels
 

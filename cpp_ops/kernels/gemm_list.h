@@ -1,5 +1,5 @@
 // Layer: kernels. The tables of the product Y = X W^T + B: the translation unit
-// `isa/<isa>.cc` defines `<isa>_kernels`, one GemmKernel per element type.
+// `isa/<isa>.cc` defines `<isa>_kernels`, in the order of gemm.h.
 //
 // Its micro-kernel takes up to <isa>_mr rows of X by four of W, as many as the registers hold: 4 mr
 // accumulators, mr for X, 1 for W:
@@ -23,7 +23,7 @@ inline constexpr int avx2_mr = 3;
 inline constexpr int neon_mr = 4;
 inline constexpr int baseline_mr = 2;
 
-#define MYLINEAR_DECLARE_KERNELS(isa) extern const GemmKernel isa##_kernels[kNumElementTypes];
+#define MYLINEAR_DECLARE_KERNELS(isa) extern const GemmKernel isa##_kernels[kNumGemmKernels];
 MYLINEAR_ISA_LIST(MYLINEAR_DECLARE_KERNELS)
 #undef MYLINEAR_DECLARE_KERNELS
 

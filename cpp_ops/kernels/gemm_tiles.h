@@ -1,5 +1,6 @@
-// Layer: kernels. Y = X W^T + B in tiles, as a template over an ISA and a storage type; each ISA's unit
-// instantiates it with a tag from an anonymous namespace, so every function here has internal linkage there.
+// Layer: kernels. Y = activation(X W^T + B) in tiles, as a template over an ISA, the storage type of X and Y
+// (S), and that of W (SW); each ISA's unit instantiates it with a tag from an anonymous namespace, so every
+// function here has internal linkage there.
 //
 // The order of each sum depends on K and the ISA alone: K is cut into blocks (`block_length`); within a block
 // lane l of the accumulator sums the elements k = l (mod lanes) in order, then the lanes are added in the
@@ -8,15 +9,16 @@
 #ifndef MYLINEAR_KERNELS_GEMM_TILES_H_
 #define MYLINEAR_KERNELS_GEMM_TILES_H_
 
+#include "kernels/epilogue.h"
 #include "kernels/gemm.h"
 #include "kernels/micro_kernel.h"
 #include "kernels/short_rows.h"
 
 namespace mylinear::kernels {
 
-template <class Tag, class S, int kMr>
-struct Gemm : MicroKernel<Tag, S> {
-  using Base = MicroKernel<Tag, S>;
+template <class Tag, class S, int kMr, class SW = S>
+struct Gemm : MicroKernel<Tag, S, SW> {
+  using Base = MicroKernel<Tag, S, SW>;
   using Base::kConverts;
   using Base::kLanes;
   using Base::kNr;
@@ -31,7 +33,8 @@ struct Gemm : MicroKernel<Tag, S> {
   using typename Base::Strip;
   using typename Base::T;
   using typename Base::Vec;
-  using Short = ShortRows<Tag, S, kMr>;
+  using Short = ShortRows<Tag, S, kMr, SW>;
+  using Finish = Epilogue<Tag, S>;
 
   // A block of K: a few rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(Held);
@@ -78,7 +81,7 @@ struct Gemm : MicroKernel<Tag, S> {
   static constexpr size_t kMinDotRows = 4;
 
   static bool can_dot(const void* w, size_t count) {
-    return Simd::has_no_denormal_sums(static_cast<const S*>(w), count);
+    return Simd::has_no_denormal_sums(static_cast<const SW*>(w), count);
   }
 
   // Whether Simd::dot can multiply the rows of X. False too where asking costs more than it saves.
@@ -97,23 +100,6 @@ struct Gemm : MicroKernel<Tag, S> {
     }
   }
 
-  // Rounds a row of sums, once each.
-  static void round_row(const T* sums, size_t columns, S* y) {
-    size_t j = 0;
-    for (; j + kLanes <= columns; j += kLanes) Simd::store(y + j, Simd::load(sums + j));
-    if (j < columns) store_partial<Simd>(y + j, Simd::load_partial(sums + j, columns - j), columns - j);
-  }
-
-  // Writes the bias of `columns` columns in the type of the sums, in whole vectors.
-  static void widen(const S* bias, size_t columns, bool is_one, T* to) {
-    S padded[kNc] = {};
-    for (size_t j = 0; j < columns; ++j) __builtin_memcpy(padded + j, bias + (is_one ? 0 : j), sizeof(S));
-    for (size_t j = 0; j < columns; j += kLanes) {
-      const Vec value = Simd::load(padded + j);
-      __builtin_memcpy(to + j, &value, sizeof value);
-    }
-  }
-
   // The most even cut of `size` into as few pieces as possible, of a multiple of `unit`, and of `largest` at
   // most.
   struct Cut {
@@ -125,11 +111,13 @@ struct Gemm : MicroKernel<Tag, S> {
   };
 
   // With one row of W, Y^T = W X^T: then the micro-kernel takes four rows of X at a time, and Y^T lies
-  // in memory as Y does. The products are the same, in the same order.
-  static bool is_transposed(const GemmParams& p) { return p.N == 1 && p.M > 1; }
+  // in memory as Y does. The products are the same, in the same order. Not where X and W have different
+  // types.
+  static bool is_transposed(const GemmParams& p) { return sizeof(S) == sizeof(SW) && p.N == 1 && p.M > 1; }
 
   static GemmParams oriented(const GemmParams& p) {
-    return is_transposed(p) ? GemmParams{1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near} : p;
+    if (!is_transposed(p)) return p;
+    return {1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near, false, p.activation};
   }
 
   // Whether to copy rows of X close together although they need no conversion: rows some KiB apart share few
@@ -147,15 +135,32 @@ struct Gemm : MicroKernel<Tag, S> {
     return rows == 1 ? Prefetch::kTile1 : rows == 2 ? Prefetch::kTile2 : Prefetch::kTile4;
   }
 
+  // Computes a tile of Y of short rows, `s.x` as held.
+  static void short_tile(const GemmParams& p, const Strip& s, size_t rows, const SW* w, T* sums, S* y,
+                         bool is_dot) {
+    if constexpr (kConverts) {
+      if (p.activation != Activation::kNone) {
+        Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, sums, kNc, is_dot);
+        for (size_t i = 0; i < rows; ++i)
+          Finish::round_row(p.activation, sums + i * kNc, s.columns, y + i * p.N);
+        return;
+      }
+    }
+    Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, y, p.N, is_dot);
+    if constexpr (!kConverts) {
+      if (p.activation != Activation::kNone) Finish::activate(p.activation, y, p.N, rows, s.columns);
+    }
+  }
+
   // Computes a tile of Y. `next` is the W of the tile after it, or null; `called` is the W that was
   // prefetched last.
   static void run_tile(const GemmParams& p, size_t m, size_t rows, size_t n, size_t columns, bool one_bias,
-                       const S* next, const S** called) {
+                       const SW* next, const SW** called) {
     const size_t passes = divide_up(rows, static_cast<size_t>(kMr));
     const S* x = static_cast<const S*>(p.x) + m * p.K;
-    const S* w = static_cast<const S*>(p.w) + n * p.K;
+    const SW* w = static_cast<const SW*>(p.w) + n * p.K;
     T bias[kNc];
-    if (p.bias) widen(static_cast<const S*>(p.bias) + (one_bias ? 0 : n), columns, one_bias, bias);
+    if (p.bias) Finish::widen(static_cast<const S*>(p.bias) + (one_bias ? 0 : n), columns, one_bias, bias);
     S* y = static_cast<S*>(p.y) + m * p.N + n;
 
     alignas(64) Held held[kMaxHeld];
@@ -191,12 +196,13 @@ struct Gemm : MicroKernel<Tag, S> {
       const bool is_dot = may_dot(strip, rows, p.w_can_dot);
       if constexpr (Simd::kHasPanels) {
         if (Short::is_short(p, rows, columns)) {
-          return Short::tile(p, strip.x, strip.x_stride, rows, w, columns, strip.bias, y, is_dot);
+          return short_tile(p, strip, rows, w, sums, y, is_dot);
         }
       }
       dot_panels = is_dot && p.w_can_dot ? ~uint64_t{0} : 0;
       const bool is_called = strip.w == *called;
-      const S* ahead = strip.k + strip.length < p.K ? strip.w + strip.length : next;
+      const bool is_last = strip.k + strip.length == p.K;
+      const SW* ahead = !is_last ? strip.w + strip.length : next;
       const bool is_same = ahead == strip.w;
       if (p.is_near || passes == 1 || is_same) ahead = nullptr;
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
@@ -211,6 +217,9 @@ struct Gemm : MicroKernel<Tag, S> {
         strip.ahead = ahead ? ahead + row * p.K : strip.w;
         strip.looks = is_dot && !p.w_can_dot && pass == 0;
         Base::template strip_of<kMr>(pass_rows, prefetch, strip);
+        if (!kConverts && is_last && p.activation != Activation::kNone) {
+          Finish::activate(p.activation, strip.sums, strip.sums_stride, pass_rows, columns);
+        }
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
         strip.sums += pass_rows * strip.sums_stride;
@@ -219,7 +228,7 @@ struct Gemm : MicroKernel<Tag, S> {
       strip.k += strip.length;
     } while (strip.k < p.K);
     if constexpr (kConverts) {
-      for (size_t i = 0; i < rows; ++i) round_row(sums + i * kNc, columns, y + i * p.N);
+      for (size_t i = 0; i < rows; ++i) Finish::round_row(p.activation, sums + i * kNc, columns, y + i * p.N);
     }
   }
 
@@ -245,30 +254,35 @@ struct Gemm : MicroKernel<Tag, S> {
   static void run(const GemmParams& params, size_t first, size_t last) {
     const GemmParams p = oriented(params);
     const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
-    const S* called = nullptr;
+    const SW* called = nullptr;
     for (size_t tile = first; tile < last; ++tile) {
       const size_t m = tile % by_rows.pieces * by_rows.length;
       const size_t n = tile / by_rows.pieces * by_columns.length;
       const size_t next = (tile + 1) / by_rows.pieces * by_columns.length;
       run_tile(p, m, min(by_rows.length, p.M - m), n, min(by_columns.length, p.N - n), is_transposed(params),
-               tile + 1 < last ? static_cast<const S*>(p.w) + next * p.K : nullptr, &called);
+               tile + 1 < last ? static_cast<const SW*>(p.w) + next * p.K : nullptr, &called);
     }
   }
 
-  static constexpr GemmKernel row(const char* isa, ElementType type) {
-    GemmKernel kernel{isa, type, kMr, static_cast<int>(kLanes), num_tiles, run, nullptr};
+  static constexpr GemmKernel row(const char* isa, ElementType type, ElementType weight_type) {
+    GemmKernel kernel{isa, type, weight_type, kMr, static_cast<int>(kLanes), num_tiles, run, nullptr};
     if constexpr (Simd::kHasDot) kernel.can_dot = can_dot;
     return kernel;
   }
 };
 
+#define MYLINEAR_GEMM(isa, Tag, S, SW, type, weight_type) \
+  Gemm<Tag, S, isa##_mr, SW>::row(#isa, ElementType::type, ElementType::weight_type)
+
 // Defines `<isa>_kernels` of gemm_list.h for the tag of a unit.
-#define MYLINEAR_DEFINE_KERNELS(isa, Tag)                               \
-  const GemmKernel isa##_kernels[kNumElementTypes] = {                  \
-      Gemm<Tag, double, isa##_mr>::row(#isa, ElementType::kFloat64),    \
-      Gemm<Tag, float, isa##_mr>::row(#isa, ElementType::kFloat32),     \
-      Gemm<Tag, Float16, isa##_mr>::row(#isa, ElementType::kFloat16),   \
-      Gemm<Tag, Bfloat16, isa##_mr>::row(#isa, ElementType::kBfloat16), \
+#define MYLINEAR_DEFINE_KERNELS(isa, Tag)                                \
+  const GemmKernel isa##_kernels[kNumGemmKernels] = {                    \
+      MYLINEAR_GEMM(isa, Tag, double, double, kFloat64, kFloat64),       \
+      MYLINEAR_GEMM(isa, Tag, float, float, kFloat32, kFloat32),         \
+      MYLINEAR_GEMM(isa, Tag, Float16, Float16, kFloat16, kFloat16),     \
+      MYLINEAR_GEMM(isa, Tag, Bfloat16, Bfloat16, kBfloat16, kBfloat16), \
+      MYLINEAR_GEMM(isa, Tag, float, Float16, kFloat32, kFloat16),       \
+      MYLINEAR_GEMM(isa, Tag, float, Bfloat16, kFloat32, kBfloat16),     \
   };
 
 }  // namespace mylinear::kernels

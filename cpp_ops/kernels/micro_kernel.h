@@ -1,4 +1,5 @@
-// Layer: kernels. The micro-kernel of Y = X W^T + B, once, as a template over an ISA and a storage type.
+// Layer: kernels. The micro-kernel of Y = X W^T + B, once, as a template over an ISA, the storage type of X
+// and Y (S), and that of W (SW).
 //
 // Every element of Y is the dot product of a row of X and a row of W, and both lie in memory as a dot
 // product needs them: nothing is packed or transposed, and W is read in place, whoever owns it. The
@@ -12,7 +13,7 @@
 
 namespace mylinear::kernels {
 
-template <class Tag, class S>
+template <class Tag, class S, class SW = S>
 struct MicroKernel : Elements<Tag, S> {
   using Base = Elements<Tag, S>;
   using Base::kAbsent;
@@ -32,7 +33,7 @@ struct MicroKernel : Elements<Tag, S> {
   struct Strip {
     const Held* x;  // rows `x_stride` apart
     size_t x_stride;
-    const S* w;  // rows K apart
+    const SW* w;  // rows K apart
     size_t K;
     size_t columns;
     size_t k;
@@ -40,7 +41,7 @@ struct MicroKernel : Elements<Tag, S> {
     T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
     const T* bias;         // added with the last block of K, or null
-    const S* ahead;        // the W that Prefetch::kTile1 to kTile4 prefetch, laid out as w
+    const SW* ahead;       // the W that Prefetch::kTile1 to kTile4 prefetch, laid out as w
     bool looks;            // whether to check which rows of W are safe for Simd::dot
     uint64_t* dot_panels;  // those that are, a bit for each four rows
   };
@@ -51,7 +52,7 @@ struct MicroKernel : Elements<Tag, S> {
   // may well be in L2 already, the elements kNear further on, into L1. benchmarks/README.md has the
   // measurements.
   enum class Prefetch { kNone, kNear, kPanel, kTile1, kTile2, kTile4 };
-  static constexpr size_t kNear = 1024 / sizeof(S);
+  static constexpr size_t kNear = 1024 / sizeof(SW);
 
   // Where the sums of a micro-kernel go, once its lanes are added up.
   struct Destination {
@@ -77,8 +78,8 @@ struct MicroKernel : Elements<Tag, S> {
   // lanes in their place.
   template <int R, Prefetch kPrefetch, bool kDot>
   static inline __attribute__((always_inline)) void micro_kernel(const Held* x, size_t x_stride,
-                                                                 const S* const* w, ptrdiff_t next,
-                                                                 const S* ahead, size_t K, size_t length,
+                                                                 const SW* const* w, ptrdiff_t next,
+                                                                 const SW* ahead, size_t K, size_t length,
                                                                  Vec (*lanes)[kNr],
                                                                  const Destination& pending) {
     Vec acc[R][kNr];
@@ -120,7 +121,7 @@ struct MicroKernel : Elements<Tag, S> {
 #pragma GCC unroll 4
         for (size_t j = 0; j < kRows; ++j) __builtin_prefetch(ahead + j * K + k, 0, 2);
       }
-      step([](const Held* from) { return load(from); }, [](const S* from) { return load(from); }, k);
+      step([](const Held* from) { return load(from); }, [](const SW* from) { return load(from); }, k);
     };
     size_t k = 0;
     if constexpr (Tag::kDefersSums) {
@@ -136,7 +137,7 @@ struct MicroKernel : Elements<Tag, S> {
     for (; k + kStep <= length; k += kStep) whole_step(k);
     if (const size_t rest = length - k) {
       step([rest](const Held* from) { return load_partial(from, rest); },
-           [rest](const S* from) { return load_partial(from, rest); }, k);
+           [rest](const SW* from) { return load_partial(from, rest); }, k);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -168,7 +169,7 @@ struct MicroKernel : Elements<Tag, S> {
         to_stride = kNr;
         bias = edge[R];
       }
-      const S* w[kNr];  // the last row again where there are fewer than four
+      const SW* w[kNr];  // the last row again where there are fewer than four
 #pragma GCC unroll 4
       for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.K;
       // Next come the four rows behind, or after the last ones the next block of the first.

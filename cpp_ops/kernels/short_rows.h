@@ -11,7 +11,7 @@
 
 namespace mylinear::kernels {
 
-template <class Tag, class S, int kMr>
+template <class Tag, class S, int kMr, class SW = S>
 struct ShortRows : Elements<Tag, S> {
   using Base = Elements<Tag, S>;
   using Base::kAbsent;
@@ -39,13 +39,13 @@ struct ShortRows : Elements<Tag, S> {
   }
 
   // Transposes kLanes rows of W, which are K apart; where there are fewer, the last one again.
-  static void transpose_panel(const S* w, size_t K, size_t columns, Operand* panel) {
+  static void transpose_panel(const SW* w, size_t K, size_t columns, Operand* panel) {
     for (size_t k = 0; k < K; k += kStep) {
       const size_t rest = K - k;
       Operand v[kLanes];
 #pragma GCC unroll 16
       for (size_t i = 0; i < kLanes; ++i) {
-        const S* row = w + min(i, columns - 1) * K + k;
+        const SW* row = w + min(i, columns - 1) * K + k;
         v[i] = rest >= kStep ? load(row) : load_partial(row, rest);
       }
       Simd::transpose(v);
@@ -89,26 +89,28 @@ struct ShortRows : Elements<Tag, S> {
     for (int i = 0; i < R; ++i) sums[i] = pending[4][i];
   }
 
-  template <int R, bool kDot>
+  template <int R, bool kDot, class D>
   static __attribute__((noinline)) void short_rows(const Held* x, size_t x_stride, const Operand* panel,
-                                                   size_t words, const Vec& bias, size_t columns, S* y,
-                                                   size_t N) {
+                                                   size_t words, const Vec& bias, size_t columns, D* y,
+                                                   size_t stride) {
     Vec sums[R];
     multiply_panel<R, kDot>(x, x_stride, panel, words, sums);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const Vec sum = Simd::add(sums[i], bias);
       if (columns >= kLanes) {
-        Simd::store(y + i * N, sum);
+        Simd::store(y + i * stride, sum);
       } else {
-        store_partial<Simd>(y + i * N, sum, columns);
+        store_partial<Simd>(y + i * stride, sum, columns);
       }
     }
   }
 
-  // Computes a tile of Y. `x` are the rows as held, `bias` is in the type of the sums and in whole vectors.
-  static void tile(const GemmParams& p, const Held* x, size_t x_stride, size_t rows, const S* w,
-                   size_t columns, const T* bias, S* y, bool is_dot) {
+  // Computes a tile of Y, or the sums that Y is rounded from. `x` are the rows as held, `bias` is in the type
+  // of the sums and in whole vectors.
+  template <class D>
+  static void tile(const GemmParams& p, const Held* x, size_t x_stride, size_t rows, const SW* w,
+                   size_t columns, const T* bias, D* y, size_t y_stride, bool is_dot) {
     alignas(64) Operand panel[kMaxShort / kPerWord];
     T absent[kLanes];
     for (T& value : absent) value = kAbsent[0];
@@ -121,10 +123,12 @@ struct ShortRows : Elements<Tag, S> {
         const size_t words = divide_up(p.K, kPerWord);
         size_t i = 0;
         for (; i + kMr <= rows; i += kMr) {
-          short_rows<kMr, kDot>(x + i * x_stride, x_stride, panel, words, added, width, y + i * p.N + j, p.N);
+          short_rows<kMr, kDot>(x + i * x_stride, x_stride, panel, words, added, width, y + i * y_stride + j,
+                                y_stride);
         }
         for (; i < rows; ++i) {
-          short_rows<1, kDot>(x + i * x_stride, x_stride, panel, words, added, width, y + i * p.N + j, p.N);
+          short_rows<1, kDot>(x + i * x_stride, x_stride, panel, words, added, width, y + i * y_stride + j,
+                              y_stride);
         }
       };
       if constexpr (Simd::kHasDot) {

@@ -1,5 +1,5 @@
-// Layer: kernels. Y = X W^T + B of bfloat16 by an instruction that multiplies tiles, as a template over the
-// class that holds the tiles; needs AVX-512 too. No STL inside.
+// Layer: kernels. Y = activation(X W^T + B) of bfloat16 by an instruction that multiplies tiles, as a
+// template over the class that holds the tiles; needs AVX-512 too. No STL inside.
 //
 //   C [16 rows of W][16 rows of X]  +=  A [16 rows of W][32 of K]  B [32 of K, in pairs][16 rows of X]
 //
@@ -12,6 +12,7 @@
 #ifndef MYLINEAR_KERNELS_TILE_GEMM_H_
 #define MYLINEAR_KERNELS_TILE_GEMM_H_
 
+#include "kernels/activation/rows.h"
 #include "kernels/gemm.h"
 #include "kernels/isa/tiles.h"
 
@@ -176,6 +177,16 @@ struct TileGemm {
     }
   }
 
+  // Adds the bias to the sums, and replaces them by their activations.
+  static void activate(Activation activation, float* sums, size_t rows, size_t columns, const S* bias) {
+    for (size_t n = 0; n < columns; ++n, sums += kMc) {
+      const __m512 added = _mm512_set1_ps(bias ? to_float(bias[n]) : -0.0f);
+      for (size_t m = 0; m < rows; m += kTileRows)
+        Float::store(sums + m, Float::add(Float::load(sums + m), added));
+      ActivationRows<Avx512, float>::run(activation, sums, sums, rows);
+    }
+  }
+
   // Adds the bias to the sums and rounds each once, from [columns][kMc] to rows of Y.
   static void finish(const float* sums, size_t rows, size_t columns, const S* bias, S* y, size_t N) {
     for (size_t n = 0; n < columns; n += kTileRows) {
@@ -233,6 +244,10 @@ struct TileGemm {
       panel.is_first = false;
     }
     const S* bias = p.bias ? static_cast<const S*>(p.bias) + n : nullptr;
+    if (p.activation != Activation::kNone) {
+      activate(p.activation, sums, rows, columns, bias);
+      bias = nullptr;
+    }
     finish(sums, rows, columns, bias, static_cast<S*>(p.y) + m * p.N + n, p.N);
   }
 
@@ -255,8 +270,8 @@ struct TileGemm {
   }
 
   static constexpr GemmKernel row(const char* isa) {
-    return {isa,    ElementType::kBfloat16, static_cast<int>(kMc), static_cast<int>(kStep), num_tiles, run,
-            can_dot};
+    constexpr ElementType kType = ElementType::kBfloat16;
+    return {isa, kType, kType, static_cast<int>(kMc), static_cast<int>(kStep), num_tiles, run, can_dot};
   }
 };
 

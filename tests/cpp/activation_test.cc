@@ -12,51 +12,14 @@
 #include <vector>
 
 #include "check.h"
+#include "exact_activations.h"
 #include "kernel_support.h"
-#include "kernels/activation/activation.h"
 
 namespace mylinear::kernels {
 namespace {
 
 constexpr Activation kAll[] = {Activation::kRelu, Activation::kGelu,    Activation::kGeluTanh,
                                Activation::kSilu, Activation::kSigmoid, Activation::kTanh};
-const char* name_of(Activation activation) { return kActivationNames[static_cast<int>(activation)]; }
-
-// erfc(-x / sqrt(2)) / 2 with what the division's rounding loses, which matters where it is tiny.
-template <class Wide>
-Wide normal_distribution(Wide x) {
-  if (std::isinf(x)) return x > 0 ? 1 : 0;
-  const Wide root = std::sqrt(Wide{0.5L});
-  const Wide lost = (Wide{0.5L} - root * root) / (2 * root);  // of the root
-  const Wide y = -x * root;
-  const Wide rest = std::fma(-x, root, -y) - x * lost;
-  const Wide slope = 2 / std::sqrt(std::acos(Wide{-1})) * std::exp(-y * y);
-  return (std::erfc(y) - slope * rest) / 2;
-}
-
-// In double for float, in long double for double.
-template <class Wide>
-Wide exact(Activation activation, Wide x) {
-  switch (activation) {
-    case Activation::kRelu:
-      return x < 0 ? 0 : x;
-    case Activation::kGelu:
-      return x * normal_distribution(x);
-    case Activation::kGeluTanh: {
-      const Wide twice = 2 * std::sqrt(2 / std::acos(Wide{-1})) * (x + Wide{0.044715L} * x * x * x);
-      return x / (1 + std::exp(-twice));
-    }
-    case Activation::kSilu:
-      return x / (1 + std::exp(-x));
-    case Activation::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::kTanh:
-      return std::tanh(x);
-    case Activation::kNone:
-      break;
-  }
-  return x;
-}
 
 // How many units of the last place of T at `place` are 1.
 template <class T, class Wide>
@@ -77,14 +40,15 @@ struct Stated {
 Stated stated(Activation activation, bool is_double) {
   switch (activation) {
     case Activation::kGelu:
-      return {4, is_double ? 9 : 5.5};
+      return {4, is_double ? 10.0 : 7.0};
     case Activation::kGeluTanh:
-      return {2.5, 1};
+      return {3, 1.2};
     case Activation::kSilu:
-      return {3, 3};
+      return {3.5, 3.5};
     case Activation::kSigmoid:
-    case Activation::kTanh:
       return {2.5, 2.5};
+    case Activation::kTanh:
+      return {3, 3};
     case Activation::kRelu:
     case Activation::kNone:
       break;

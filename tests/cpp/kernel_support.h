@@ -124,18 +124,19 @@ inline void fill(ElementType type, const Buffer& buffer, bool is_wide, Random* r
 }
 
 // Those that this CPU can run.
-inline std::vector<const GemmKernel*> kernels_of(ElementType type) {
+inline std::vector<const GemmKernel*> kernels_of(ElementType type, ElementType weight_type) {
   std::vector<const GemmKernel*> found;
   size_t num_isas = 0;
   const Isa* isas = compiled_isas(&num_isas);
   for (size_t i = 0; i < num_isas; ++i) {
-    if (isas[i].is_usable()) found.push_back(&gemm_kernels(isas[i])[static_cast<int>(type)]);
+    if (isas[i].is_usable()) found.push_back(&gemm_kernels(isas[i])[gemm_kernel_index(type, weight_type)]);
   }
 #ifdef MYLINEAR_HAS_TILE_MODEL
   if (type == ElementType::kBfloat16 && find_isa("avx512")) found.push_back(&tile_model_kernel);
 #endif
   return found;
 }
+inline std::vector<const GemmKernel*> kernels_of(ElementType type) { return kernels_of(type, type); }
 
 }  // namespace mylinear::kernels
 

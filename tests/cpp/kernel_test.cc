@@ -1,5 +1,6 @@
-// Every row of the kernel list against the reference, with memory of exactly the right size, so that a
-// sanitizer sees each byte read or written beyond it, and with tiles spread over threads.
+// Every row of the kernel list, with and without activations, against the reference, with memory of exactly
+// the right size, so that a sanitizer sees each byte read or written beyond it, and with tiles spread over
+// threads.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "exact_activations.h"
 #include "kernel_support.h"
 #include "kernels/gemm.h"
 #include "kernels/reference.h"
@@ -18,10 +20,11 @@ namespace mylinear::kernels {
 
 namespace {
 
-// Aligned copies for the reference, which reads plain arrays.
-std::unique_ptr<double[]> aligned_copy(const Buffer& buffer) {
-  auto copy = std::make_unique<double[]>(buffer.nbytes() / 8 + 1);
-  std::memcpy(copy.get(), buffer.data(), buffer.nbytes());
+// Aligned copies for the reference, which reads plain arrays of one type.
+std::unique_ptr<double[]> aligned_copy(const Buffer& buffer, ElementType from, ElementType to) {
+  const size_t count = buffer.nbytes() / size_of(from);
+  auto copy = std::make_unique<double[]>(count * size_of(to) / 8 + 1);
+  for (size_t i = 0; i < count; ++i) store_element(to, copy.get(), i, load_element(from, buffer.data(), i));
   return copy;
 }
 
@@ -40,22 +43,40 @@ void run_on_threads(const GemmKernel& kernel, const GemmParams& params, size_t n
   for (std::thread& thread : threads) thread.join();
 }
 
-void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_wide, double* worst) {
+// How far a kernel's activation of a sum may be from that in double, if the sum is off by `sum_error`; the
+// formulas that cancel are off by roundings of the sum itself.
+double activation_error(Activation activation, double sum, double sum_error, double roundoff) {
+  if (activation == Activation::kNone) return sum_error;
+  if (activation == Activation::kRelu) return sum_error;
+  return 1.13 * sum_error +
+         12 * roundoff *
+             std::fmin(std::fabs(sum), activation == Activation::kTanh || activation == Activation::kSigmoid
+                                           ? 1
+                                           : std::fabs(sum)) +
+         (activation == Activation::kSigmoid ? 12 * roundoff : 0);
+}
+
+void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, bool is_wide,
+                  Activation activation, double* worst) {
   const auto [M, N, K] = sizes;
-  const ElementType type = kernel.type;
+  const ElementType type = kernel.type, weight_type = kernel.weight_type;
   const size_t size = size_of(type);
   const std::string name = std::string(kernel.isa) + " " + kElementTypeNames[static_cast<int>(type)] +
-                           " M=" + std::to_string(M) + " N=" + std::to_string(N) + " K=" + std::to_string(K) +
-                           (has_bias ? " bias" : "") + (is_wide ? " wide" : "");
+                           " by " + kElementTypeNames[static_cast<int>(weight_type)] + " " +
+                           name_of(activation) + " M=" + std::to_string(M) + " N=" + std::to_string(N) +
+                           " K=" + std::to_string(K) + (has_bias ? " bias" : "") + (is_wide ? " wide" : "");
   Random random(M * 10007 + N * 101 + K);
-  Buffer x(M * K * size), w(N * K * size), bias(N * size), y(M * N * size), again(M * N * size);
+  Buffer x(M * K * size), w(N * K * size_of(weight_type)), bias(N * size), y(M * N * size),
+      again(M * N * size);
   fill(type, x, is_wide, &random);
-  fill(type, w, is_wide, &random);
+  fill(weight_type, w, is_wide, &random);
   fill(type, bias, is_wide, &random);
   GemmParams params{M, N, K, x.data(), w.data(), has_bias ? bias.data() : nullptr, y.data()};
+  params.activation = activation;
   kernel.run(params, 0, kernel.num_tiles(params));
 
-  const auto x_copy = aligned_copy(x), w_copy = aligned_copy(w), bias_copy = aligned_copy(bias);
+  const auto x_copy = aligned_copy(x, type, type), w_copy = aligned_copy(w, weight_type, type),
+             bias_copy = aligned_copy(bias, type, type);
   GemmParams plain = params;
   plain.x = x_copy.get();
   plain.w = w_copy.get();
@@ -68,6 +89,8 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
   if (type == ElementType::kFloat64) gamma *= 2;  // the reference errs as much
   for (size_t i = 0; i < M * N; ++i) {
     double bound = gamma * magnitude[i] + n * 0x1p-149;
+    bound = activation_error(activation, expected[i], bound, precision.sum_roundoff);
+    expected[i] = exact(activation, expected[i]);
     bound += precision.roundoff * (std::fabs(expected[i]) + bound) + precision.smallest;
     const double error = std::fabs(load_element(type, y.data(), i) - expected[i]);
     if (error / bound > *worst) *worst = error / bound;
@@ -75,6 +98,14 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
                                       std::to_string(error / bound) + " bounds");
   }
   params.y = again.data();
+  if (type != weight_type) {
+    const Isa& isa = *find_isa(kernel.isa);
+    const GemmKernel& wide = gemm_kernels(isa)[static_cast<int>(type)];
+    params.w = w_copy.get();
+    wide.run(params, 0, wide.num_tiles(params));
+    CHECK_MESSAGE(again.same_bytes(y), name + ": other bits than with W widened");
+    params.w = w.data();
+  }
   params.is_near = true;
   params.w_can_dot = kernel.can_dot && kernel.can_dot(w.data(), N * K);
   run_on_threads(kernel, params, 3);
@@ -127,13 +158,26 @@ void test_kernel(const GemmKernel& kernel) {
                          {0, 5, 3},
                          {5, 0, 3}};
   double worst = 0;
+  int index = 0;
   for (const Sizes& sizes : table) {
     for (const bool has_bias : {false, true}) {
-      for (const bool is_wide : {false, true}) test_product(kernel, sizes, has_bias, is_wide, &worst);
+      for (const bool is_wide : {false, true}) {
+        test_product(kernel, sizes, has_bias, is_wide, Activation::kNone, &worst);
+      }
+    }
+    const Activation activation = static_cast<Activation>(1 + index++ % (kNumActivations - 1));
+    test_product(kernel, sizes, index % 4 != 0, false, activation, &worst);
+  }
+  const Sizes all_paths[] = {{3, 70, 700}, {40, 37, 20},   {50, 70, 900},
+                             {9, 1, 30},   {70, 150, 100}, {3, 20, 0}};
+  for (const Sizes& sizes : all_paths) {
+    for (int a = 1; a < kNumActivations; ++a) {
+      test_product(kernel, sizes, a % 2 == 0, false, static_cast<Activation>(a), &worst);
     }
   }
-  std::printf("%s %s: largest error %.3f bounds\n", kernel.isa,
-              kElementTypeNames[static_cast<int>(kernel.type)], worst);
+  std::printf("%s %s by %s: largest error %.3f bounds\n", kernel.isa,
+              kElementTypeNames[static_cast<int>(kernel.type)],
+              kElementTypeNames[static_cast<int>(kernel.weight_type)], worst);
 }
 
 // One denormal among zeros, times one, comes out as it is, wherever it lies in x or w. What takes denormals
@@ -180,6 +224,15 @@ void test_all_kernels() {
       for (const size_t K : {size_t{61}, size_t{1100}}) test_denormals_are_kept(*kernel, K);
     }
   }
+  for (const ElementType weight_type : {ElementType::kFloat16, ElementType::kBfloat16}) {
+    for (const GemmKernel* kernel : kernels_of(ElementType::kFloat32, weight_type)) {
+      CHECK(kernel->type == ElementType::kFloat32 && kernel->weight_type == weight_type);
+      test_kernel(*kernel);
+    }
+  }
+  CHECK(gemm_kernel_index(ElementType::kFloat32, ElementType::kFloat64) == -1);
+  CHECK(gemm_kernel_index(ElementType::kFloat64, ElementType::kFloat32) == -1);
+  CHECK(gemm_kernel_index(ElementType::kFloat16, ElementType::kBfloat16) == -1);
 }
 
 #ifdef MYLINEAR_HAS_TILE_MODEL

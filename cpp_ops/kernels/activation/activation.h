@@ -16,13 +16,13 @@
 //                       float   double
 //   relu                0       0
 //   gelu, x >= 0        4       4
-//   gelu, x < 0         5.5     9
-//   gelu_tanh, x >= 0   2.5     2.5
-//   silu                3       3
+//   gelu, x < 0         7       10
+//   gelu_tanh, x >= 0   3       3
+//   silu                3.5     3.5
 //   sigmoid             2.5     2.5
-//   tanh                2.5     2.5
+//   tanh                3       3
 //
-// gelu_tanh of a negative x is within one unit in the last place of x: the rounding of its polynomial is a
+// gelu_tanh of a negative x is within 1.2 units in the last place of x: the rounding of its polynomial is a
 // relative error of e^-2u, which grows with u where the result vanishes.
 #ifndef MYLINEAR_KERNELS_ACTIVATION_ACTIVATION_H_
 #define MYLINEAR_KERNELS_ACTIVATION_ACTIVATION_H_

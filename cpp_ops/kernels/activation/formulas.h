@@ -29,11 +29,12 @@ struct Formulas {
   MYLINEAR_INLINE V at_most(V x, T limit) { return x < limit ? x : all(limit); }  // for NaN too
   MYLINEAR_INLINE V unless_nan(V x, V result) { return x == x ? result : x; }
 
-  template <size_t kCount>
+  // The coefficients from `kFirst` on.
+  template <size_t kFirst = 0, size_t kCount>
   MYLINEAR_INLINE V polynomial(const T (&coefficients)[kCount], V x) {
     V sum = all(coefficients[kCount - 1]);
 #pragma GCC unroll 16
-    for (size_t i = kCount - 1; i > 0; --i) sum = fma(sum, x, all(coefficients[i - 1]));
+    for (size_t i = kCount - 1; i > kFirst; --i) sum = fma(sum, x, all(coefficients[i - 1]));
     return sum;
   }
 
@@ -110,8 +111,10 @@ struct Formulas {
     const V a = at_most(magnitude(x), C::kGeluLimit);
     const V upper = (V)((W)a & C::kUpperHalf);
     const Exp exp = exp_of(reduce<true>(upper * upper * T{0.5}, (a - upper) * (a + upper) * T{0.5}));
-    const V top = polynomial(C::kNormalTop, a);
-    const V part = fma(top, exp.fraction, top) / polynomial(C::kNormalBottom, a) * exp.first;
+    // top (1 + fraction), with one rounding of a size near that of the constant term
+    const V rest = polynomial<1>(C::kNormalTop, a) * a;
+    const V top = fma(rest + C::kNormalTop[0], exp.fraction, rest) + C::kNormalTop[0];
+    const V part = top / polynomial(C::kNormalBottom, a) * exp.first;
     const V share = x < T{0} ? part : fma(-part, exp.second, all(1));
     return x * share * last_factor(x, C::kGeluLimit, exp.second);
   }

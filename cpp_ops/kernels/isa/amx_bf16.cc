@@ -55,11 +55,14 @@ class AmxTiles {
 
 }  // namespace
 
-const GemmKernel amx_bf16_kernels[kNumElementTypes] = {
-    Gemm<Avx512, double, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat64),
-    Gemm<Avx512, float, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat32),
-    Gemm<Avx512, Float16, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat16),
+const GemmKernel amx_bf16_kernels[kNumGemmKernels] = {
+    Gemm<Avx512, double, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat64, ElementType::kFloat64),
+    Gemm<Avx512, float, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat32, ElementType::kFloat32),
+    Gemm<Avx512, Float16, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat16, ElementType::kFloat16),
     TileGemm<AmxTiles>::row("amx_bf16"),
+    Gemm<Avx512, float, amx_bf16_mr, Float16>::row("amx_bf16", ElementType::kFloat32, ElementType::kFloat16),
+    Gemm<Avx512, float, amx_bf16_mr, Bfloat16>::row("amx_bf16", ElementType::kFloat32,
+                                                    ElementType::kBfloat16),
 };
 
 MYLINEAR_DEFINE_MATMUL_KERNELS(amx_bf16, Avx512)

@@ -1,0 +1,48 @@
+// Layer: kernels. What surrounds the sums of a tile: the bias in their type, their activation, and the one
+// rounding.
+#ifndef MYLINEAR_KERNELS_EPILOGUE_H_
+#define MYLINEAR_KERNELS_EPILOGUE_H_
+
+#include "kernels/activation/rows.h"
+#include "kernels/simd.h"
+
+namespace mylinear::kernels {
+
+// S is the storage type of Y.
+template <class Tag, class S>
+struct Epilogue : Elements<Tag, S> {
+  using Base = Elements<Tag, S>;
+  using Base::kLanes;
+  using typename Base::Simd;
+  using typename Base::T;
+  using typename Base::Vec;
+
+  // Writes the bias of `columns` columns in the type of the sums, in whole vectors.
+  template <size_t kMostColumns>
+  static void widen(const S* bias, size_t columns, bool is_one, T (&to)[kMostColumns]) {
+    S padded[kMostColumns] = {};
+    for (size_t j = 0; j < columns; ++j) __builtin_memcpy(padded + j, bias + (is_one ? 0 : j), sizeof(S));
+    for (size_t j = 0; j < columns; j += kLanes) {
+      const Vec value = Simd::load(padded + j);
+      __builtin_memcpy(to + j, &value, sizeof value);
+    }
+  }
+
+  // Replaces sums by their activations, in rows `stride` apart.
+  static void activate(Activation activation, T* sums, size_t stride, size_t rows, size_t columns) {
+    for (size_t i = 0; i < rows; ++i, sums += stride)
+      ActivationRows<Tag, T>::run(activation, sums, sums, columns);
+  }
+
+  // Rounds the activations of a row of sums, which they replace, once each.
+  static void round_row(Activation activation, T* sums, size_t columns, S* y) {
+    if (activation != Activation::kNone) ActivationRows<Tag, T>::run(activation, sums, sums, columns);
+    size_t j = 0;
+    for (; j + kLanes <= columns; j += kLanes) Simd::store(y + j, Simd::load(sums + j));
+    if (j < columns) store_partial<Simd>(y + j, Simd::load_partial(sums + j, columns - j), columns - j);
+  }
+};
+
+}  // namespace mylinear::kernels
+
+#endif  // MYLINEAR_KERNELS_EPILOGUE_H_
