@@ -19,9 +19,14 @@
 //     };
 //   };
 //
-// It may also have `kProvider` (the CPU's by default), `kEndVersion` (`kSinceVersion` by default), and
-// `Resources`, which its ops keep and its kernels get: then the constructor is Kernel(info, resources). Put a
-// Spec of your own into an anonymous namespace. Whatever a kernel throws becomes onnxruntime's error.
+// It may also have `kProvider` (the CPU's by default), `kEndVersion` (`kSinceVersion` by default), the list
+// of the combinations of element types that it has a kernel for (all of them by default), each in the order
+// of kTypes,
+//
+//     static constexpr ort::ElementType kOverloads[][2] = {{ort::kFloat64, ort::kInt64}, ...};
+//
+// and `Resources`, which its ops keep and its kernels get: then the constructor is Kernel(info, resources).
+// Put a Spec of your own into an anonymous namespace. Whatever a kernel throws becomes onnxruntime's error.
 #ifndef MYLINEAR_ORT_CUSTOM_OP_H_
 #define MYLINEAR_ORT_CUSTOM_OP_H_
 
@@ -76,9 +81,15 @@ struct ResourcesOf<Spec, std::void_t<typename Spec::Resources>> {
   using type = typename Spec::Resources;
 };
 
-// The number of choices of element types: the product over the type variables.
+template <class Spec, class = void>
+struct HasOverloads : std::false_type {};
+template <class Spec>
+struct HasOverloads<Spec, std::void_t<decltype(Spec::kOverloads)>> : std::true_type {};
+
+// The number of choices of element types: those that the Spec lists, or the product over the type variables.
 template <class Spec>
 constexpr size_t num_overloads() {
+  if constexpr (HasOverloads<Spec>::value) return std::size(Spec::kOverloads);
   size_t product = 1;
   for (const TypeVariable& variable : Spec::kTypes) product *= variable.count();
   return product;
@@ -88,12 +99,36 @@ constexpr size_t num_overloads() {
 // none.
 template <class Spec>
 constexpr ElementType type_in_overload(const char* name, size_t overload) {
+  size_t index = 0;
+  size_t rest = overload;
   for (const TypeVariable& variable : Spec::kTypes) {
     const size_t count = variable.count();
-    if (same_text(variable.name, name)) return variable.types[overload % count];
-    overload /= count;
+    if (same_text(variable.name, name)) {
+      if constexpr (HasOverloads<Spec>::value) return Spec::kOverloads[overload][index];
+      return variable.types[rest % count];
+    }
+    rest /= count;
+    ++index;
   }
   return element_type_called(name);
+}
+
+// Whether a list of overloads has a type of each variable in each row.
+template <class Spec>
+constexpr bool has_possible_overloads() {
+  if constexpr (HasOverloads<Spec>::value) {
+    for (const auto& overload : Spec::kOverloads) {
+      if (std::size(overload) != std::size(Spec::kTypes)) return false;
+      size_t index = 0;
+      for (const TypeVariable& variable : Spec::kTypes) {
+        bool is_there = false;
+        for (size_t i = 0; i < variable.count(); ++i) is_there |= variable.types[i] == overload[index];
+        if (!is_there) return false;
+        ++index;
+      }
+    }
+  }
+  return true;
 }
 
 template <class Spec>
@@ -115,6 +150,8 @@ class CustomOp : public OpBase {
   using Resources = typename ResourcesOf<Spec>::type;
 
   static_assert(num_overloads<Spec>() > 0, "each type variable of a Spec must have an element type");
+  static_assert(has_possible_overloads<Spec>(),
+                "an overload must have a type of each type variable, in order");
   static_assert(has_known_types<Spec>(), "a parameter's type must be a type variable or an element type");
 
   CustomOp(const Runtime& for_runtime, size_t overload, const Resources& resources = {})

@@ -73,14 +73,29 @@ inline std::string describe_attribute(const Attribute& attribute) {
          ", \"required\": " + (attribute.is_required ? "true" : "false") + ", \"default\": " + value + "}";
 }
 
-// Keys: domain, name, since_version, provider, types (name, types), inputs and outputs (name, type, optional,
-// argument), attributes (name, kind as in AttributeProto.AttributeType, required, default).
+// The combinations of element types that have a kernel, in the order of the type variables; empty for all of
+// them.
+template <class Spec>
+std::string describe_overloads() {
+  if constexpr (HasOverloads<Spec>::value) {
+    return json_list(Spec::kOverloads, [](const auto& overload) {
+      return json_list(overload, [](ElementType type) { return quoted(element_name(type)); });
+    });
+  }
+  return "[]";
+}
+
+// Keys: domain, name, since_version and end_version (those that it serves), provider, types (name, types),
+// overloads, inputs and outputs (name, type, optional, argument), attributes (name, kind as in
+// AttributeProto.AttributeType, required, default).
 template <class Spec>
 std::string describe_spec() {
   return "{\"domain\": " + quoted(Spec::kDomain) + ", \"name\": " + quoted(Spec::kName) +
          ", \"since_version\": " + std::to_string(Spec::kSinceVersion) +
+         ", \"end_version\": " + std::to_string(EndVersionOf<Spec>::value) +
          ", \"provider\": " + quoted(ProviderOf<Spec>::value) +
          ", \"types\": " + json_list(Spec::kTypes, describe_types) +
+         ", \"overloads\": " + describe_overloads<Spec>() +
          ", \"inputs\": " + json_list(Spec::kInputs, describe_parameter) +
          ", \"outputs\": " + json_list(Spec::kOutputs, describe_parameter) +
          ", \"attributes\": " + json_list(AttributesOf<Spec>::value, describe_attribute) + "}";

@@ -12,8 +12,8 @@ import filecmp
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -54,8 +54,7 @@ class NativeStatus:
         isa: the instruction set that a registration now would use, or None if none can be used.
         compiled_isas: the instruction sets that it was compiled for, the preferred one first.
         usable_isas: those of them that this CPU has.
-        operators: names of the operators that it has kernels for.
-        versions: each of them with a version of its domain in which it came, ``("NAME", 1)``.
+        versions: by the name of each operator that it has kernels for, the newest version that these serve.
     """
 
     path: str | None
@@ -65,8 +64,7 @@ class NativeStatus:
     isa: str | None = None
     compiled_isas: tuple[str, ...] = ()
     usable_isas: tuple[str, ...] = ()
-    operators: tuple[str, ...] = ()
-    versions: tuple[tuple[str, int], ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_usable(self) -> bool:
@@ -79,7 +77,7 @@ def library_path(operator: str = "", since_version: int = 1) -> str:
 
     Args:
         operator: name of one that it must have kernels for; empty for none.
-        since_version: of that operator.
+        since_version: of that operator. An older library would run its nodes too, and ignore their attributes.
 
     Raises: NativeLibraryError if it is missing, does not load, is of another version than this package, or lacks the
         operator.
@@ -87,8 +85,8 @@ def library_path(operator: str = "", since_version: int = 1) -> str:
     found = status()
     if found.reason is not None or found.path is None:
         raise NativeLibraryError(found.reason)
-    if operator and (operator, since_version) not in found.versions:
-        what = operator if operator not in found.operators else f"{operator} of version {since_version}"
+    if operator and since_version > found.versions.get(operator, 0):
+        what = f"{operator} of version {since_version}" if operator in found.versions else operator
         raise NativeLibraryError(f"{found.path} has no {what}: it was built from older sources; {_REINSTALL}")
     _own_paths.add(found.path)
     return found.path
@@ -159,8 +157,10 @@ def status(*, in_child_first: bool = False) -> NativeStatus:
         isa=described["isa"],
         compiled_isas=tuple(described["compiled"]),
         usable_isas=tuple(described["usable"]),
-        operators=tuple(dict.fromkeys(operator["name"] for operator in described["operators"])),
-        versions=tuple(dict.fromkeys((o["name"], o["since_version"]) for o in described["operators"])),
+        versions={
+            operator["name"]: operator.get("end_version", operator["since_version"])
+            for operator in described["operators"]
+        },
     )
 
 

@@ -165,7 +165,7 @@ void test_failures_become_statuses() {
   OrtKernelInfo info{3, {nullptr, nullptr, nullptr}, {{"alpha", 0.5f}}, {}};
   void* kernel = nullptr;
   CHECK(take_message(op.CreateKernelV2(&op, release.api(), &info, &kernel)) ==
-        "MYLINEAR: the attributes must be none, got alpha");
+        "MYLINEAR: the attributes must be among activation, got alpha");
 
   int num_failures_seen = 0;
   for (const uint32_t version : {17u, 24u}) {

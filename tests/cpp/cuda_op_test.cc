@@ -17,7 +17,7 @@ void test_nothing_is_loaded_unless_a_session_asks() {
   const Release release("1.32.0", 32);
   OrtSessionOptions plain;
   CHECK(take_message(RegisterCustomOps(&plain, release.base())).empty());
-  CHECK(ops_of(plain, kCpu).size() == kernels::kNumElementTypes && ops_of(plain, kCuda).empty());
+  CHECK(ops_of(plain, kCpu).size() == kernels::kNumGemmKernels && ops_of(plain, kCuda).empty());
   registered(release, "0");
   setenv("MYLINEAR_CUDA", "1", 1);
   const OrtSessionOptions off = registered(release, "0");  // the session's word goes before the environment's
@@ -36,7 +36,7 @@ void test_both_kernels_are_in_one_domain_with_one_signature() {
     const Release release(text, version);
     const OrtSessionOptions options = registered(release);
     CHECK(options.domains.size() == 1);
-    CHECK(ops_of(options, kCpu).size() == kernels::kNumElementTypes);
+    CHECK(ops_of(options, kCpu).size() == kernels::kNumGemmKernels);
     const OrtCustomOp& cpu = *options.domains[0]->ops[0];
     CHECK(cpu.GetExecutionProviderType(&cpu) ==
           std::string("CPUExecutionProvider"));  // whose inference ORT takes
@@ -87,7 +87,7 @@ void test_what_is_missing_is_said_and_the_cpu_serves() {
     setenv("MYLINEAR_CUDA_LIBRARY", row.library.c_str(), 1);
     setenv("FAKE_BACKEND", row.behaviour, 1);
     const OrtSessionOptions served = registered(release, "1");
-    CHECK(ops_of(served, kCuda).empty() && ops_of(served, kCpu).size() == kernels::kNumElementTypes);
+    CHECK(ops_of(served, kCuda).empty() && ops_of(served, kCpu).size() == kernels::kNumGemmKernels);
     OrtSessionOptions required;
     required.entries["mylinear.cuda"] = "require";
     const std::string message = take_message(RegisterCustomOps(&required, release.base()));

@@ -1,4 +1,7 @@
 // Layer: operator MYLINEAR. Its definition in ort_ops, for C++; a test fails if the two differ.
+//
+// onnxruntime keeps one schema for a name in a custom domain, and of two versions it takes the one that was
+// added first for both. Version 2 has all that version 1 has, so one op serves models of either.
 #ifndef MYLINEAR_OPERATORS_MYLINEAR_CONTRACT_H_
 #define MYLINEAR_OPERATORS_MYLINEAR_CONTRACT_H_
 
@@ -12,13 +15,20 @@ struct Contract {
   static constexpr char kDomain[] = "mylinear";
   static constexpr char kName[] = "MYLINEAR";
   static constexpr int kSinceVersion = 1;
+  static constexpr int kEndVersion = 1000;
 
   // In the order of kernels::ElementType.
   static constexpr ort::TypeVariable kTypes[] = {
-      {"T", {ort::kFloat64, ort::kFloat32, ort::kFloat16, ort::kBfloat16}}};
+      {"T", {ort::kFloat64, ort::kFloat32, ort::kFloat16, ort::kBfloat16}},
+      {"TW", {ort::kFloat64, ort::kFloat32, ort::kFloat16, ort::kBfloat16}}};
+  static constexpr ort::ElementType kOverloads[][2] = {
+      {ort::kFloat64, ort::kFloat64},  {ort::kFloat32, ort::kFloat32}, {ort::kFloat32, ort::kFloat16},
+      {ort::kFloat32, ort::kBfloat16}, {ort::kFloat16, ort::kFloat16}, {ort::kBfloat16, ort::kBfloat16}};
   static constexpr ort::Parameter kInputs[] = {
-      {"X", "T", false, "x"}, {"W", "T", false, "weight"}, {"B", "T", ort::kOptional, "bias"}};
+      {"X", "T", false, "x"}, {"W", "TW", false, "weight"}, {"B", "T", ort::kOptional, "bias"}};
   static constexpr ort::Parameter kOutputs[] = {{"Y", "T", false, "y"}};
+  static constexpr ort::Attribute kAttributes[] = {
+      ort::string_attribute("activation", kernels::kActivationNames[0])};
 
   static void infer_shapes(const ort::ShapeInference& shapes);
 };

@@ -26,8 +26,9 @@ constexpr size_t kMinTrialBytes = 128 * 1024;
 }  // namespace
 
 CpuKernel::CpuKernel(const ort::KernelInfo& info, const kernels::GemmKernel* kernels)
-    : kernel_(kernels[static_cast<int>(kernel_type(info.input_type(kX)))]) {
-  check_attributes(info);
+    : kernel_(kernels[kernels::gemm_kernel_index(kernel_type(info.input_type(kX)),
+                                                 kernel_type(info.input_type(kWeight)))]),
+      activation_(read_attributes(info)) {
   has_constant_weight_ = info.read_constant(kWeight, &weight_);
   has_constant_bias_ = info.read_constant(kBias, &bias_);
   check_shapes(nullptr, has_constant_weight_ ? &weight_.shape : nullptr,
@@ -44,15 +45,17 @@ void CpuKernel::compute(const ort::Call& call) const {
   const TensorView* bias = has_constant_bias_ ? &bias_ : nullptr;
   if (!has_constant_bias_ && call.read_input(kBias, &own_bias)) bias = &own_bias;
   check_shapes(&x.shape, &weight.shape, bias ? &bias->shape : nullptr);
-  const size_t element_size = kernels::kElementSizes[static_cast<int>(kernel_.type)];
-  const GemmSizes sizes = gemm_sizes(x.shape, weight.shape, element_size);
+  const size_t y_size = kernels::kElementSizes[static_cast<int>(kernel_.type)];
+  const size_t weight_size = kernels::kElementSizes[static_cast<int>(kernel_.weight_type)];
+  const GemmSizes sizes = gemm_sizes(x.shape, weight.shape, y_size);
 
   const ort::Output y = make_y(call, x.shape, weight.shape);
   if (sizes.M == 0 || sizes.N == 0) return;
 
   GemmParams params{sizes.M, sizes.N, sizes.K, x.data, weight.data, bias ? bias->data : nullptr, y.data};
+  params.activation = activation_;
   if (has_constant_weight_ && kernel_.can_dot) params.w_can_dot = weight_can_dot(sizes.N * sizes.K);
-  if (sizes.N * sizes.K * element_size < kMinTrialBytes) {
+  if (sizes.N * sizes.K * weight_size < kMinTrialBytes) {
     params.is_near = true;
   } else if (sizes.M <= kMaxTrialRows) {
     return run_on_trial(call, params);

@@ -16,7 +16,7 @@ namespace mylinear::my_linear {
 // trials_ and weight_can_dot_.
 class CpuKernel {
  public:
-  // `kernels`: kernels::kNumElementTypes of them, by element type.
+  // `kernels`: kernels::kNumGemmKernels of them, as in kernels/gemm.h.
   CpuKernel(const ort::KernelInfo& info, const kernels::GemmKernel* kernels);
   void compute(const ort::Call& call) const;
 
@@ -30,6 +30,7 @@ class CpuKernel {
   void run(const ort::Call& call, const kernels::GemmParams& params) const;
 
   const kernels::GemmKernel& kernel_;
+  kernels::Activation activation_;
   bool has_constant_weight_ = false;
   bool has_constant_bias_ = false;
   ort::TensorView weight_;

@@ -14,7 +14,12 @@ using ort::TensorView;
 CudaKernel::CudaKernel(const ort::KernelInfo& info, const cuda::Backend* backend)
     : type_(kernel_type(info.input_type(kX))),
       node_(Contract::kName, info, backend, static_cast<int32_t>(type_), type_ == ElementType::kFloat32) {
-  check_attributes(info);
+  const kernels::Activation activation = read_attributes(info);
+  if (activation != kernels::Activation::kNone) {
+    throw ort::ContractError(ort::message(Contract::kName, "attribute activation", "none in the CUDA kernel",
+                                          kernels::kActivationNames[static_cast<int>(activation)],
+                                          "let the CPU's kernel run the model"));
+  }
   TensorView weight, bias;
   const bool has_weight = info.read_constant(kWeight, &weight);
   const bool has_bias = info.read_constant(kBias, &bias);

@@ -81,15 +81,26 @@ ort::Output make_y(const ort::Call& call, const Shape& x, const Shape& weight) {
   return call.make_output(0, {dims, x.rank});
 }
 
-// Version 1 has no attribute. The ABI cannot list those of a node; these are the ones that a node made from
-// a Gemm could carry over, and that would change the result.
-void check_attributes(const ort::KernelInfo& info) {
+// The ABI cannot list the attributes of a node; these are the ones that a node made from a Gemm could carry
+// over, and that would change the result.
+kernels::Activation read_attributes(const ort::KernelInfo& info) {
   std::string present;
   for (const char* name : {"alpha", "beta", "transA", "transB"}) {
     if (info.attributes().kind_of(name) == ort::AttributeKind::kAbsent) continue;
     present += (present.empty() ? "" : ", ") + std::string(name);
   }
-  if (!present.empty()) throw refusal("the attributes", "none", present);
+  const char* attribute = Contract::kAttributes[0].name;
+  if (!present.empty()) throw refusal("the attributes", std::string("among ") + attribute, present);
+  const std::string name = info.attributes().get_string(attribute);
+  std::string known;
+  for (int i = 0; i < kernels::kNumActivations; ++i) {
+    if (name == kernels::kActivationNames[i]) return static_cast<kernels::Activation>(i);
+    known += (i == 0                             ? ""
+              : i + 1 < kernels::kNumActivations ? ", "
+                                                 : " or ") +
+             std::string(kernels::kActivationNames[i]);
+  }
+  throw refusal((std::string("attribute ") + attribute).c_str(), known, name);
 }
 
 // Y has the type of X and its shape, with the last dimension replaced by out_features, from W or else from B.

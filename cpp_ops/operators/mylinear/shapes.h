@@ -24,8 +24,9 @@ GemmSizes gemm_sizes(const ort::Shape& x, const ort::Shape& weight, size_t eleme
 // Allocates Y: the shape of `x`, with out_features of `weight` for the last dimension.
 ort::Output make_y(const ort::Call& call, const ort::Shape& x, const ort::Shape& weight);
 
-// Throws ContractError if the node has an attribute that would change the result.
-void check_attributes(const ort::KernelInfo& info);
+// Reads the activation of a node. Throws ContractError if it is unknown, or if the node has another attribute
+// that would change the result.
+kernels::Activation read_attributes(const ort::KernelInfo& info);
 
 }  // namespace mylinear::my_linear
 

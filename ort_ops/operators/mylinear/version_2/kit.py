@@ -60,6 +60,12 @@ def _python_kernel() -> Any:
     return KERNEL
 
 
+def _library() -> str:
+    from ort_ops.native.library import library_path
+
+    return library_path(MYLINEAR_2.name, MYLINEAR_2.since_version)
+
+
 def _describe(node: Any) -> Any:
     from ort_ops.operators.mylinear.version_2.inspection import describe
 
@@ -72,6 +78,7 @@ KIT = OperatorKit(
     _bound,
     _samples,
     python_kernel=_python_kernel,
+    library=_library,
     inspection=("linear", _describe),
     rows="X",
     error_sizes=_error_sizes,
