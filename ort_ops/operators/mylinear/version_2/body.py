@@ -1,11 +1,11 @@
 """Version 2 as a function body: standard operators, in which one body serves nodes of every activation.
 
 A function knows its attributes only by reference, so the body has all activations, and an If for each asks whether the
-attribute names it. onnxruntime inlines the function, computes the conditions when it loads the model, and keeps the one
-branch that is taken: relu becomes FusedGemm, none becomes Gemm. That holds in 1.17 to 1.32 for what compares the text
-here: ``Equal`` from opset 19 on, ``TfIdfVectorizer``, which counts words, before. In opset 11 a text attribute can only
-be the default of a LabelEncoder, which onnxruntime computes at each call. (A LabelEncoder from text to a number would
-do without the Ifs' conditions; onnxruntime does not compute it in advance.)
+attribute names it: ``TfIdfVectorizer`` counts words. onnxruntime inlines the function, computes the conditions when it
+loads the model, and keeps the one branch that is taken: relu becomes FusedGemm, none becomes Gemm. That was seen from
+1.17 to 1.32, for opset 12 and newer. In opset 11 a text attribute can only be the default of a LabelEncoder, which
+onnxruntime computes at each call. (``Equal`` of texts, which opset 19 brought, is refused by onnx's own evaluator where
+their lengths differ; and a LabelEncoder from text to a number is not computed in advance.)
 
 The activations are written as the contract has them: x / (1 + exp(-x)) rather than x times Sigmoid(x), which is no NaN
 at -infinity in onnxruntime. An activation that the contract does not know gives NaN.
@@ -80,14 +80,7 @@ def _conditions(opset_version: int) -> list[onnx.NodeProto]:
         text.attribute.append(
             AttributeProto(name="value_string", type=AttributeProto.STRING, ref_attr_name="activation")
         )
-        nodes = [text]
-    if opset_version >= 19:
-        for name in ACTIVATIONS:
-            nodes.append(helper.make_node("Constant", [], [f"name_{name}"], value_string=name))
-            nodes.append(helper.make_node("Equal", ["activation_name", f"name_{name}"], [f"is_{name}"]))
-        return nodes
-    if opset_version >= 12:
-        nodes += [number([1], "one_word"), helper.make_node("Reshape", ["activation_name", "one_word"], ["word"])]
+        nodes = [text, number([1], "one_word"), helper.make_node("Reshape", ["activation_name", "one_word"], ["word"])]
     for name in ACTIVATIONS:
         nodes += [
             helper.make_node(
