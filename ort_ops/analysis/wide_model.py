@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from ort_ops.analysis.widen import FLOATS, widen_to_float64
 from ort_ops.models.complete import complete_outputs
-from ort_ops.models.graphs import all_nodes
+from ort_ops.models.graphs import all_nodes, scopes
 from ort_ops.models.nodes import operator_nodes
 from ort_ops.models.validation.node_order import sort_nodes
 
@@ -115,9 +115,44 @@ class WideModel:
                 node.attribute.append(helper.make_attribute("seed", _RANDOM[node.op_type]))
         return cls(wide, readers)
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers, other ones in each runtime."""
+        return any(node.domain in ("", "ai.onnx") and node.op_type in _RANDOM for node in all_nodes(self.proto))
+
+    def with_numbers(self, changes: Mapping[str, Callable[[Array], Array]]) -> WideModel:
+        """Return the model with other numbers in stored tensors: initializers and results of Constant nodes, by name.
+
+        Args:
+            changes: each takes the tensor in float64, and returns one of that shape.
+        """
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for scope in scopes(proto):
+            if isinstance(scope.container, onnx.GraphProto):
+                for tensor in scope.container.initializer:
+                    if tensor.name in changes:
+                        _change(tensor, changes[tensor.name], tensor.name)
+            for node in scope.container.node:
+                if node.op_type != "Constant" or node.output[0] not in changes:
+                    continue
+                for attribute in node.attribute:
+                    if attribute.HasField("t"):
+                        _change(attribute.t, changes[node.output[0]], attribute.t.name)
+        readers = {
+            name: (lambda r=read, c=changes[name]: c(r())) if name in changes else read
+            for name, read in self._readers.items()
+        }
+        return WideModel(proto, readers)
+
     def weights(self) -> dict[str, Array]:
         """Return the large weights in float64, to be fed."""
         return {name: read() for name, read in self._readers.items()}
+
+
+def _change(tensor: onnx.TensorProto, change: Callable[[Array], Array], name: str) -> None:
+    """Put other numbers into a tensor of float64."""
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(tensor))), name))
 
 
 def _is_large(onnx_type: int, shape: Any) -> bool:

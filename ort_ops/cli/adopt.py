@@ -12,12 +12,27 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "mylinear adopt model.onnx model.ours.onnx",
     "mylinear adopt model.onnx model.ours.onnx --inputs real.npz --json",
+    "mylinear adopt model.onnx small.onnx --fuse-activations --weights bfloat16",
 )
 """Of command lines, for the help."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear adopt`."""
+    add_rewrite_arguments(parser)
+    parser.add_argument(
+        "--fuse-activations", action="store_true",
+        help="let an operator take in the activation that follows it: Relu, Gelu, SiLU, Sigmoid, Tanh, in any spelling",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights",
+        metavar="DTYPE",
+        help="store float32 weights in bfloat16 or float16, rounded (default: as they are)",
+    )
+
+
+def add_rewrite_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `mylinear adopt` and `mylinear lower` have in common."""
     parser.add_argument("source", metavar="in.onnx", help="the model to read")
     parser.add_argument("target", metavar="out.onnx", help="the model to write; may be the same; - for standard output")
     parser.add_argument(
@@ -34,7 +49,15 @@ def run(args: argparse.Namespace) -> int:
     """Rewrite and print a summary."""
     from ort_ops.rewrite import adopt
 
-    return show(adopt(args.source, args.target, inputs=args.inputs, operators=args.operators), args)
+    result = adopt(
+        args.source,
+        args.target,
+        inputs=args.inputs,
+        operators=args.operators,
+        fuse_activations=args.fuse_activations,
+        weight_dtype=args.weights,
+    )
+    return show(result, args)
 
 
 def show(result: Rewrite, args: argparse.Namespace) -> int:
@@ -57,6 +80,8 @@ def show(result: Rewrite, args: argparse.Namespace) -> int:
     )
     for entry in result.left_out:
         print(f"left out: {entry}", file=stream)
+    if result.rounded:
+        print(result.rounding_note, file=stream)
     for check in result.checks:
         print(f"compared: {check}", file=stream)
     return 0

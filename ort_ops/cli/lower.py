@@ -10,7 +10,7 @@ EXAMPLES = ("mylinear lower model.onnx standard.onnx",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear lower`."""
-    from ort_ops.cli.adopt import add_arguments as add_rewrite_arguments
+    from ort_ops.cli.adopt import add_rewrite_arguments
 
     add_rewrite_arguments(parser)
 

@@ -44,6 +44,8 @@ class OperatorKit:
         cuda_library: the same for a library that needs onnxruntime's CUDA provider.
         patterns: () -> what `adopt` replaces by the operator, each an `ort_ops.rewrite.pattern.Pattern`. None for
             nothing.
+        optional_patterns: `ort_ops.rewrite.choices.Choices` -> what `adopt` replaces only when asked, once all else is
+            done, each such a Pattern too. None for nothing.
         lowering: () -> an `ort_ops.rewrite.pattern.Lowering`, which puts standard operators in the place of a node,
             where other ones are better than the operator's body. None for the body.
         rows: name of an input whose rows (along its last axis) are computed each by itself: every output has the same
@@ -75,6 +77,7 @@ class OperatorKit:
     library: Callable[[], str] | None = None
     cuda_library: Callable[[], str] | None = None
     patterns: Callable[[], Sequence[Any]] | None = None
+    optional_patterns: Callable[[Any], Sequence[Any]] | None = None
     lowering: Callable[[], Callable[..., Any]] | None = None
     rows: str = ""
     is_elementwise: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ort_ops.opdef.kit import OperatorKit
+from ort_ops.rewrite.choices import Choices
 from ort_ops.rewrite.graph.editor import Editor
 from ort_ops.rewrite.graph.shapes import infer_shapes
 from ort_ops.rewrite.graph.walk import constant_initializers, count_nodes, graphs_of, opset_of, owners_of
@@ -22,10 +23,23 @@ def adopt_model(model: ir.Model, operators: Sequence[str] | None = None) -> Rewr
     kits = [kit for kit in select(operators) if kit.patterns is not None]
     if operators is None:
         kits = _without_newer(model, kits, result)
+    patterns = [(kit, pattern) for kit in kits if kit.patterns is not None for pattern in kit.patterns()]
+    return _apply(model, patterns, result)
+
+
+def change_adopted(model: ir.Model, choices: Choices, operators: Sequence[str] | None = None) -> Rewrite:
+    """Do in place what a user asked for beyond `adopt_model`, which went before; compare as that does."""
+    kits = [kit for kit in select(operators) if kit.optional_patterns is not None]
+    patterns = [(kit, p) for kit in kits if kit.optional_patterns is not None for p in kit.optional_patterns(choices)]
+    return _apply(model, patterns, Rewrite(num_nodes_before=count_nodes(model)))
+
+
+def _apply(model: ir.Model, patterns: Sequence[tuple[OperatorKit, Pattern]], result: Rewrite) -> Rewrite:
+    """Try the patterns on each node, in place."""
+    kits = list({id(kit): kit for kit, _ in patterns}.values())
     check_opsets(model, kits)
     infer_shapes(model)
     editor = Editor(model)
-    patterns = [(kit, pattern) for kit in kits if kit.patterns is not None for pattern in kit.patterns()]
     adopted: dict[int, OperatorKit] = {}
     with constant_initializers(model, result):
         for place, graph in graphs_of(model):
@@ -68,6 +82,9 @@ def _adopt_node(
         result.rewritten.append(
             Rewritten(name, place, change.what, change.shape, kit.operator.op_type, change.is_compared)
         )
+        result.constants.update(change.constants)
+        result.rounded.update(change.rounded)
+        result.rounding = max(result.rounding, change.rounding)
         return kit
     if reasons:
         result.left.append(Left(name, place, node.domain, node.op_type, reasons[0]))

@@ -72,6 +72,7 @@ class _Lowerer:
             return
         entry = Rewritten(name, place, change.what, change.shape, operator.op_type, change.is_compared)
         self._result.rewritten.append(entry)
+        self._result.constants.update(change.constants)
 
     def _kit_of(self, node: ir.Node, owner: Owner) -> OperatorKit:
         """Return the kit of a node, of the version of its domain that is imported."""

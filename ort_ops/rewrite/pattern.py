@@ -27,11 +27,18 @@ class Change:
         what: the standard operators that were replaced, or that replace, such as ``MatMul+Add``.
         shape: for the report, such as that of a weight; None for an unknown one.
         is_compared: whether the change was compared by itself.
+        constants: names of stored numbers that are rounded in the old graph, with what each stands for; the new graph
+            means those.
+        rounded: names of stored tensors that the new graph holds in another element type, with its name.
+        rounding: the largest change of a number by that, relative to the number.
     """
 
     what: str
     shape: tuple[int | str | None, ...] = ()
     is_compared: bool = False
+    constants: Mapping[str, float] = field(default_factory=dict)
+    rounded: Mapping[str, str] = field(default_factory=dict)
+    rounding: float = 0.0
 
 
 class Match(Protocol):

@@ -127,6 +127,7 @@ class Check:
         by: what ran a whole model.
         limit_mib: above which weights a model is not run.
         detail: what the evaluators say of a model that they cannot run.
+        change: of an output by rounded weights, at most, relative to the output's largest number; None for none.
     """
 
     extent: Extent
@@ -137,6 +138,7 @@ class Check:
     by: tuple[str, ...] = ()
     limit_mib: int = 0
     detail: str = ""
+    change: float | None = None
 
     def __str__(self) -> str:
         text = self.extent.value.format(count=self.count, limit_mib=self.limit_mib, detail=self.detail)
@@ -148,6 +150,8 @@ class Check:
             text += f"; {self.num_undecided} more undecided, for rounding errors turn decisions"
         if self.num_unbounded:
             text += f"; {self.num_unbounded} more unbounded, for no bound limits how far they may differ"
+        if self.change is not None:
+            text += f"; rounding the weights changed an output by {self.change:.2g} of its largest number at most"
         return text
 
     @property
@@ -166,6 +170,9 @@ class Rewrite(Shown):
         num_nodes_before, num_nodes_after: of all graphs and functions, the operator's own definition not counted.
         checks: how it was proven that the model means what it meant.
         nbytes: of the weights in the rewritten model.
+        constants: names of stored numbers that were rounded, with what the rewritten model takes each for.
+        rounded: names of weights that were stored in another element type, with its name.
+        rounding: the largest change of a weight by that, relative to the weight.
     """
 
     rewritten: list[Rewritten] = field(default_factory=list)
@@ -175,6 +182,27 @@ class Rewrite(Shown):
     num_nodes_after: int = 0
     checks: list[Check] = field(default_factory=list)
     nbytes: int = 0
+    constants: dict[str, float] = field(default_factory=dict)
+    rounded: dict[str, str] = field(default_factory=dict)
+    rounding: float = 0.0
+
+    def add(self, later: Rewrite) -> None:
+        """Add what a later rewrite of the same model did."""
+        for name in ("rewritten", "left", "left_out", "checks"):
+            getattr(self, name).extend(getattr(later, name))
+        self.constants.update(later.constants)
+        self.rounded.update(later.rounded)
+        self.rounding = max(self.rounding, later.rounding)
+        self.num_nodes_after = later.num_nodes_after
+
+    @property
+    def rounding_note(self) -> str:
+        """What rounding did to the weights, in words; empty where there was none."""
+        if not self.rounded:
+            return ""
+        dtypes = " and ".join(sorted(set(self.rounded.values())))
+        count = f"{len(self.rounded)} weight{'s' if len(self.rounded) > 1 else ''}"
+        return f"{count} rounded to {dtypes}: largest relative change {self.rounding:.2g}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows, for `print_table`: what was, how many, and what became of it."""
@@ -197,6 +225,7 @@ class Rewrite(Shown):
             f"{len(self.left)} left alone"
         )
         out = [f"left out: {entry}" for entry in self.left_out]
+        out += [self.rounding_note] if self.rounded else []
         return [found, told, *out, *(f"compared: {check}" for check in self.checks)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -209,6 +238,7 @@ class Rewrite(Shown):
             "num_nodes_after": self.num_nodes_after,
             "checks": [str(check) for check in self.checks],
             "nbytes": self.nbytes,
+            **({"rounded": dict(self.rounded), "rounding": self.rounding} if self.rounded else {}),
         }
 
 

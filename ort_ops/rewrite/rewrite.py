@@ -14,12 +14,17 @@ import onnx_ir as ir
 
 from ort_ops.errors import ModelError
 from ort_ops.files.atomic import check_output
-from ort_ops.rewrite.adoption import adopt_model
+from ort_ops.models.checks import function_difference
+from ort_ops.rewrite.adoption import adopt_model, change_adopted
+from ort_ops.rewrite.choices import WEIGHT_DTYPES, Choices
 from ort_ops.rewrite.files import read_model, write_model
+from ort_ops.rewrite.graph.shapes import light_proto
 from ort_ops.rewrite.lowering import lower_model
+from ort_ops.rewrite.proof.step import check_step
+from ort_ops.rewrite.proof.whole import check_whole
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Rewrite
-from ort_ops.rewrite.whole import check_whole
+from ort_ops.rewrite.selection import SelectionError
 from ort_ops.training.check import check_training
 from ort_ops.training.file_format import KEY, find_metadata
 
@@ -32,6 +37,8 @@ def adopt(
     *,
     inputs: str | Path | None = None,
     operators: Sequence[str] | None = None,
+    fuse_activations: bool = False,
+    weight_dtype: str | None = None,
 ) -> Rewrite:
     """Write the model with registered operators in place of what their patterns find that they can stand for.
 
@@ -45,11 +52,19 @@ def adopt(
             if the model is too large for one file. Devices, FIFOs and ``-``, which is standard output, are written to.
         inputs: an .npz file with an array for each input, to compare the whole model on; None for drawn numbers.
         operators: those to adopt, each ``domain::NAME``; None for all that are registered.
+        fuse_activations: whether an operator takes in the activation that follows it, in any of its spellings. Written
+            out with rounded constants, an activation is taken for what it stands for.
+        weight_dtype: ``bfloat16`` or ``float16`` to store float32 weights in, rounded to nearest even; the result says
+            how much a weight changed, and, where the model is run, an output. The model is compared with one that has
+            the rounded weights. None to leave them as they are.
 
     Raises: ModelError for a file that is no model or is damaged; RewriteError if the rewritten model would differ,
         naming the first tensor that does; ContractError for an opset that is too old; SelectionError; OutputError.
     """
-    return _rewrite(source, target, lambda model: adopt_model(model, operators), inputs)
+    if weight_dtype not in (None, *WEIGHT_DTYPES):
+        raise SelectionError(f"the dtype of the weights must be {' or '.join(WEIGHT_DTYPES)}, got '{weight_dtype}'")
+    choices = Choices(fuse_activations, weight_dtype or "")
+    return _rewrite(source, target, lambda model: adopt_model(model, operators), inputs, choices, operators)
 
 
 def lower(
@@ -73,16 +88,37 @@ def lower(
 
 
 def _rewrite(
-    source: str | Path, target: str | Path, change: Callable[[ir.Model], Rewrite], inputs: str | Path | None = None
+    source: str | Path,
+    target: str | Path,
+    change: Callable[[ir.Model], Rewrite],
+    inputs: str | Path | None = None,
+    choices: Choices | None = None,
+    operators: Sequence[str] | None = None,
 ) -> Rewrite:
     check_output(target)
     file = read_model(source)
     model = file.load()
     result = change(model)
     result.checks.append(check_whole(file, model, result, inputs))
+    if choices:
+        before = model.clone()
+        later = change_adopted(model, choices, operators)
+        later.checks.append(check_step(file, before, model, later, inputs))
+        result.add(later)
+    _check_definitions(model)
     _check_still_trains(file.proto, model)
     result.nbytes = write_model(model, target, external=file.is_external)
     return result
+
+
+def _check_definitions(model: ir.Model) -> None:
+    """Check the definitions inside the model: the comparison of whole models has those for float64 in their place.
+
+    Raises: RewriteError for a definition that is not the one of the version that the model imports.
+    """
+    difference = function_difference(light_proto(model))
+    if difference is not None:
+        raise RewriteError(f"the rewritten model would be wrong: {difference}")
 
 
 def _check_still_trains(before: onnx.ModelProto, after: ir.Model) -> None:

@@ -18,8 +18,8 @@ from ort_ops.operators.mylinear import patterns
 from ort_ops.operators.mylinear.contract import DOMAIN
 from ort_ops.operators.mylinear.patterns import lowering as linear_lowering
 from ort_ops.rewrite import files as rewrite_files
-from ort_ops.rewrite import whole as rewrite_whole
 from ort_ops.rewrite.graph import editor as rewrite_editor
+from ort_ops.rewrite.proof import whole as rewrite_whole
 from ort_ops.rewrite.report import Extent
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
 from tests.linear_model import make_linear_model

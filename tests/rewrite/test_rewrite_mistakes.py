@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from ort_ops.operators.mylinear import patterns
 from ort_ops.rewrite import adopt, lower
-from ort_ops.rewrite import whole as rewrite_whole
 from ort_ops.rewrite.graph import editor as rewrite_editor
 from ort_ops.rewrite.graph import scaling
+from ort_ops.rewrite.proof import whole as rewrite_whole
+from ort_ops.rewrite.proof.witnesses import WITNESSES
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Extent
-from ort_ops.rewrite.witnesses import WITNESSES
 from tests.rewrite.small_models import model_of, node
 
 Array = NDArray[Any]

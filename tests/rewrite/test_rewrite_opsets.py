@@ -18,9 +18,9 @@ from ort_ops.opdef.onnx_objects import make_function
 from ort_ops.opdef.operator import ContractError
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.rewrite.files import ModelFile
+from ort_ops.rewrite.proof.whole import check_whole
 from ort_ops.rewrite.report import Extent, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import adopt, adopt_model, lower
-from ort_ops.rewrite.whole import check_whole
 from tests.linear_model import make_linear_model
 from tests.rewrite.small_models import B, W, model_of, node, run
 

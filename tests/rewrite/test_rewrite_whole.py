@@ -13,12 +13,12 @@ from onnx import TensorProto, helper
 
 from ort_ops.analysis import evaluator
 from ort_ops.cli import main as cli
-from ort_ops.rewrite import whole as rewrite_whole
 from ort_ops.rewrite.files import ModelFile, read_model
 from ort_ops.rewrite.graph.editor import Editor
+from ort_ops.rewrite.proof import whole as rewrite_whole
+from ort_ops.rewrite.proof.whole import check_whole
 from ort_ops.rewrite.report import Check, Extent, Place, Rewrite, Rewritten
 from ort_ops.rewrite.rewrite import RewriteError, adopt, lower
-from ort_ops.rewrite.whole import check_whole
 from tests.linear_model import make_linear_model
 from tests.rewrite.small_models import B, W, constant, model_of, node
 

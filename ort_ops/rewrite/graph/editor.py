@@ -113,10 +113,10 @@ class Editor:
         used = [kit for name in names if (kit := registry.find(*name, versions.get(name[0]))) is not None]
         found = [function for kit in used if (function := self._define(kit.operator, opset)) is not None]
         if found:
-            others = list(model.functions.items())
+            defined = {function.identifier(): function for function in found}
+            others = {name: function for name, function in model.functions.items() if name not in defined}
             model.functions.clear()
-            for function in found:  # before their users, as some evaluators require
-                model.functions[function.identifier()] = function
+            model.functions.update(defined)  # before their users, as some evaluators require
             model.functions.update(others)
             model.ir_version = max(model.ir_version, 8)  # model-local functions came with IR version 8
 

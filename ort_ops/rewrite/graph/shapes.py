@@ -24,6 +24,15 @@ def infer_shapes(model: ir.Model) -> None:
     weights are neither read nor copied. Where onnx cannot infer at all, nothing is noted.
     """
     register_schemas()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light_proto(model), data_prop=True)
+    except Exception:  # a model that breaks an operator's rules, which onnx reports in many ways
+        return
+    _note(model.graph, inferred.graph)
+
+
+def light_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return a model as a message, without the numbers of large tensors, which it says lie nowhere."""
     light = model.clone()
     for graph in light.graphs():
         for value in graph.initializers.values():
@@ -35,11 +44,7 @@ def infer_shapes(model: ir.Model) -> None:
                 if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
                     # Not as_tensor(), which fails for a tensor of no type.
                     node.attributes[name] = ir.AttrTensor(name, _without_numbers(attribute.value))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(ir.to_proto(light), data_prop=True)
-    except Exception:  # a model that breaks an operator's rules, which onnx reports in many ways
-        return
-    _note(model.graph, inferred.graph)
+    return ir.to_proto(light)
 
 
 def known_shape(value: ir.Value) -> ir.Shape | None:

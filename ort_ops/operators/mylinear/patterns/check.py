@@ -1,6 +1,6 @@
 """Check that a rewritten layer means what it meant, by the definitions of its operators in float64. No torch.
 
-One weight of a large model is read at a time. `ort_ops.rewrite.whole` compares models as a whole.
+One weight of a large model is read at a time. `ort_ops.rewrite.proof.whole` compares models as a whole.
 """
 
 from __future__ import annotations

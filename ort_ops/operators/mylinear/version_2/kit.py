@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.opdef.kit import OperatorKit
@@ -72,6 +72,18 @@ def _describe(node: Any) -> Any:
     return describe(node)
 
 
+def _chosen_patterns(choices: Any) -> Sequence[Any]:
+    from ort_ops.operators.mylinear.patterns.version_2 import chosen_patterns
+
+    return chosen_patterns(choices)
+
+
+def _lowering() -> Callable[..., Any]:
+    from ort_ops.operators.mylinear.patterns.version_2.lowering import lower_node
+
+    return lower_node
+
+
 KIT = OperatorKit(
     MYLINEAR_2,
     _reference,
@@ -80,6 +92,8 @@ KIT = OperatorKit(
     python_kernel=_python_kernel,
     library=_library,
     inspection=("linear", _describe),
+    optional_patterns=_chosen_patterns,
+    lowering=_lowering,
     rows="X",
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,

@@ -26,9 +26,9 @@ from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.rewrite.files import ModelFile, weights_nbytes
 from ort_ops.rewrite.graph.walk import graphs_of
+from ort_ops.rewrite.proof.witnesses import WITNESSES, Witness, with_definitions
 from ort_ops.rewrite.reasons import RewriteError
 from ort_ops.rewrite.report import Check, Extent, Rewrite
-from ort_ops.rewrite.witnesses import WITNESSES, Witness, with_definitions
 from ort_ops.training.file_format import find_metadata
 
 Array = NDArray[Any]
@@ -48,10 +48,27 @@ def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: s
     """
     if not result.rewritten:
         return Check(Extent.NOTHING)
-    if weights_nbytes(after) > _MAX_NBYTES:
-        return Check(Extent.TOO_LARGE, limit_mib=_MAX_NBYTES >> 20)
-    feeds = _feeds(before, examples)
-    old, new = WideModel.of_proto(with_definitions(before.proto), before.folder), _widened(after, before.folder)
+    if (refusal := too_large(after)) is not None:
+        return refusal
+    old = WideModel.of_proto(with_definitions(before.proto), before.folder)
+    return compare_models(old, widened(after, before.folder), result, make_feeds(before, examples))
+
+
+def too_large(model: ir.Model) -> Check | None:
+    """Return the check that says that a model is not run for its size; None if it is small enough."""
+    return Check(Extent.TOO_LARGE, limit_mib=_MAX_NBYTES >> 20) if weights_nbytes(model) > _MAX_NBYTES else None
+
+
+def compare_models(
+    old: WideModel, new: WideModel, result: Rewrite, feeds: Sequence[Callable[[], dict[str, Array]]]
+) -> Check:
+    """Compare two models; see `check_whole`.
+
+    Where the result says that stored numbers are rounded, or stand for others, both models have the new numbers in
+    their place: what is proved is all that was done beside changing them.
+    """
+    if changes := _changes(result):
+        old, new = old.with_numbers(changes), new.with_numbers(changes)
     outputs, others = ([output.name for output in model.proto.graph.output] for model in (old, new))
     if outputs != others:
         raise RewriteError(f"the rewritten model would have the outputs {others} instead of {outputs}")
@@ -77,7 +94,24 @@ def check_whole(before: ModelFile, after: ir.Model, result: Rewrite, examples: s
     return Check(extent, detail=detail)
 
 
-def _widened(model: ir.Model, folder: Path) -> WideModel:
+def _changes(result: Rewrite) -> dict[str, Callable[[Array], Array]]:
+    """Return what the step did to stored numbers, by their name."""
+    changes: dict[str, Callable[[Array], Array]] = {}
+    for name, number in result.constants.items():
+        changes[name] = lambda array, n=number: np.full_like(array, n)  # type: ignore[misc]
+    for name, dtype in result.rounded.items():
+        changes[name] = lambda array, d=dtype: _rounded(array, d)  # type: ignore[misc]
+    return changes
+
+
+def _rounded(array: Array, dtype: str) -> Array:
+    """Round numbers of float32, which are held in float64, as a cast of float32 does."""
+    with np.errstate(all="ignore"):
+        narrow = array.astype(np.float32).astype(ir.DataType(ELEMENT_TYPES[dtype].onnx_type).numpy())
+        return narrow.astype(np.float64)
+
+
+def widened(model: ir.Model, folder: Path) -> WideModel:
     """Return a rewritten model to be run in float64; ``folder`` is that of its external data."""
     defined, names = {identifier[:2] for identifier in model.functions}, registry.names()
     used = {(node.domain, node.op_type) for _, graph in graphs_of(model) for node in graph}
@@ -147,6 +181,11 @@ def _hear(
         is_only_proof: whether some node was not compared by itself. Then a tensor that differs must have a bound.
     """
     account = _Account(witness.name, is_only_proof)
+    has_bounds = witness.draws_as_bounds or not old.draws
+
+    def find_bound(name: str, number: int, feed: Mapping[str, Array]) -> Value | None:
+        return bounds.of(name, number, feed) if has_bounds else None
+
     try:
         run_old = witness.load(old.proto)
     except Exception as error:
@@ -168,7 +207,7 @@ def _hear(
             got = witness.load(new.proto)({**feed, **new.weights()})
         except Exception as error:
             raise RewriteError(f"the rewritten model does not run in {witness.name}: {_first_line(error)}") from error
-        _compare(expected, got, lambda name, n=number, f=feed: bounds.of(name, n, f), account)  # type: ignore[misc]
+        _compare(expected, got, lambda name, n=number, f=feed: find_bound(name, n, f), account)  # type: ignore[misc]
         return account
     return account
 
@@ -226,18 +265,18 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def _feeds(file: ModelFile, examples: str | Path | None) -> list[Callable[[], dict[str, Array]]]:
+def make_feeds(file: ModelFile, examples: str | Path | None) -> list[Callable[[], dict[str, Array]]]:
     """Return what makes each feed to try, floating-point numbers in float64; examples are read at once."""
     model = file.proto
     floats = {value.name for value in model_inputs(model) if value.is_floating}
 
-    def widened(feed: dict[str, Array]) -> dict[str, Array]:
+    def as_float64(feed: dict[str, Array]) -> dict[str, Array]:
         return {name: array.astype(np.float64) if name in floats else array for name, array in feed.items()}
 
     if examples is not None:
-        feed = widened(read_examples(examples, model))
+        feed = as_float64(read_examples(examples, model))
         return [lambda: feed]
     training = find_metadata(model)
     drawer = InputDrawer(model, None if training is None else training.ranges)
     sizes: list[tuple[int, int | None]] = [(2, None), (1, None), (2, 64)]
-    return [lambda s=s: widened(drawer.draw(s[0], np.random.default_rng(0), others=s[1])) for s in sizes]  # type: ignore[misc]
+    return [lambda s=s: as_float64(drawer.draw(s[0], np.random.default_rng(0), others=s[1])) for s in sizes]  # type: ignore[misc]

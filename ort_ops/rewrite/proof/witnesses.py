@@ -23,6 +23,7 @@ from ort_ops.models.complete import complete_inputs
 from ort_ops.models.nodes import OperatorNode, attach_functions, has_function, operator_nodes
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
+from ort_ops.rewrite.proof.float64_nodes import with_float64_nodes
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Any]]
@@ -34,11 +35,13 @@ class Witness:
 
     Attributes:
         takes_references: whether it runs operators that the model does not define.
+        draws_as_bounds: whether it draws the random numbers that bounds are computed with.
     """
 
     name: str
     load: Callable[[onnx.ModelProto], Run]
     takes_references: bool = True
+    draws_as_bounds: bool = True
 
     def takes(self, model: onnx.ModelProto) -> bool:
         """Whether it can run the registered operators in the model."""
@@ -103,6 +106,7 @@ def _load_onnxruntime(model: onnx.ModelProto) -> Run:
         raise ModelError(f"the model has no definition of {kit.operator.op_type} that serves all its nodes")
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
+    with_float64_nodes(shown)
     outputs = {output.name for output in shown.graph.output}
     hidden = [name for name in computed(model) if name not in outputs]
     shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in hidden)
@@ -122,5 +126,5 @@ def computed(model: onnx.ModelProto) -> list[str]:
 
 WITNESSES: Sequence[Witness] = (
     Witness("onnx's evaluator", _load_evaluator),
-    Witness("onnxruntime", _load_onnxruntime, takes_references=False),
+    Witness("onnxruntime", _load_onnxruntime, takes_references=False, draws_as_bounds=False),
 )

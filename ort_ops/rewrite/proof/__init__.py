@@ -1,0 +1,1 @@
+"""Prove that a rewritten model means what it meant. Names no operator."""
