@@ -88,10 +88,11 @@ class _Completion:
         by_name = {p.name: value for p, value in found.parameters()}
         sources = [by_name[dim[0]] for dim in absent.dims if not isinstance(dim, int)]
         same_type = [value for p, value in found.parameters() if p.type == parameter.type]
-        like = next((v for v in (*sources, *same_type) if v in same_type and v in self._fixed), None)
-        if like is not None and all(source in self._fixed for source in sources):
+        types = (self._type_of(found, v) for v in (*sources, *same_type) if v in same_type)
+        data_type = next(filter(None, types), None) if all(source in self._fixed for source in sources) else None
+        if data_type is not None and isinstance(self._container, onnx.GraphProto):
             dims = [dim if isinstance(dim, int) else self._fixed[by_name[dim[0]]][0][dim[1]] for dim in absent.dims]
-            self._store(name, dims, absent.value, self._fixed[like][1])
+            self._store(name, dims, absent.value, data_type)
             return
         like = next((v for v in (*sources, *same_type) if v in same_type), None)
         sizes = [dim for dim in absent.dims if isinstance(dim, int)]
@@ -110,6 +111,10 @@ class _Completion:
         self._added.setdefault(_first_output(found.node), []).extend(
             absent_nodes(name, absent, by_name, like, self._unused_name)
         )
+
+    def _type_of(self, found: OperatorNode, value: str) -> int | None:
+        """Return the element type of a value as far as the model states it."""
+        return self._fixed[value][1] if value in self._fixed else found.scope.element_type_of(value)
 
     def _store(self, name: str, dims: list[int], value: float, data_type: int) -> None:
         assert isinstance(self._container, onnx.GraphProto)
