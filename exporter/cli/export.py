@@ -6,6 +6,9 @@ import argparse
 
 from ort_ops.opdef.element_types import FLOATS
 
+NARROW_TYPES = ("bfloat16", "float16")
+"""Those of ``exporter.export(weight_dtype=...)``; help must not import it."""
+
 EXAMPLES = (
     "mylinear export mylinear-train/checkpoint.pt model.onnx",
     "mylinear export mylinear-train/checkpoint.pt model.onnx --target 1.17 --dtype float16",
@@ -23,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-python", metavar="PYTHON", help="a Python that has the target, to run the file there")
     dtypes = [element_type.name for element_type in FLOATS]
     parser.add_argument("--dtype", choices=dtypes, help="element type of the model (default: as trained)")
+    parser.add_argument("--weights", choices=NARROW_TYPES, help="store float32 weights so, and compute in float32")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         target=args.target,
         target_python=args.target_python,
+        weight_dtype=args.weights,
     )
     stream = summary_stream(args.output)
     worst = max(comparison.max_in_bounds for comparison in result.comparisons.values())
@@ -47,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
         f"onnxruntime agrees with torch (largest error {worst:.3f} of its bound)",
         file=stream,
     )
+    if result.weights is not None:
+        print(result.weights, file=stream)
     for name, comparison in result.comparisons.items():
         if comparison.verdict is not Verdict.OK:
             print(f"output '{name}' is not proved in full: {comparison.text}", file=stream)
     if is_stream(args.output):
         return 0
-    suffix = "" if args.dtype else f" --checkpoint {args.checkpoint}"
+    suffix = "" if args.dtype or args.weights else f" --checkpoint {args.checkpoint}"
     print(f"next: mylinear verify {result.path}{suffix}", file=stream)
     return 0

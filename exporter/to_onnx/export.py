@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from exporter.errors import ExportError, NoOperatorWarning
+from exporter.to_onnx.checks.narrow import compare_narrowed
 from exporter.to_onnx.checks.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.dynamo import export_dynamo, symbolic_only
 from exporter.to_onnx.example_call import DynamicShapes, flatten_outputs, is_plain_output, kind_of, make_example
@@ -29,6 +30,7 @@ from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
+from ort_ops.models.narrow_weights import NARROW_TYPES, Narrowed, narrow_weights
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
 from ort_ops.opdef import registry
@@ -45,6 +47,8 @@ class ExportResult(Shown):
             none. The number of one operator may also have a name of its own, `TorchKit.count_name`.
         opset, ir_version: of the model.
         comparisons: onnxruntime's outputs beside the exact ones, by output name; the worst of the batch sizes.
+        weights: which weights were rounded to ``weight_dtype``, and how far that changed them; None where it was not
+            asked for. The outputs are then compared with those of the model as it was, and the bound has room for it.
     """
 
     path: Path
@@ -52,6 +56,7 @@ class ExportResult(Shown):
     opset: int
     ir_version: int
     comparisons: dict[str, Comparison]
+    weights: Narrowed | None = None
 
     def __getattr__(self, name: str) -> int:
         """Return the number of nodes of the operator whose ``count_name`` it is."""
@@ -63,7 +68,8 @@ class ExportResult(Shown):
     def shown(self) -> list[str | Table]:
         """Return the file, and how far onnxruntime's outputs are from the exact ones."""
         told = f"{self.path}: {self.nodes_in_words}, opset {self.opset}, IR version {self.ir_version}"
-        return [told, *comparison_tables(self.comparisons)]
+        rounded = [] if self.weights is None else [str(self.weights)]
+        return [told, *rounded, *comparison_tables(self.comparisons)]
 
     @property
     def nodes_in_words(self) -> str:
@@ -96,6 +102,7 @@ def export(
     dynamic_shapes: DynamicShapes | None = None,
     metadata: Mapping[str, str] | None = None,
     training: bool = False,
+    weight_dtype: str | None = None,
 ) -> ExportResult:
     """Write ``model`` as an ONNX file in which every call of a registered operator is one node.
 
@@ -125,6 +132,9 @@ def export(
         metadata: entries for the model's metadata_props.
         training: whether to export as in training, with dropout and batch statistics; otherwise in eval mode. Random
             outputs are not compared.
+        weight_dtype: ``bfloat16`` or ``float16`` to store float32 weights in, of operators that take them so: rounded
+            to nearest, and computed in float32. The result says how far they changed; the outputs are compared with
+            those of the model as it is, within a bound that includes that. For models of at most 1.5 GiB.
 
     Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that an operator
         does not have.
@@ -133,6 +143,8 @@ def export(
         hint = "; are args and path swapped? The call is export(model, args, path)" * isinstance(path, Tensor)
         raise ExportError(f"path must be the name of a file, got {kind_of(path)}{hint}")
     check_output(path)
+    if weight_dtype is not None and weight_dtype not in NARROW_TYPES:
+        raise ExportError(f"weight_dtype must be {' or '.join(NARROW_TYPES)}, got {weight_dtype!r}")
     opset = choose_opset(engine, opset, target)
     torch_kits()  # each registers its operator with torch's exporters
     module, program = _module_of(model, engine, is_copied=training)
@@ -157,12 +169,22 @@ def export(
             axes = symbolic_only(program, inputs, axes)
         job = Job(example, program, opset, inputs, results, axes, expected_nodes, training)
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
-        write = _export_large if is_large else _export_small
-        proto, comparisons = write(job, engine, path, metadata or {}, target, target_python)
+        if is_large and weight_dtype is not None:
+            raise ExportError(
+                "weight_dtype takes models of at most 1.5 GiB; export without it, then `mylinear adopt --weights "
+                f"{weight_dtype}` the file"
+            )
+        narrowed = None
+        if is_large:
+            proto, comparisons = _export_large(job, engine, path, metadata or {}, target, target_python)
+        else:
+            proto, comparisons, narrowed = _export_small(
+                job, engine, path, metadata or {}, target, target_python, weight_dtype
+            )
     num_nodes = dict(count_in_model(proto))
     if not num_nodes:
         warnings.warn(NoOperatorWarning(_no_operator()), stacklevel=2)
-    return ExportResult(Path(path), num_nodes, opset, proto.ir_version, comparisons)
+    return ExportResult(Path(path), num_nodes, opset, proto.ir_version, comparisons, narrowed)
 
 
 def _no_operator() -> str:
@@ -215,16 +237,29 @@ def _export_small(
     metadata: Mapping[str, str],
     target: str | None,
     target_python: str | Path | None,
-) -> tuple[onnx.ModelProto, dict[str, Comparison]]:
+    weight_dtype: str | None,
+) -> tuple[onnx.ModelProto, dict[str, Comparison], Narrowed | None]:
     proto = export_dynamo(job) if engine == "dynamo" else export_torchscript(job)
     check_value_names(proto, job.inputs, job.outputs)
+    raw = proto.SerializeToString() if weight_dtype else b""
     finish(proto, job.opset, metadata)
     comparisons = job.compare(proto)
+    narrowed = None
+    if weight_dtype is not None:
+        original, proto = proto, onnx.load_model_from_string(raw)
+        narrowed = narrow_weights(proto, weight_dtype)
+        if not narrowed.names:
+            reasons = [f"'{name}': {reason}" for name, reason in narrowed.left.items()]
+            why = "; ".join(reasons) or "it takes float32 ones of operators that have it"
+            raise ExportError(f"the model has no weight to be stored in {weight_dtype}: {why}")
+        finish(proto, job.opset, metadata)
+        if job.is_comparable():
+            comparisons = compare_narrowed(original, proto, narrowed, job)
     with open_atomically(path) as temporary:
         onnx.save(proto, temporary)
         if target is not None and target_python is not None:
             _run_on_target(job, proto, temporary, target, target_python)
-    return proto, comparisons
+    return proto, comparisons, narrowed
 
 
 def _export_large(

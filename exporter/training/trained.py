@@ -25,12 +25,13 @@ def export_checkpoint(
     dtype: str | None = None,
     target: str | None = None,
     target_python: str | Path | None = None,
+    weight_dtype: str | None = None,
 ) -> ExportResult:
     """Export the network in a checkpoint, raw rows in, raw targets or logits out.
 
     Args:
         checkpoint: written by `mylinear train`.
-        path, engine, opset, target, target_python: as in `exporter.export`.
+        path, engine, opset, target, target_python, weight_dtype: as in `exporter.export`.
         dtype: element type of the exported model; by default that of the training.
 
     Raises: CheckpointError, ExportError, ContractError.
@@ -45,6 +46,7 @@ def export_checkpoint(
         opset=opset,
         target=target,
         target_python=target_python,
+        weight_dtype=weight_dtype,
         metadata=metadata(trained),
     )
 

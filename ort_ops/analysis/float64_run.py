@@ -205,7 +205,7 @@ class _Spread:
 
     def finish_group(self, scale: float) -> None:
         """Take the runs so far as one group of errors, which are independent of those of others."""
-        found = [_pooled(squares / count) for squares, count in self.kinds.values()]
+        found = [pooled(squares / count) for squares, count in self.kinds.values()]
         if found:
             self.variance = self.variance + np.max(found, axis=0) / scale**2
         self.kinds = {}
@@ -219,12 +219,12 @@ class _Spread:
         bound = np.broadcast_to(np.sqrt(self.variance), shape)
         undecided = np.broadcast_to(self.undecided | (self.turned > bound), shape)
         bound = np.where(undecided, bound, bound + self.turned)
-        if _is_vacuous(bound, self.exact, ~undecided):
+        if is_vacuous(bound, self.exact, ~undecided):
             return Value(self.exact, np.full(shape, np.inf), self.element_type, undecided, bound)
         return Value(self.exact, bound, self.element_type, undecided)
 
 
-def _is_vacuous(bound: Array, exact: Array, where: Array) -> bool:
+def is_vacuous(bound: Array, exact: Array, where: Array) -> bool:
     """Whether a bound is larger than the values themselves, in the mean, so that it proves nothing."""
     where = where & np.isfinite(exact)
     if not where.any():
@@ -249,7 +249,7 @@ def _change(value: Any, exact: Array) -> tuple[Array | None, Any]:
     return np.where(is_number, change, 0.0), ~is_number
 
 
-def _pooled(variance: Array) -> Array:
+def pooled(variance: Array) -> Array:
     """Return each element's variance, and at least what its row and its column (the last axis) let expect."""
     if variance.ndim < 2 or not variance.size:
         return variance
