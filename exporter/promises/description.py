@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product, zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from exporter.promises.subject import BrokenError, Overload, Subject, attempt, m
 from ort_ops.models.nodes import check_operator_nodes
 from ort_ops.native import library
 from ort_ops.numerics.bound import ROUNDED
+from ort_ops.opdef import registry
 from ort_ops.opdef.kit import OperatorKit
 from ort_ops.opdef.onnx_objects import register_schema
+from ort_ops.opdef.operator import Operator
 from ort_ops.opdef.shapes import Shape, format_shape
 
 
@@ -122,7 +124,7 @@ def _check_reference(kit: OperatorKit, overload: Overload) -> str:
     proves = [False] * len(kit.operator.outputs)
     for call in overload.calls:
         results, bounds = list(kit.reference(call)), list(kit.bound(call, ROUNDED))
-        for index, (result, bound) in enumerate(itertools.zip_longest(results, bounds)):
+        for index, (result, bound) in enumerate(zip_longest(results, bounds)):
             if index >= len(proves) or result is None:
                 raise BrokenError(f"{call.label}: it must have {len(proves)} results and bounds, one for each output")
             output = kit.operator.outputs[index].argument
@@ -159,32 +161,75 @@ def _check_cpp(kit: OperatorKit, name: str) -> Promise | str:
         except AttributeError:
             note = "the library does not say what it has, so nothing compares it with the description"
             return Promise("description in C++", name, Outcome.NOT_MADE, note)
-    found = [d for d in described if (d["domain"], d["name"], d["since_version"]) == operator.key]
+    found = [d for d in described if (d["domain"], d["name"]) == operator.key[:2] and _serves(d, operator)]
     if not found:
         raise BrokenError(f"{path} has no {operator.op_type} of version {operator.since_version}")
+    for one in found:
+        newest = max(other.since_version for other in _versions(operator) if _serves(one, other))
+        if operator.since_version == newest:
+            _check_same(one, operator)
+        else:
+            _check_superset(one, operator)
+    return "the same inputs, outputs, attributes and types as in Python"
+
+
+def _versions(operator: Operator) -> list[Operator]:
+    """Return the registered operators of a name."""
+    return [operator, *(kit.operator for kit in registry.kits() if kit.operator.op_type == operator.op_type)]
+
+
+def _serves(described: Mapping[str, Any], operator: Operator) -> bool:
+    """Whether a kernel runs nodes of an operator's version."""
+    since = described["since_version"]
+    return bool(since <= operator.since_version <= described.get("end_version", since))
+
+
+def _check_same(described: Mapping[str, Any], operator: Operator) -> None:
+    """Check that a kernel says the same as the description of the newest version that it serves."""
     expected: dict[str, Any] = {
         "types": [{"name": v.name, "types": list(v.dtypes)} for v in operator.variables],
         "inputs": [(p.name, p.type.name, p.is_optional) for p in operator.inputs],
         "outputs": [(p.name, p.type.name, p.is_optional) for p in operator.outputs],
         "attributes": [(a.name, a.kind, a.is_required) for a in operator.attributes],
-        "allowed": [list(combination) for combination in operator.allowed],
     }
-    for one in found:
-        got = {
-            "types": one["types"],
-            "inputs": [(p["name"], p["type"], p["optional"]) for p in one["inputs"]],
-            "outputs": [(p["name"], p["type"], p["optional"]) for p in one["outputs"]],
-            "attributes": [(a["name"], a["kind"], a["required"]) for a in one["attributes"]],
-            "allowed": one.get("allowed", []),
-        }
-        for what, wanted in expected.items():
-            if got[what] != wanted:
-                raise BrokenError(f"C++ has the {what} {got[what]}, Python {wanted}")
-        for stated, attribute in zip(one["attributes"], operator.attributes, strict=True):
-            default = stated.get("default")
-            if default is not None and attribute.default is not None and not _is_equal(default, attribute.default):
-                raise BrokenError(f"the default of {attribute.name} is {default} in C++, {attribute.default} in Python")
-    return "the same inputs, outputs, attributes and types as in Python"
+    got = {
+        "types": described["types"],
+        "inputs": [(p["name"], p["type"], p["optional"]) for p in described["inputs"]],
+        "outputs": [(p["name"], p["type"], p["optional"]) for p in described["outputs"]],
+        "attributes": [(a["name"], a["kind"], a["required"]) for a in described["attributes"]],
+    }
+    for what, wanted in expected.items():
+        if got[what] != wanted:
+            raise BrokenError(f"C++ has the {what} {got[what]}, Python {wanted}")
+    allowed = [list(bound.values()) for bound in operator.overloads()]
+    overloads = described.get("overloads") or allowed
+    is_partial = "CPU" not in described.get("provider", "CPU")  # a device may lack some
+    if overloads != allowed and not (is_partial and all(overload in allowed for overload in overloads)):
+        raise BrokenError(f"C++ has the combinations of types {overloads}, Python {allowed}")
+    for stated, attribute in zip(described["attributes"], operator.attributes, strict=True):
+        default = stated.get("default")
+        if default is not None and attribute.default is not None and not _is_equal(default, attribute.default):
+            raise BrokenError(f"the default of {attribute.name} is {default} in C++, {attribute.default} in Python")
+
+
+def _check_superset(described: Mapping[str, Any], operator: Operator) -> None:
+    """Check that a kernel of a newer version takes every call of an older one."""
+    for what, formal in (("inputs", operator.inputs), ("outputs", operator.outputs)):
+        got = [(p["name"], p["optional"]) for p in described[what]]
+        wanted = [(p.name, p.is_optional) for p in formal]
+        if got[: len(wanted)] != wanted or not all(is_optional for _, is_optional in got[len(wanted) :]):
+            raise BrokenError(f"C++ has the {what} {got}, Python {wanted}")
+    known = {a["name"]: (a["kind"], a["required"]) for a in described["attributes"]}
+    own = {a.name: (a.kind, a.is_required) for a in operator.attributes}
+    if own.items() - known.items() or any(required for name, (_, required) in known.items() if name not in own):
+        raise BrokenError(f"C++ has the attributes {known}, Python {own}")
+    variables = [variable["name"] for variable in described["types"]]
+    overloads = described.get("overloads") or [list(o) for o in product(*(v["types"] for v in described["types"]))]
+    for bound in operator.overloads():
+        by_name = {p.name: bound[p.type] for p in (*operator.inputs, *operator.outputs)}
+        of_variable = {p["type"]: by_name[p["name"]] for p in (*described["inputs"], *described["outputs"])}
+        if [of_variable.get(name) for name in variables] not in overloads:
+            raise BrokenError(f"C++ has no kernel for {', '.join(bound.values())}, of version {operator.since_version}")
 
 
 def _is_equal(default: Any, other: Any) -> bool:

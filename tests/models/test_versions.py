@@ -15,11 +15,17 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from ort_ops import InferenceSession, KernelError, register
 from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.nodes import attach_functions, check_operator_nodes, domain_version, import_oldest_versions
+from ort_ops.native import library
 from ort_ops.opdef import registry
 from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR
 from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2
 
-KERNELS = ("python", "body")
+_STATUS = library.status()
+KERNELS = [
+    *(["cpp"] if _STATUS.is_usable and _STATUS.versions.get(MYLINEAR.name, 0) >= 2 else []),
+    *(["python"] if _STATUS.is_usable else []),
+    "body",
+]
 X = np.array([[1.0, -2.0, 0.5], [3.0, 0.25, -1.0]], np.float32)
 WEIGHTS = np.array([[1.0, 2.0, -4.0], [0.5, -1.0, 2.0], [-3.0, 1.0, 1.0]], np.float32)
 
@@ -129,7 +135,7 @@ def mixed_model(version: int) -> onnx.ModelProto:
 
 
 # In a function, onnxruntime infers types of an operator only by its definition, which the body brings by itself.
-@pytest.mark.parametrize(("kernels", "with_definition"), [("python", True), ("body", True), ("body", False)])
+@pytest.mark.parametrize(("kernels", "with_definition"), [*((name, True) for name in KERNELS), ("body", False)])
 def test_a_function_may_import_an_older_version_than_its_model(kernels: str, with_definition: bool) -> None:
     model = mixed_model(2)
     assert [found.operator.since_version for found in check_operator_nodes(model)] == [2, 1]

@@ -50,7 +50,8 @@ class Activation:
         ends: its values at -infinity and +infinity.
         least: where it is least, if it is not monotonic.
         relative, cancelling, span: of the error of an evaluation, in this module's formula.
-        doubles: whether its formula may double a number before it halves it, so that the largest ones overflow.
+        doubles: whether torch's kernel doubles a number before it halves it, so that one of half the largest becomes
+            infinite, and infinity NaN.
     """
 
     exact: Callable[[Array], Any]

@@ -12,11 +12,14 @@ x/2 (1 - 1) is -inf 0 the result is NaN:
 
     none        x
     relu        max(x, 0); NaN stays NaN
-    gelu        x/2 (1 + erf(x / sqrt 2))                                     NaN at -inf
+    gelu        x/2 (1 + erf(x / sqrt 2))                                     NaN at -inf; see below
     gelu_tanh   x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))                 NaN at -inf
     silu        x / (1 + exp(-x))                                             NaN at -inf
     sigmoid     1 / (1 + exp(-x))
     tanh        tanh(x)
+
+At +inf gelu is +inf. A kernel may also return +inf from half the largest number of the sum's type on, and NaN at +inf:
+torch 2.13 does both in float32, where onnxruntime's kernels and ours do neither.
 
 The sign of a zero is free. What version 1 says of partial sums that overflow holds here too: the activation is applied
 to whatever the sum may then be.

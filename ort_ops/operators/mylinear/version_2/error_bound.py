@@ -75,4 +75,5 @@ def through_activation(activation: Activation, total: Array, bound: Bound, eleme
         is_infinite = bound.above if np.isposinf(high) else np.zeros_like(is_free)
         if activation.doubles:
             is_infinite = is_infinite | (total + off >= accumulator.largest / 2)
+            is_nan = is_nan | bound.above | (total + off >= accumulator.largest)
     return Bound(error, is_infinite | is_nan, is_nan)
