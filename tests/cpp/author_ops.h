@@ -109,6 +109,34 @@ struct Other {
   }
 };
 
+// Has kernels for some combinations of its element types only.
+struct Some {
+  static constexpr char kDomain[] = "test.domain";
+  static constexpr char kName[] = "SOME";
+  static constexpr int kSinceVersion = 1;
+  static constexpr int kEndVersion = 7;
+  static constexpr ort::TypeVariable kTypes[] = {{"T", {ort::kFloat64, ort::kFloat32}},
+                                                 {"U", {ort::kFloat32, ort::kFloat16, ort::kInt8}}};
+  static constexpr ort::ElementType kOverloads[][2] = {
+      {ort::kFloat64, ort::kFloat32}, {ort::kFloat32, ort::kInt8}, {ort::kFloat32, ort::kFloat16}};
+  static constexpr ort::Parameter kInputs[] = {{"X", "T"}, {"Z", "U"}, {"I", "int64"}};
+  static constexpr ort::Parameter kOutputs[] = {{"Y", "U"}};
+
+  struct Kernel {
+    explicit Kernel(const ort::KernelInfo&) {}
+    void compute(const ort::Call&) const {}
+  };
+};
+struct WithoutFloat64 : Some {
+  static constexpr ort::ElementType kOverloads[][2] = {{ort::kFloat32, ort::kInt8}};
+};
+struct WithImpossible : Some {
+  static constexpr ort::ElementType kOverloads[][2] = {{ort::kFloat32, ort::kInt8}, {ort::kInt8, ort::kInt8}};
+};
+struct WithTooFew : Some {
+  static constexpr ort::ElementType kOverloads[][1] = {{ort::kFloat32}};
+};
+
 struct Elsewhere : Scale {
   static constexpr char kDomain[] = "test.other";
 };

@@ -35,6 +35,23 @@ void test_what_onnxruntime_is_told() {
   CHECK(other.GetInputType(&other, 1) == ort::kUint8 && other.GetOutputType(&other, 0) == ort::kFloat16);
 }
 
+void test_listed_overloads() {
+  const Release release("1.24.4", 24);
+  static_assert(ort::num_overloads<Some>() == 3 && ort::num_overloads<WithoutFloat64>() == 1);
+  static_assert(ort::has_possible_overloads<Scale>() && ort::has_possible_overloads<Some>());
+  static_assert(!ort::has_possible_overloads<WithImpossible>() && !ort::has_possible_overloads<WithTooFew>());
+  const int expected[][2] = {
+      {ort::kFloat64, ort::kFloat32}, {ort::kFloat32, ort::kInt8}, {ort::kFloat32, ort::kFloat16}};
+  for (size_t i = 0; i < 3; ++i) {
+    const ort::CustomOp<Some> op({release.api(), 24}, i);
+    CHECK(op.GetInputType(&op, 0) == expected[i][0] && op.GetInputType(&op, 1) == expected[i][1]);
+    CHECK(op.GetInputType(&op, 2) == ort::kInt64 && op.GetOutputType(&op, 0) == expected[i][1]);
+  }
+  OrtSessionOptions options;
+  ort::add_operators(ort::Runtime{release.api(), 24}, Machine{1}, &options, ort::TypeList<Some>{});
+  CHECK(options.domains.size() == 1 && options.domains[0]->ops.size() == 3);
+}
+
 void test_attributes() {
   const Release release("1.24.4", 24);
   Node plain(release, 24);
@@ -152,6 +169,7 @@ void test_shape_inference() {
 
 int main() {
   mylinear::test_what_onnxruntime_is_told();
+  mylinear::test_listed_overloads();
   mylinear::test_attributes();
   mylinear::test_what_a_node_leaves_out();
   mylinear::test_failures_become_statuses();

@@ -5,10 +5,12 @@ namespace mylinear {
 namespace {
 
 void test_description() {
-  const std::string text = ort::describe(ort::TypeList<Scale, Other>{});
+  const std::string text = ort::describe(ort::TypeList<Scale, Other, Some>{});
   for (const char* part :
        {"[{\"domain\": \"test.domain\", \"name\": \"SCALE\", \"since_version\": 3",
-        "{\"name\": \"T\", \"types\": [\"float64\", \"float32\"]}",
+        "\"since_version\": 3, \"end_version\": 3", "\"since_version\": 1, \"end_version\": 7",
+        "{\"name\": \"T\", \"types\": [\"float64\", \"float32\"]}", "\"overloads\": []",
+        "\"overloads\": [[\"float64\", \"float32\"], [\"float32\", \"int8\"], [\"float32\", \"float16\"]]",
         "{\"name\": \"OFFSET\", \"type\": \"T\", \"optional\": true, \"argument\": \"offset\"}",
         "{\"name\": \"alpha\", \"kind\": 1, \"required\": false, \"default\": 0.5}",
         "{\"name\": \"mode\", \"kind\": 3, \"required\": false, \"default\": \"plain\"}",

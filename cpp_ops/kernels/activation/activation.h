@@ -16,7 +16,7 @@
 //                       float   double
 //   relu                0       0
 //   gelu, x >= 0        4       4
-//   gelu, x < 0         7       10
+//   gelu, x < 0         7       14
 //   gelu_tanh, x >= 0   3       3
 //   silu                3.5     3.5
 //   sigmoid             2.5     2.5
