@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -18,9 +19,9 @@ from exporter.to_onnx.simplify import simplify
 from exporter.torch_ops.counting import count_calls
 from exporter.training_step.graphs import store
 from exporter.training_step.network import Network, kept_buffers
-from ort_ops.models.nodes import domain_version, types_by_operator
-from ort_ops.opdef import registry
+from ort_ops.models.nodes import definitions, domain_version, import_oldest_versions
 from ort_ops.opdef.onnx_objects import make_function
+from ort_ops.opdef.operator import Operator
 from ort_ops.training.file_format import FUNCTION_DOMAIN
 
 NAME = "Inference"
@@ -106,6 +107,7 @@ def add_function(proto: onnx.ModelProto, inference: Inference) -> None:
     for entry in (*inference.proto.opset_import, helper.make_opsetid(FUNCTION_DOMAIN, 1)):
         if entry.domain not in imported:
             proto.opset_import.add(domain=entry.domain, version=entry.version)
+    import_oldest_versions(proto)  # training may need an older one of a domain than eval mode
 
 
 def _add_definitions(proto: onnx.ModelProto, other: onnx.ModelProto) -> None:
@@ -116,9 +118,24 @@ def _add_definitions(proto: onnx.ModelProto, other: onnx.ModelProto) -> None:
         if key not in own:
             proto.functions.append(function)
         elif own[key] != function:
-            kit = registry.find(*key)
-            if kit is None:
+            parts = [
+                found
+                for model in (proto, other)
+                for found in definitions(model)
+                if (found[0].domain, found[0].name) == key
+            ]
+            if not parts:
                 raise ExportError(f"function '{key[0]}::{key[1]}' differs between training and eval mode")
-            types = [types_by_operator(model)[kit.operator.key] for model in (proto, other)]
-            both = {name: types[0].get(name, set()) | types[1].get(name, set()) for name in {*types[0], *types[1]}}
-            own[key].CopyFrom(make_function(kit.operator, domain_version(proto, ""), both))
+            newest = max((operator for operator, _ in parts), key=lambda operator: operator.since_version)
+            own[key].CopyFrom(make_function(newest, domain_version(proto, ""), _types_of(newest, parts)))
+
+
+def _types_of(newest: Operator, parts: Sequence[tuple[Operator, Mapping[str, set[str]]]]) -> dict[str, set[str]]:
+    """Return the element types of an operator's variables, from those of several versions of it."""
+    both: dict[str, set[str]] = {}
+    for operator, types in parts:
+        variables = {p.name: p.type.name for p in (*operator.inputs, *operator.outputs)}
+        for parameter in (*newest.inputs, *newest.outputs):
+            if parameter.name in variables:
+                both.setdefault(parameter.type.name, set()).update(types.get(variables[parameter.name], ()))
+    return both
