@@ -165,10 +165,10 @@ def _run_in_types(calls: Sequence[NodeCall], rows: Sequence[NodeRows], types: Ty
                 if key not in runners:
                     runners[key] = row.backend.open_node(node, call)
                 got = runners[key](call)
-                row.dtypes[call.element_type.name] = None
+                row.dtypes[_types_in_words(call)] = None
                 results = list(compared(call, got, expected, row.backend))
                 row.add(
-                    node_call.call.label,
+                    _label(node_call.call),
                     node_call.is_edge,
                     worst_of([comparison for _, comparison, _, _ in results]),
                     max(ulp for _, _, ulp, _ in results),
@@ -178,6 +178,27 @@ def _run_in_types(calls: Sequence[NodeCall], rows: Sequence[NodeRows], types: Ty
                 if not row.backend.is_definition and not (has_ordinary and node_call.is_edge):
                     proved |= {i for i, comparison, _, _ in results if comparison.is_proof}
     return proved
+
+
+def _types_in_words(call: Call) -> str:
+    """Return the element type of the first output, and the floating-point ones that differ: ``float32, w float16``."""
+    words = [call.element_type.name]
+    for variable in call.operator.variables:
+        found = call.types.get(variable.name)
+        if found is not None and found.is_floating and found != call.element_type:
+            argument = next(p.argument for p in (*call.operator.inputs, *call.operator.outputs) if p.type == variable)
+            words.append(f"{argument} {found.name}")
+    return ", ".join(words)
+
+
+def _label(call: Call) -> str:
+    """Return the node's label, with what it chose among the few values of an attribute."""
+    chosen = [
+        f"{a.name} {call.attributes[a.name]}"
+        for a in call.operator.attributes
+        if a.choices and call.attributes.get(a.name, a.default) != a.default
+    ]
+    return f"{call.label} ({', '.join(chosen)})" if chosen else call.label
 
 
 def compared(
