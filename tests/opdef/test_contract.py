@@ -23,6 +23,7 @@ from ort_ops.operators.mylinear.contract import (
     infer_shape,
 )
 from ort_ops.operators.mylinear.reference import linear as numpy_linear
+from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2
 from tests.cases import numpy_dtype
 from tests.linear_model import make_linear_model
 
@@ -77,14 +78,15 @@ def test_bad_shapes_give_one_message_everywhere(shapes: list[tuple[int, ...] | N
 def test_bad_dtypes_give_one_message_everywhere(dtypes: tuple[str | None, ...], message: str) -> None:
     shapes: list[tuple[int, ...] | None] = [(2, 3), (5, 3), (5,)]
     arrays = zeros(shapes, dtypes)
-    for run in (
-        lambda: check_arguments(shapes, dtypes),
-        lambda: numpy_linear(*arrays),
-        lambda: torch_linear(*map(from_numpy, arrays)),
-    ):
+    for run in (lambda: check_arguments(shapes, dtypes), lambda: numpy_linear(*arrays)):
         with pytest.raises(ContractError) as caught:
             run()
         assert str(caught.value) == message
+    with pytest.raises(ContractError) as told:
+        torch_linear(*map(from_numpy, arrays))  # it takes what version 2 takes
+    with pytest.raises(ContractError) as expected:
+        MYLINEAR_2.bind(dtypes)
+    assert str(told.value) == str(expected.value)
 
 
 def test_results_beyond_addressable_memory_are_refused() -> None:

@@ -66,6 +66,12 @@ def _library() -> str:
     return library_path(MYLINEAR_2.name, MYLINEAR_2.since_version)
 
 
+def _cuda_library() -> str:
+    from ort_ops.native.cuda import library_path
+
+    return library_path()
+
+
 def _describe(node: Any) -> Any:
     from ort_ops.operators.mylinear.version_2.inspection import describe
 
@@ -91,6 +97,7 @@ KIT = OperatorKit(
     _samples,
     python_kernel=_python_kernel,
     library=_library,
+    cuda_library=_cuda_library,
     inspection=("linear", _describe),
     optional_patterns=_chosen_patterns,
     lowering=_lowering,
