@@ -15,7 +15,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `mylinear check`."""
-    parser.add_argument("name", metavar="NAME", help="of an installed operator: NAME, or domain::NAME")
+    parser.add_argument("name", metavar="NAME", help="of an operator: NAME, domain::NAME, or NAME@1 of version 1")
     parser.add_argument("--seed", type=seed, default=0, help="of the samples (default: 0)")
     parser.add_argument(
         "--compile",

@@ -26,11 +26,20 @@ class UnknownOperatorError(MylinearError, LookupError):
 
 
 def find_kit(name: str) -> OperatorKit:
-    """Return the newest kit of an operator, by ``NAME`` or ``domain::NAME``. Raises: UnknownOperatorError."""
-    domain, _, short = name.rpartition("::")
+    """Return the newest kit of an operator, by ``NAME`` or ``domain::NAME``; ``NAME@1`` is that of version 1.
+
+    Raises: UnknownOperatorError.
+    """
+    full, _, version = name.partition("@")
+    domain, _, short = full.rpartition("::")
     kits = registry.kits()
     named = [kit for kit in kits if kit.operator.name == short and domain in ("", kit.operator.domain)]
     found = {kit.operator.op_type for kit in named}
+    if version and len(found) == 1:
+        versions = {str(kit.operator.since_version): kit for kit in named}
+        if version not in versions:
+            raise UnknownOperatorError(f"{full} has no version '{version}'; there are {', '.join(sorted(versions))}")
+        return versions[version]
     if len(found) == 1:
         return max(named, key=lambda kit: kit.operator.since_version)
     if found:

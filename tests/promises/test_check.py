@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from exporter.promises import in_torch
-from exporter.promises.check import UnknownOperatorError, check_operator
+from exporter.promises.check import UnknownOperatorError, check_operator, find_kit
 from exporter.promises.description import description_promises
 from exporter.promises.kernels import kernel_promises
 from exporter.promises.result import OperatorCheck, Outcome, Promise, PromiseError
@@ -247,5 +247,10 @@ def test_an_operator_that_nobody_knows_is_one_line(capsys: pytest.CaptureFixture
     assert "no installed operator is called 'NoSuchOperator'; there are " in said
     assert said.count("\n") == 1
     kit = registry.kits()[0]
+    newest = registry.newest_version(kit.operator.domain)
+    assert find_kit(f"{kit.operator.op_type}@{kit.operator.since_version}") is kit
+    assert find_kit(kit.operator.op_type).operator.since_version == newest
+    with pytest.raises(UnknownOperatorError, match=r"has no version '99'; there are 1, 2"):
+        find_kit(f"{kit.operator.name}@99")
     with pytest.raises(UnknownOperatorError, match="must be registered"):
         check_operator(replace(kit))

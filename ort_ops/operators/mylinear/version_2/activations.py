@@ -12,12 +12,13 @@ over all float32 numbers with a stride of 1024, those from -20 to 20, and as man
     gelu                  6.0               5.1 |x|, 17.8 at the most      torch; onnxruntime 2.2 and 1.4
     gelu_tanh             4.0               3.7 |x|, 25.8 at the most      onnxruntime, float64; float32 3.4, 10.6
     silu                  2.0               1.2 |x|,  0.7 at the most      onnxruntime, torch
-    sigmoid               2.8               2.3 (of 1)                     onnxruntime in float32
+    sigmoid               2.8               3.0 (of 1)                     onnxruntime in float32
     tanh                  7.8               (relative)                     onnxruntime, float64; float32 5.5
     tanh, |x| < 2^-126    103 times the smallest number                    onnxruntime in float32
 
-A test repeats this (``pytest -m "" tests/operators/test_activations.py``): in CI with a stride, and if asked by all
-2^32 numbers of float32. A kernel in C++ may be 4 units in the last place off, which are at most 8 u.
+A test repeats this, ``pytest -m "" tests/operators/test_activations.py``: with a stride, and where it is asked for the
+slow ones, with all 2^32 numbers of float32. Of those, onnxruntime 1.32 reaches 0.80 of what is allowed in tanh, 0.75 in
+sigmoid and 0.25 in silu. A kernel in C++ may be 4 units in the last place off, which are at most 8 u.
 """
 
 from __future__ import annotations
