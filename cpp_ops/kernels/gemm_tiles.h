@@ -13,6 +13,7 @@
 #include "kernels/gemm.h"
 #include "kernels/micro_kernel.h"
 #include "kernels/short_rows.h"
+#include "kernels/wide_panels.h"
 
 namespace mylinear::kernels {
 
@@ -34,6 +35,7 @@ struct Gemm : MicroKernel<Tag, S, SW> {
   using typename Base::T;
   using typename Base::Vec;
   using Short = ShortRows<Tag, S, kMr, SW>;
+  using Wide = WidePanels<Tag, S, kMr, SW>;
   using Finish = Epilogue<Tag, S>;
 
   // A block of K: a few rows of X and four of W, this long, lie in an L1 of 32 KiB.
@@ -166,7 +168,7 @@ struct Gemm : MicroKernel<Tag, S, SW> {
     alignas(64) Held held[kMaxHeld];
     alignas(64) T sums[kConverts ? kMc * kNc : 1];
     Strip strip{};
-    strip.K = p.K;
+    strip.K = strip.w_stride = p.K;
     strip.columns = columns;
     const size_t block = block_length(p.K);
     strip.bias = p.bias ? bias : nullptr;
@@ -197,6 +199,14 @@ struct Gemm : MicroKernel<Tag, S, SW> {
       if constexpr (Simd::kHasPanels) {
         if (Short::is_short(p, rows, columns)) {
           return short_tile(p, strip, rows, w, sums, y, is_dot);
+        }
+      }
+      if constexpr (Wide::kWidens) {
+        if (passes >= Wide::kMinPasses) {
+          Wide::run(strip, rows);
+          strip.k += strip.length;
+          if (strip.k < p.K) continue;
+          return Finish::activate(p.activation, y, p.N, rows, columns);
         }
       }
       dot_panels = is_dot && p.w_can_dot ? ~uint64_t{0} : 0;

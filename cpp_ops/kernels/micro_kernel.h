@@ -33,7 +33,8 @@ struct MicroKernel : Elements<Tag, S> {
   struct Strip {
     const Held* x;  // rows `x_stride` apart
     size_t x_stride;
-    const SW* w;  // rows K apart
+    const SW* w;  // rows `w_stride` apart
+    size_t w_stride;
     size_t K;
     size_t columns;
     size_t k;
@@ -171,7 +172,7 @@ struct MicroKernel : Elements<Tag, S> {
       }
       const SW* w[kNr];  // the last row again where there are fewer than four
 #pragma GCC unroll 4
-      for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.K;
+      for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.w_stride;
       // Next come the four rows behind, or after the last ones the next block of the first.
       const bool is_last = j + count == s.columns;
       const bool is_end = s.k + s.length == s.K;

@@ -5,7 +5,8 @@
 // it sums (missing elements are zero), store(S*, Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b),
 // sum4(const Vec[4], Scalar[4]), and keep(Vec*), which keeps the compiler from loading a value anew for each
 // use. Loads and stores need no alignment. Where kHasPanels is true there are also kSumOrder, the lanes in
-// the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). A third one,
+// the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). Where kHasScale is
+// true, scale(v, n) is v 2^n, rounded once. A third struct,
 // Bfloat, is Float again where there is no instruction for dot products of bfloat16; see isa/avx512_bf16.cc.
 #ifndef MYLINEAR_KERNELS_SIMD_H_
 #define MYLINEAR_KERNELS_SIMD_H_
@@ -21,6 +22,7 @@ namespace mylinear::kernels {
 struct NoDot {
   static constexpr bool kHasDot = false;
   static constexpr bool kHasPanels = false;
+  static constexpr bool kHasScale = false;
 };
 template <class Simd, bool kHasDot = Simd::kHasDot>
 struct Operands {

@@ -40,7 +40,7 @@ struct Stated {
 Stated stated(Activation activation, bool is_double) {
   switch (activation) {
     case Activation::kGelu:
-      return {4, is_double ? 14.0 : 7.0};
+      return {4, is_double ? 14.0 : 9.0};
     case Activation::kGeluTanh:
       return {3, 1.2};
     case Activation::kSilu:

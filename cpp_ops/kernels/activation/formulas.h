@@ -38,9 +38,10 @@ struct Formulas {
     return sum;
   }
 
-  // z = n ln(2) - r, n whole, |r| at most about ln(2)/2.
+  // z = n ln(2) - r, n whole, |r| at most about ln(2)/2; `shifted` is n + kMagic.
   struct Reduced {
-    W n;
+    V n;
+    V shifted;
     V r;
   };
   // Of z = high + low >= 0; `high` has so few bits that its difference from n kLn2High is exact.
@@ -48,53 +49,48 @@ struct Formulas {
   MYLINEAR_INLINE Reduced reduce(V high, V low) {
     V whole = high;
     if constexpr (kHasLow) whole += low;
-    const V shifted = whole * C::kLog2e + C::kMagic;
+    const V shifted = fma(whole, all(C::kLog2e), all(C::kMagic));
     const V n = shifted - C::kMagic;
     V r = fma(n, all(C::kLn2Low), fma(n, all(C::kLn2High), -high));
     if constexpr (kHasLow) r -= low;
-    return {(W)shifted - (W)all(C::kMagic), r};
+    return {n, shifted, r};
   }
 
   // e^r - 1
   MYLINEAR_INLINE V small_expm1(V r) { return fma(r * r, polynomial(C::kExp, r), r); }
+  MYLINEAR_INLINE W whole(Reduced z) { return (W)z.shifted - (W)all(C::kMagic); }
   MYLINEAR_INLINE V power_of_two(W exponent) { return (V)((exponent + C::kBias) << C::kFractionBits); }
 
-  // e^-z = (1 + fraction) * first * second; `first` and `second` are powers of two, of which the second alone
-  // may make a denormal.
-  struct Exp {
-    V fraction;
-    V first;
-    V second;
-  };
-  MYLINEAR_INLINE Exp exp_of(Reduced minus_z) {
-    const W half = minus_z.n >> 1;
-    return {small_expm1(minus_z.r), power_of_two(-half), power_of_two(half - minus_z.n)};
+  // Numbers near e^-z are held 2^kUpBits times as large, so that they are normal wherever a result is; but 0
+  // where the result is that of an infinite x.
+  static constexpr int kUpBits = 24;
+  static constexpr T kDown = 0x1p-24;
+
+  // value 2^-n, held so
+  MYLINEAR_INLINE V scaled(V value, Reduced z) {
+    if constexpr (Simd::kHasScale) {
+      return (V)Simd::scale((Vec)value, (Vec)(T{kUpBits} - z.n));
+    } else {
+      const W n = whole(z), half = n >> 1;
+      return value * power_of_two(kUpBits - half) * power_of_two(half - n);
+    }
   }
 
-  // What a product with a negative x ends with: `second`, or 0 where the result is that of an infinite x.
-  // Then -inf times it is NaN.
-  MYLINEAR_INLINE V last_factor(V x, T limit, V second) {
-    const V for_negative = x <= -limit ? V{} : second;
-    return x < T{0} ? for_negative : all(1);
-  }
-
-  // factor / (1 + e^-z), z of the sign of x and of the size that `exp` is of. Both sides lose nothing: for
+  // factor / (1 + e^-z), z of the sign of x and of the size that is reduced. Both sides lose nothing: for
   // negative x it is factor e^-|z| / (1 + e^-|z|).
-  MYLINEAR_INLINE V logistic(V factor, V x, Exp exp, T limit) {
-    const V part = (exp.fraction + T{1}) * exp.first;
-    const V top = x < T{0} ? part : all(1);
-    const V quotient = top / (part * exp.second + T{1});
-    return factor * quotient * last_factor(x, limit, exp.second);
+  MYLINEAR_INLINE V logistic(V factor, V x, Reduced z) {
+    const V exp = scaled(small_expm1(z.r) + T{1}, z);
+    const V bottom = fma(exp, all(kDown), all(1));
+    const V quotient = (x < T{0} ? exp : all(1)) / bottom;
+    return factor * quotient * (x < T{0} ? all(kDown) : all(1));
   }
 
-  MYLINEAR_INLINE Exp exp_of_minus_magnitude(V x) {
-    return exp_of(reduce<false>(at_most(magnitude(x), C::kExpLimit), V{}));
+  MYLINEAR_INLINE Reduced reduced_magnitude(V x) {
+    return reduce<false>(at_most(magnitude(x), C::kExpLimit), V{});
   }
   MYLINEAR_INLINE V relu(V x) { return x < T{0} ? V{} : x; }
-  MYLINEAR_INLINE V sigmoid(V x) {
-    return unless_nan(x, logistic(all(1), x, exp_of_minus_magnitude(x), C::kExpLimit));
-  }
-  MYLINEAR_INLINE V silu(V x) { return logistic(x, x, exp_of_minus_magnitude(x), C::kExpLimit); }
+  MYLINEAR_INLINE V sigmoid(V x) { return unless_nan(x, logistic(all(1), x, reduced_magnitude(x))); }
+  MYLINEAR_INLINE V silu(V x) { return logistic(x, x, reduced_magnitude(x)); }
 
   // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u)
   MYLINEAR_INLINE V gelu_tanh(V x) {
@@ -102,7 +98,7 @@ struct Formulas {
     constexpr T kCubic = static_cast<T>(0.07135481627260025L);                 // 0.044715 of it
     const V a = at_most(magnitude(x), C::kGeluTanhLimit);
     const V z = a * fma(a * a, all(kCubic), all(kLinear));
-    return logistic(x, x, exp_of(reduce<false>(z, V{})), C::kGeluTanhLimit);
+    return logistic(x, x, reduce<false>(z, V{}));
   }
 
   // x times the normal distribution: of -a = -|x|, e^(-a^2/2) times a quotient of polynomials, or 1 minus
@@ -110,20 +106,20 @@ struct Formulas {
   MYLINEAR_INLINE V gelu(V x) {
     const V a = at_most(magnitude(x), C::kGeluLimit);
     const V upper = (V)((W)a & C::kUpperHalf);
-    const Exp exp = exp_of(reduce<true>(upper * upper * T{0.5}, (a - upper) * (a + upper) * T{0.5}));
-    // top (1 + fraction), with one rounding of a size near that of the constant term
+    const Reduced z = reduce<true>(upper * upper * T{0.5}, (a - upper) * (a + upper) * T{0.5});
+    // (1 + fraction) top, with one rounding of a size near that of the constant term
     const V rest = polynomial<1>(C::kNormalTop, a) * a;
-    const V top = fma(rest + C::kNormalTop[0], exp.fraction, rest) + C::kNormalTop[0];
-    const V part = top / polynomial(C::kNormalBottom, a) * exp.first;
-    const V share = x < T{0} ? part : fma(-part, exp.second, all(1));
-    return x * share * last_factor(x, C::kGeluLimit, exp.second);
+    const V top = fma(rest + C::kNormalTop[0], small_expm1(z.r), rest) + C::kNormalTop[0];
+    const V tail = scaled(top, z) / polynomial(C::kNormalBottom, a);
+    const V share = x < T{0} ? tail : fma(tail, all(-kDown), all(1));
+    return x * share * (x < T{0} ? all(kDown) : all(1));
   }
 
   // t / (t + 2), t = e^2|x| - 1
   MYLINEAR_INLINE V tanh(V x) {
     const V z = at_most(magnitude(x), C::kTanhLimit) * T{2};
     const Reduced reduced = reduce<false>(z, V{});
-    const V scale = power_of_two(reduced.n);
+    const V scale = power_of_two(whole(reduced));
     const V t = fma(scale, small_expm1(-reduced.r), scale - T{1});
     const W sign = (W)x & ~(~Word{0} >> 1);
     return unless_nan(x, (V)((W)(t / (t + T{2})) | sign));

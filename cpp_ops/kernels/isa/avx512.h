@@ -51,6 +51,8 @@ struct Avx512 {
     static Vec zero() { return _mm512_setzero_pd(); }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
     static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }
+    static constexpr bool kHasScale = true;
+    static Vec scale(Vec value, Vec power) { return _mm512_scalef_pd(value, power); }
     static void keep(Vec* value) { asm("" : "+v"(*value)); }
     static void sum4(const Vec* v, double* out) {
       const Vec ab = add(_mm512_unpacklo_pd(v[0], v[1]), _mm512_unpackhi_pd(v[0], v[1]));
@@ -85,6 +87,8 @@ struct Avx512 {
     static Vec zero() { return _mm512_setzero_ps(); }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
     static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+    static constexpr bool kHasScale = true;
+    static Vec scale(Vec value, Vec power) { return _mm512_scalef_ps(value, power); }
     static void keep(Vec* value) { asm("" : "+v"(*value)); }
     static void sum4(const Vec* v, float* out) {
       const Vec ab = add(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
