@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ort_ops.numerics.error_function import erf_formula
@@ -35,12 +36,19 @@ def make_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) 
 
     Everything is computed in the widest accumulator of the types, and rounded once.
     """
+    return list(_nodes(opset_version, types["T"], types["TW"]))
+
+
+@cache  # a few combinations, and hundreds of nodes; whoever puts them into a function or model copies them
+def _nodes(
+    opset_version: int, types: tuple[ElementType, ...], weight_types: tuple[ElementType, ...]
+) -> Sequence[onnx.NodeProto]:
     from onnx import helper
 
-    accumulator, element_type = widest_accumulator(types["T"]), single_type(types["T"])
+    accumulator, element_type = widest_accumulator(types), single_type(types)
     nodes: list[onnx.NodeProto] = []
     names = {}
-    for name, own in (("X", element_type), ("W", single_type(types["TW"])), ("B", element_type)):
+    for name, own in (("X", element_type), ("W", single_type(weight_types)), ("B", element_type)):
         names[name] = name if own == accumulator else f"{name}_cast"
         if own != accumulator:
             nodes.append(helper.make_node("Cast", [name], [names[name]], to=accumulator.onnx_type))
