@@ -18,7 +18,7 @@ from exporter.verification.inputs import Case, Feed
 from exporter.verification.reasons import CannotEvaluate, NotDrawn, Reason
 from exporter.verification.row import WHOLE, Part, Row
 from ort_ops.analysis.evaluation import Evaluation, Value
-from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.analysis.float64_run import Float64Run, in_steps
 from ort_ops.errors import ModelError, MylinearError
 from ort_ops.models.inputs.draw import NoExampleError
 from ort_ops.numerics.compare import Comparison, failed, worst_of
@@ -36,6 +36,11 @@ class Ran:
     case: Case
     feed: Feed
     evaluation: Evaluation
+    in_steps: Evaluation
+
+    def of(self, backend: Backend) -> Evaluation:
+        """Return the evaluation with the bound of a backend."""
+        return self.in_steps if backend.arithmetic.rounds_between else self.evaluation
 
 
 class WholeModel:
@@ -49,6 +54,7 @@ class WholeModel:
         """
         self._model, self._path, self._loss = model, path, loss
         self._evaluate = Float64Run(model)
+        self._in_steps = in_steps(model, None, self._evaluate)
 
     def feeds(self, cases: Sequence[Case]) -> list[Feed | Reason]:
         """Return for each case the first feed that onnxruntime takes, or why it takes none.
@@ -82,13 +88,14 @@ class WholeModel:
         evaluate = self._evaluate if case.in_a_row is None else case.in_a_row.evaluate
         try:
             found = evaluate(feed)
+            stepped = self._in_steps(feed) if evaluate is self._evaluate is not self._in_steps else found
         except (ModelError, ContractError) as error:
             return CannotEvaluate(str(error))
         losses = [self._loss] if case.in_a_row is None else case.in_a_row.losses
         for loss in filter(None, losses):
             if not np.isfinite(found.outputs[loss].exact).all():
                 return CannotEvaluate(f"the loss is {found.outputs[loss].exact}")
-        return Ran(case, feed, found)
+        return Ran(case, feed, found, stepped)
 
     def rows(self, backend: Backend, ran: Sequence[Ran], on_start: Callable[[str], None]) -> list[Row]:
         """Run the model on a backend, and return a row for each input.
@@ -128,10 +135,11 @@ class WholeModel:
             return [Row(backend.name, label, failed(Failure(str(error))), dtype=_dtype_of(ran.evaluation))]
 
     def _row(self, backend: Backend, ran: Ran, outputs: list[Array], label: str = "") -> Row:
-        comparison, ulp, counts = _compare_outputs(outputs, ran.evaluation.outputs)
+        comparison, ulp, counts = _compare_outputs(outputs, ran.of(backend).outputs)
         where = None
         if not comparison.is_within_bound and ran.case.in_a_row is None:
-            where = first_divergence(self._model, backend, ran.feed, self._evaluate(ran.feed, keep_values=True))
+            evaluate = self._in_steps if backend.arithmetic.rounds_between else self._evaluate
+            where = first_divergence(self._model, backend, ran.feed, evaluate(ran.feed, keep_values=True))
         label, dtype = label or ran.case.label, _dtype_of(ran.evaluation)
         return Row(backend.name, label, comparison, None, ulp, counts, where, Part.WHOLE, dtype, ran.case.is_edge)
 

@@ -53,7 +53,8 @@ from ort_ops.analysis.float64.tracker import Tracker
 from ort_ops.analysis.rows import thinned
 from ort_ops.analysis.single_node import with_fallback
 from ort_ops.errors import ModelError, MylinearError
-from ort_ops.models.nodes import operator_nodes
+from ort_ops.models.nodes import element_types, operator_nodes
+from ort_ops.numerics.bound import IN_STEPS, ROUNDED, Arithmetic
 from ort_ops.numerics.sums import FACTOR
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ElementType
@@ -74,11 +75,14 @@ BOUND_IN_WORDS = "the rounding errors of every node, as they arrive at the outpu
 class Float64Run:
     """A model prepared to be run in float64 on several inputs."""
 
-    def __init__(self, model: onnx.ModelProto, folder: str | Path | None = None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: str | Path | None = None, arithmetic: Arithmetic = ROUNDED
+    ) -> None:
         """Prepare the model, without copying or widening it.
 
         Args:
             folder: of its external data, for a model that was read without it.
+            arithmetic: of the runtimes to be bounded.
 
         Raises: ModelError for a model that onnx's evaluator cannot read.
         """
@@ -87,7 +91,7 @@ class Float64Run:
         self._outputs = [output.name for output in model.graph.output]
         self._calls: dict[str, list[Call]] = {}
         self._shown: dict[str, tuple[Any, ElementType | None]] = {}
-        self._tracker = Tracker(self._record)
+        self._tracker = Tracker(self._record, arithmetic)
 
         def fallback(node: onnx.NodeProto, opsets: Mapping[str, int], implementation: Any) -> Any:
             return with_fallback(node, opsets, implementation, lambda: self._tracker.input_types)
@@ -171,6 +175,13 @@ class Float64Run:
         calls = self._calls.setdefault(path, [])
         del calls[MAX_CALLS - 1 :]
         calls.append(replace(thinned(kit, call), label=path))
+
+
+def in_steps(model: onnx.ModelProto, folder: str | Path | None, otherwise: Float64Run) -> Float64Run:
+    """Return the run that bounds torch, which rounds between the steps of an operator; ``otherwise`` if none does."""
+    has_narrow = bool({"float16", "bfloat16"} & element_types(model))
+    needs = has_narrow and any(found.kit.has_steps for found in operator_nodes(model))
+    return Float64Run(model, folder, IN_STEPS) if needs else otherwise
 
 
 def _first_line(error: Exception) -> str:

@@ -23,15 +23,20 @@ class Arithmetic:
         factor_roundoff: relative error of each factor when it is read.
         flushed: absolute error of each factor and each product, where tiny numbers may become 0.
         sum_scale: the relative error of one addition, in units of the accumulator's unit roundoff.
+        rounds_between: whether what stands between two steps of an operator, as a sum before its activation, is rounded
+            to the type of the result.
     """
 
     factor_roundoff: float = 0.0
     flushed: float = 0.0
     sum_scale: float = 1.0
+    rounds_between: bool = False
 
 
 ROUNDED = Arithmetic()
 """Every operation rounded to nearest, with or without fused multiply-add: CPUs, and CUDA cores."""
+IN_STEPS = Arithmetic(rounds_between=True)
+"""The same, one operation after the other: torch, whose float16 and bfloat16 results of each are rounded."""
 TENSOR_CORES = Arithmetic(flushed=2.0**-126, sum_scale=4.0)
 """16-bit factors, exact products, float32 sums. An addend loses less than one unit in the last place (two unit
 roundoffs) of the largest number in its block when it is aligned, and the block's sum as much again."""

@@ -98,7 +98,7 @@ def product_bound(
             scaled, shift = scaled_product(absolute_a, absolute_b, None if bias is None else np.abs(bias))
             summed = np.where(np.isinf(summed), np.ldexp(summing * scaled, shift), summed)
         bound = inherited + summed + terms * accumulator.smallest
-        if arithmetic is not ROUNDED:
+        if arithmetic.factor_roundoff or arithmetic.flushed:
             relative, flushed = arithmetic.factor_roundoff, arithmetic.flushed
             factors = absolute_a.sum(axis=-1, keepdims=True) + absolute_b.sum(axis=0)
             bound = bound + (2 * relative + relative**2) * (1 + summing) * magnitude
@@ -139,7 +139,7 @@ def row_sum_bound(rows: Array, element_type: ElementType, arithmetic: Arithmetic
         if accumulator.name == "float64" and np.isinf(bound).any():
             scaled, shift = scaled_product(np.ones((1, count)), absolute, None)
             bound = np.where(np.isinf(bound), np.ldexp(summing * scaled[0], shift), bound)
-        if arithmetic is not ROUNDED:
+        if arithmetic.factor_roundoff or arithmetic.flushed:
             relative = arithmetic.factor_roundoff
             bound = bound + relative * (1 + summing) * magnitude + arithmetic.flushed * 2 * count
         if element_type != accumulator and count > 1:

@@ -56,6 +56,8 @@ class OperatorKit:
         error_sizes: call of float64 arrays -> each result as `reference` gives it, with the size of its rounding error,
             or None for a result that has none; `ort_ops.analysis.float64.local_error` says what a size is. Sums of many
             terms err far less than their bound, and the bound of a graph is as much sharper. None: the bound is taken.
+        has_steps: whether it has steps between which a kernel may round, as torch does where it computes them one after
+            the other (`Arithmetic.rounds_between`); ``bound`` then has room for that, if it is asked.
         may_overflow: call -> whether a partial sum may overflow, quickly and without fail; where it may not, `bound` is
             not asked for where `error_sizes` is enough. None if that is not known.
         gradient: (call, gradients of the outputs) -> exact gradients of the inputs in float64, None for an input
@@ -83,6 +85,7 @@ class OperatorKit:
     is_elementwise: bool = False
     error_sizes: Callable[[Call], Sequence[tuple[Array, Array | None]]] | None = None
     may_overflow: Callable[[Call], bool] | None = None
+    has_steps: bool = False
     gradient: Callable[[Call, Sequence[Array | None]], Sequence[Array | None]] | None = None
     inspection: tuple[str, Callable[[Any], Any]] | None = None
     gradient_bound: Callable[[Call, Sequence[Array | None]], Sequence[Bound | None]] | None = None

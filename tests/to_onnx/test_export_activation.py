@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,6 +16,9 @@ from exporter.operators.mylinear.module import MyLinear
 from exporter.operators.mylinear.version_2.activations import ACTIVATIONS
 from exporter.operators.mylinear.version_2.fuse import fuse_activations
 from exporter.to_onnx.export import export
+from ort_ops.numerics.bound import IN_STEPS, ROUNDED
+from ort_ops.opdef.element_types import ELEMENT_TYPES
+from ort_ops.operators.mylinear.version_2.error_bound import activation_bound
 
 
 def version(model: onnx.ModelProto) -> int:
@@ -73,3 +77,20 @@ def test_narrow_weights_stay_narrow(engine: str, dtype: torch.dtype, tmp_path: P
     assert [node.op_type for node in written.graph.node if node.op_type == "Cast"] == []
     stored = {tensor.data_type for tensor in written.graph.initializer if len(tensor.dims) == 2}
     assert stored == {onnx.TensorProto.FLOAT16 if dtype is torch.float16 else onnx.TensorProto.BFLOAT16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_in_16_bits_torch_rounds_the_sum_and_onnxruntime_does_not(dtype: torch.dtype, tmp_path: Path) -> None:
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = nn.Sequential(MyLinear(8, 16, activation="gelu_tanh")).to(dtype)
+        result = export(model, (8 * torch.randn(3, 8)).to(dtype), tmp_path / "model.onnx")
+        assert result.comparisons["y"].text == "ok"
+    arithmetics = (ROUNDED, IN_STEPS)
+    x, weight = np.full((1, 1), -3, np.float64), np.ones((1, 1))
+    narrow, wide = (
+        [float(activation_bound(x, weight, None, "gelu", ELEMENT_TYPES[name], a).error[0, 0]) for a in arithmetics]
+        for name in (str(dtype).removeprefix("torch."), "float32")
+    )
+    assert narrow[0] < narrow[1] / 5
+    assert wide[0] == wide[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import pytest
 import torch
 from onnx import helper
 from torch import nn
@@ -17,6 +18,7 @@ from .taught import Taught
 ACTIVATIONS = (nn.ReLU(), nn.GELU(), nn.Tanh())
 
 
+@pytest.mark.long
 def test_a_fused_network_trains_as_in_torch_and_evaluates_fused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(module for act in ACTIVATIONS for module in (nn.Linear(6, 6), act)), nn.Linear(6, 3))

@@ -20,7 +20,7 @@ from exporter.to_onnx.checks.trials import TIE_BREAKERS, trials
 from exporter.to_onnx.example_call import PREFIX, DynamicShapes, flatten_outputs
 from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.evaluation import Value
-from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.analysis.float64_run import Float64Run, in_steps
 from ort_ops.analysis.stored import Stored
 from ort_ops.models.graphs import all_nodes
 from ort_ops.models.nodes import OperatorNode, element_types, operator_nodes
@@ -65,6 +65,7 @@ def compare_with_torch(
     _check_weights(proto, nodes, model, folder)
     output_names = [output.name for output in proto.graph.output]
     in_float64 = Float64Run(proto, folder)
+    of_torch = in_steps(proto, folder, in_float64)
     worst: dict[str, Comparison] = {}
     with_ties = not any(node.op_type in TIE_BREAKERS for node in all_nodes(proto))
     for trial in trials(example, names, axes, with_ties=with_ties):
@@ -85,14 +86,15 @@ def compare_with_torch(
                 f"{root_cause(error)}; name the dimensions that may change in dynamic_shapes, {{}} for none"
             ) from error
         exact = in_float64(feed).outputs
+        exact_in_torch = exact if of_torch is in_float64 else of_torch(feed).outputs
         for name, got, torch_output in zip(output_names, ort_outputs, torch_outputs, strict=True):
-            value = exact[name]
+            value, in_torch = exact[name], exact_in_torch[name]
             if trial.is_edge:
                 if value.element_type is None:
                     continue  # among equal values, each runtime picks its own first one
-                value = _where_they_differ(value, got, torch_output)
-            for runtime, array in (("torch", torch_output), ("onnxruntime", got)):
-                comparison = value.compare(array)
+                value, in_torch = (_where_they_differ(v, got, torch_output) for v in (value, in_torch))
+            for runtime, array, wanted in (("torch", torch_output, in_torch), ("onnxruntime", got, value)):
+                comparison = wanted.compare(array)
                 if not comparison.is_within_bound:
                     on = f" on {trial.what}" if trial.is_edge else ""
                     raise ExportError(

@@ -16,6 +16,7 @@ from exporter.torch_ops.tensors import from_numpy, to_numpy
 from exporter.verification.backends.base import Backend, EvaluatorBackend, Feed, Run
 from exporter.verification.nodes.drawn import Types
 from exporter.verification.reasons import LacksOperator, Reason
+from ort_ops.numerics.bound import IN_STEPS
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
 
@@ -38,6 +39,7 @@ class TorchBackend(EvaluatorBackend):
         self._wrap, self._checkpoint = wrap, checkpoint
         self._functions: dict[tuple[str, str, int], Function] = {}
         self.has_backward = wrap is None
+        self.arithmetic = IN_STEPS
 
     def why_not(self, kit: OperatorKit, types: Types) -> Reason | None:
         """Return why it does not run nodes of an operator; None if it does."""

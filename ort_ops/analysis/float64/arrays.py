@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ort_ops.numerics.bound import Bound
 from ort_ops.opdef.element_types import FLOATS, ElementType
+from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
 FLOATS_BY_NAME = {element_type.name: element_type for element_type in FLOATS}
@@ -63,3 +64,13 @@ def widen(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.name in FLOATS_BY_NAME and value.dtype != np.float64:
         return value.astype(np.float64)
     return [widen(part) for part in value] if isinstance(value, list) else value
+
+
+def rounds_between(kit: OperatorKit, types: Mapping[str, ElementType]) -> bool:
+    """Whether a kernel that computes an operator's steps one after the other rounds between them.
+
+    Args:
+        types: of the operator's type variables, as far as they are known.
+    """
+    held = (types.get(output.type.name) for output in kit.operator.outputs)
+    return kit.has_steps and any(t is not None and t.accumulator != t.name for t in held)

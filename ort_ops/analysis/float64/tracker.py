@@ -21,6 +21,7 @@ from ort_ops.analysis.float64.arrays import (
     is_float,
     is_same,
     overflow_limit,
+    rounds_between,
     size_of_bound,
     widen,
 )
@@ -29,7 +30,7 @@ from ort_ops.analysis.float64.perturbation import Perturbation
 from ort_ops.analysis.float64.result_types import result_type
 from ort_ops.analysis.operator_op import OperatorOp, element_type_of
 from ort_ops.analysis.stored import Stored
-from ort_ops.numerics.bound import ROUNDED
+from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.numerics.sums import sum_size
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ElementType
@@ -45,8 +46,9 @@ OnValue = Callable[[str, Any], None]
 class Tracker:
     """What one run of the evaluator knows: how it is perturbed, the types of values, and decisions of the exact run."""
 
-    def __init__(self, on_call: OnCall) -> None:
+    def __init__(self, on_call: OnCall, arithmetic: Arithmetic = ROUNDED) -> None:
         self.on_call = on_call
+        self._arithmetic = arithmetic
         self._types: dict[int, tuple[Any, ElementType]] = {}
         self.reset(None)
 
@@ -149,13 +151,14 @@ class Tracker:
         """Keep what the exact run tells of a node's errors: their sizes if they fit, and where sums may overflow."""
         nbytes = sum(result.nbytes for result in results if is_float(result))
         fits = self._sizes_nbytes + nbytes <= _SIZES_NBYTES
-        if kit.error_sizes is not None and fits:
-            self._sizes[self._count] = [size for _, size in kit.error_sizes(call)]
+        error_sizes = self._error_sizes(kit, call)
+        if error_sizes is not None and fits:
+            self._sizes[self._count] = [size for _, size in error_sizes(call)]
             self._sizes_nbytes += nbytes
-        if kit.error_sizes is not None and kit.may_overflow is not None and not kit.may_overflow(call):
+        if error_sizes is not None and kit.may_overflow is not None and not kit.may_overflow(call):
             return
-        bounds = kit.bound(call, ROUNDED)
-        if kit.error_sizes is None and fits:
+        bounds = kit.bound(call, self._arithmetic)
+        if error_sizes is None and fits:
             self._sizes[self._count] = [size_of_bound(bound) for bound in bounds]
             self._sizes_nbytes += nbytes
         for i, (bound, result) in enumerate(zip(bounds, results, strict=True)):
@@ -168,10 +171,14 @@ class Tracker:
             limit = overflow_limit(call.output_type(i))
             doubt = np.where(result <= -limit, bound.above, bound.above | bound.below)
             doubt = np.where(result >= limit, bound.below, doubt) & ~np.isnan(result)
-            if kit.error_sizes is None:
+            if error_sizes is None:
                 doubt = doubt | (np.isinf(bound.error) & np.isfinite(result))
             if doubt.any():
                 self._doubts[self._count, i] = doubt
+
+    def _error_sizes(self, kit: OperatorKit, call: Call) -> Callable[..., Any] | None:
+        """Return the kit's sizes of errors; None where the bound is taken, which has room for further roundings."""
+        return None if self._arithmetic.rounds_between and rounds_between(kit, call.types) else kit.error_sizes
 
     def _stepped(self, result: Array, index: int) -> Array:
         """Return integers that rounding errors within the node may change as they would change; others as they are."""
@@ -186,13 +193,14 @@ class Tracker:
         scales = [0.0 if t is None or not t.is_floating else perturbation.scale(t) for t in types]
         # With free decisions, nodes may run in another number, and a count is then that of another node.
         sizes = self._sizes.get(self._count) if perturbation.is_frozen else None
-        if any(scales) and sizes is None and kit.error_sizes is not None:
-            pairs = kit.error_sizes(call)
+        error_sizes = self._error_sizes(kit, call)
+        if any(scales) and sizes is None and error_sizes is not None:
+            pairs = error_sizes(call)
             results, sizes = [result for result, _ in pairs], [size for _, size in pairs]
         else:
             results = [as_array(result) for result in kit.reference(call)]
             if any(scales) and sizes is None:
-                sizes = [size_of_bound(bound) for bound in kit.bound(call, ROUNDED)]
+                sizes = [size_of_bound(bound) for bound in kit.bound(call, self._arithmetic)]
         for i, (scale, element_type) in enumerate(zip(scales, types, strict=True)):
             size = None if sizes is None else sizes[i]
             if scale and size is not None and element_type is not None:

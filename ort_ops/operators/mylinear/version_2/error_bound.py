@@ -11,6 +11,7 @@ Where a partial sum may overflow, f of that infinity is right too, and of both, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ def activation_bound(
     """
     if activation == "none":
         return product_bound(x, weight.T, bias, element_type, arithmetic=arithmetic)
-    accumulator = ELEMENT_TYPES[element_type.accumulator]
+    held = element_type if arithmetic.rounds_between else ELEMENT_TYPES[element_type.accumulator]
     total = exact_product(x, weight.T, bias)
-    bound = product_bound(x, weight.T, bias, accumulator, arithmetic=arithmetic)
+    bound = product_bound(x, weight.T, bias, held, arithmetic=arithmetic)
+    if held.largest < ELEMENT_TYPES[held.accumulator].largest:  # then the sum itself may be rounded to an infinity
+        above, below = (sign * total + bound.error >= held.largest for sign in (1, -1))
+        bound = replace(bound, above=bound.above | above, below=bound.below | below)
     return through_activation(ACTIVATIONS[activation], total, bound, element_type)
 
 

@@ -104,5 +104,6 @@ KIT = OperatorKit(
     rows="X",
     error_sizes=_error_sizes,
     may_overflow=_may_overflow,
+    has_steps=True,
     torch="exporter.operators.mylinear.version_2.kit:KIT",
 )
