@@ -250,7 +250,7 @@ def _export_small(
         narrowed = narrow_weights(proto, weight_dtype)
         if not narrowed.names:
             reasons = [f"'{name}': {reason}" for name, reason in narrowed.left.items()]
-            why = "; ".join(reasons) or "it takes float32 ones of operators that have it"
+            why = "; ".join(reasons) or "it must be float32, and of a node whose operator takes such ones"
             raise ExportError(f"the model has no weight to be stored in {weight_dtype}: {why}")
         finish(proto, job.opset, metadata)
         if job.is_comparable():
