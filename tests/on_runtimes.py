@@ -49,6 +49,8 @@ SUITES = (
     "test_python_kernel_memory.py",
     "test_python_kernel_processes.py",
     "test_schemas.py",
+    "test_versions.py",
+    "test_linear_version_2.py",
     "test_file_format.py",
     "test_trainer.py",
     "test_in_place.py",
