@@ -20,7 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from exporter.operators.mylinear.arguments import autocast
 from exporter.operators.mylinear.autograd import TraceableLinearF
 from exporter.operators.mylinear.version_2 import library_op
-from exporter.operators.mylinear.version_2.activations import activated
+from exporter.operators.mylinear.version_2.activations import ACTIVATIONS, activated
 from exporter.operators.mylinear.version_2.arguments import check, check_activation
 from exporter.operators.mylinear.version_2.autograd import ActivationF
 from exporter.torch_ops.counting import counters
@@ -62,6 +62,9 @@ def linear_activation(x: Tensor, weight: Tensor, bias: Tensor | None = None, act
     _count()
     if are_transforms_active() or forward_mode_level() >= 0:
         return activated(F.linear(x, weight.to(x.dtype), bias), activation)
+    if not torch.is_grad_enabled():  # inside of an autograd function torch does not say so
+        total = F.linear(x, weight.to(x.dtype), bias)
+        return total if activation == NONE else ACTIVATIONS[activation].apply_in_place(total)
     return _fast_apply(x, weight, bias, activation)[0]
 
 
