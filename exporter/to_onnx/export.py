@@ -30,9 +30,10 @@ from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
-from ort_ops.models.narrow_weights import NARROW_TYPES, Narrowed, narrow_weights
+from ort_ops.models.narrow_weights import Narrowed, narrow_weights
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
+from ort_ops.numerics.narrow import NARROW_TYPES
 from ort_ops.opdef import registry
 from ort_ops.rewrite.files import MAX_NBYTES_INSIDE, read_model, write_model
 

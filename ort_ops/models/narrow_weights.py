@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from ort_ops.models.graphs import all_nodes
 from ort_ops.models.nodes import OperatorNode, has_all_types, operator_nodes, with_shapes
+from ort_ops.numerics.narrow import largest_change, narrow
 from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import ELEMENT_TYPES, element_type_name
 from ort_ops.opdef.operator import ContractError
 
-NARROW_TYPES = ("bfloat16", "float16")
 _FLOAT32 = TensorProto.FLOAT
 
 
@@ -76,8 +76,8 @@ def narrow_weights(model: onnx.ModelProto, dtype: str) -> Narrowed:
 
 def rounded(array: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
     """Return float32 numbers as they are after they were stored in a narrower type: to nearest, ties to even."""
-    with np.errstate(all="ignore"):
-        return array.astype(helper.tensor_dtype_to_np_dtype(ELEMENT_TYPES[dtype].onnx_type)).astype(np.float32)
+    result: NDArray[np.float32] = narrow(array, dtype).astype(np.float32)
+    return result
 
 
 def _narrowable(found: OperatorNode, dtype: str) -> list[str]:
@@ -98,18 +98,13 @@ def _round(tensor: TensorProto, dtype: str) -> float:
     """Round a stored tensor in place, and return the largest relative change."""
     element_type = ELEMENT_TYPES[dtype]
     array = numpy_helper.to_array(tensor)
-    is_number = np.isfinite(array) & (array != 0)
-    size = np.abs(array[is_number].astype(np.float64))
-    largest = float(size.max(initial=0.0))
+    change, largest = largest_change(array, dtype)
     if largest > element_type.largest:
         raise ContractError(
             f"weight '{tensor.name}' must be at most {element_type.largest:g} in size to be stored in {dtype}, got "
             f"{largest:g}; bfloat16 has the range of float32"
         )
-    with np.errstate(all="ignore"):
-        narrow = array.astype(helper.tensor_dtype_to_np_dtype(element_type.onnx_type))
-    change = np.abs(narrow[is_number].astype(np.float64) - array[is_number].astype(np.float64)) / size
     stored = TensorProto(name=tensor.name, data_type=element_type.onnx_type, dims=tensor.dims)
-    stored.raw_data = np.ascontiguousarray(narrow).tobytes()
+    stored.raw_data = np.ascontiguousarray(narrow(array, dtype)).tobytes()
     tensor.CopyFrom(stored)
-    return float(change.max(initial=0.0))
+    return change

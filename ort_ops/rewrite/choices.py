@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WEIGHT_DTYPES = ("bfloat16", "float16")
-
 
 @dataclass(frozen=True)
 class Choices:

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from ort_ops.errors import ModelError
 from ort_ops.files.atomic import check_output
 from ort_ops.models.checks import function_difference
+from ort_ops.numerics.narrow import NARROW_TYPES
 from ort_ops.rewrite.adoption import adopt_model, change_adopted
-from ort_ops.rewrite.choices import WEIGHT_DTYPES, Choices
+from ort_ops.rewrite.choices import Choices
 from ort_ops.rewrite.files import read_model, write_model
 from ort_ops.rewrite.graph.shapes import light_proto
 from ort_ops.rewrite.lowering import lower_model
@@ -61,8 +62,8 @@ def adopt(
     Raises: ModelError for a file that is no model or is damaged; RewriteError if the rewritten model would differ,
         naming the first tensor that does; ContractError for an opset that is too old; SelectionError; OutputError.
     """
-    if weight_dtype not in (None, *WEIGHT_DTYPES):
-        raise SelectionError(f"the dtype of the weights must be {' or '.join(WEIGHT_DTYPES)}, got '{weight_dtype}'")
+    if weight_dtype not in (None, *NARROW_TYPES):
+        raise SelectionError(f"the dtype of the weights must be {' or '.join(NARROW_TYPES)}, got '{weight_dtype}'")
     choices = Choices(fuse_activations, weight_dtype or "")
     return _rewrite(source, target, lambda model: adopt_model(model, operators), inputs, choices, operators)
 

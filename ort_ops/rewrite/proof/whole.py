@@ -22,6 +22,7 @@ from ort_ops.analysis.wide_model import WideModel
 from ort_ops.errors import MylinearError
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, model_inputs, read_examples
 from ort_ops.numerics.compare import Comparison, Verdict, compare, compare_exactly
+from ort_ops.numerics.narrow import narrow
 from ort_ops.opdef import registry
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 from ort_ops.rewrite.files import ModelFile, weights_nbytes
@@ -100,15 +101,8 @@ def _changes(result: Rewrite) -> dict[str, Callable[[Array], Array]]:
     for name, number in result.constants.items():
         changes[name] = lambda array, n=number: np.full_like(array, n)  # type: ignore[misc]
     for name, dtype in result.rounded.items():
-        changes[name] = lambda array, d=dtype: _rounded(array, d)  # type: ignore[misc]
+        changes[name] = lambda array, d=dtype: narrow(array, d).astype(np.float64)  # type: ignore[misc]
     return changes
-
-
-def _rounded(array: Array, dtype: str) -> Array:
-    """Round numbers of float32, which are held in float64, as a cast of float32 does."""
-    with np.errstate(all="ignore"):
-        narrow = array.astype(np.float32).astype(ir.DataType(ELEMENT_TYPES[dtype].onnx_type).numpy())
-        return narrow.astype(np.float64)
 
 
 def widened(model: ir.Model, folder: Path) -> WideModel:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from ort_ops.numerics.narrow import largest_change, narrow
 from ort_ops.opdef.element_types import ELEMENT_TYPES, element_type_name
 from ort_ops.operators.mylinear.patterns.version_2.causes import Cause
 from ort_ops.operators.mylinear.patterns.version_2.nodes import is_linear, put_in_place
@@ -18,9 +16,6 @@ from ort_ops.rewrite.graph.folding import resolve
 from ort_ops.rewrite.graph.shapes import known_dtype
 from ort_ops.rewrite.pattern import Change
 from ort_ops.rewrite.reasons import NoMatch, Reason
-
-Array = NDArray[Any]
-_ROWS = 2**20  # elements that are looked at together
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class NarrowMatch:
     def replace(self, graph: ir.Graph, editor: Editor) -> Change:
         """Store the weight, rounded to nearest even. Raises: NoMatch for one that the type does not hold."""
         limit = ELEMENT_TYPES[self.dtype].largest
-        change, largest = rounding_of(self.weight.array(), self.dtype)
+        change, largest = largest_change(self.weight.array(), self.dtype)
         if largest > limit:
             raise NoMatch(Cause.WEIGHT_OVERFLOWS, largest=largest, dtype=self.dtype, limit=limit)
         name = self.weight.source.name or "weight"
@@ -77,26 +72,4 @@ class WeightPattern:
 def narrowed(weight: Constant, dtype: str) -> Constant:
     """Return a constant, rounded to another element type."""
     target = ir.DataType(ELEMENT_TYPES[dtype].onnx_type)
-    wanted = target.numpy()
-
-    def round_to(array: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return array.astype(wanted)
-
-    return replace(weight.then(f"cast to {dtype}, rounded", round_to), cast_to=target)
-
-
-def rounding_of(array: Array, dtype: str) -> tuple[float, float]:
-    """Return the largest change of a number by rounding, relative to the number, and the largest finite number."""
-    wanted = ir.DataType(ELEMENT_TYPES[dtype].onnx_type).numpy()
-    change = largest = 0.0
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, _ROWS):
-        part = flat[start : start + _ROWS].astype(np.float64)
-        part = part[np.isfinite(part) & (part != 0)]
-        if part.size:
-            with np.errstate(all="ignore"):
-                rounded = part.astype(np.float32).astype(wanted).astype(np.float64)
-                change = max(change, float(np.max(np.abs(rounded - part) / np.abs(part))))
-            largest = max(largest, float(np.max(np.abs(part))))
-    return change, largest
+    return replace(weight.then(f"cast to {dtype}, rounded", lambda array: narrow(array, dtype)), cast_to=target)
