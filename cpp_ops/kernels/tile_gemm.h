@@ -180,7 +180,13 @@ struct TileGemm {
   // Adds the bias to the sums, and replaces them by their activations.
   static void activate(Activation activation, float* sums, size_t rows, size_t columns, const S* bias) {
     for (size_t n = 0; n < columns; ++n, sums += kMc) {
-      const __m512 added = _mm512_set1_ps(bias ? to_float(bias[n]) : -0.0f);
+      float one = -0.0f;
+      if (bias) {
+        S value;  // a copy: the bias need not be aligned
+        __builtin_memcpy(&value, bias + n, sizeof value);
+        one = to_float(value);
+      }
+      const __m512 added = _mm512_set1_ps(one);
       for (size_t m = 0; m < rows; m += kTileRows)
         Float::store(sums + m, Float::add(Float::load(sums + m), added));
       ActivationRows<Avx512, float>::run(activation, sums, sums, rows);
