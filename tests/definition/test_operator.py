@@ -70,6 +70,7 @@ def test_verify_finds_a_kernel_and_a_backward_that_are_wrong(define: Defined, tm
         op.check_gradients()
 
 
+@pytest.mark.long
 def test_check_asks_no_more_of_one_example_than_it_can_prove(define: Defined) -> None:
     op = define("Checked", scale, examples=[X])
     found = exporter.check_operator(op.operator.op_type, compile_backend=None)

@@ -32,6 +32,7 @@ def test_any_number_of_each_is_right(num_inputs: int, num_attributes: int, num_o
         found.check()
 
 
+@pytest.mark.long
 def test_names_that_torch_or_python_use_are_right(tmp_path: Path) -> None:
     request = read_request(
         "ReLU6Like",

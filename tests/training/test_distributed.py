@@ -144,6 +144,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
 def test_the_losses_are_those_of_nn_linear(make: Callable[..., Any], both: list[dict[str, Any]]) -> None:
     for results in both:

@@ -61,6 +61,7 @@ def tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 # The same steps as torch
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "options", "steps"),
     [

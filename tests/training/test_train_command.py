@@ -182,6 +182,7 @@ sys.exit(train.run(parser.parse_args()))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_a_real_signal_ends_the_process_with_status_130_and_no_traceback(folder: Path) -> None:
     arguments = ["--data", "rows.csv", "--target", "y", "--epochs", "1000000", "--hidden", "none"]

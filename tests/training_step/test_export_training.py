@@ -88,6 +88,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(model, loss, optimizer, result, before, random_state)
 
 
+@pytest.mark.long
 def test_the_model_is_left_as_it_was(exported: Exported) -> None:
     assert not any(part.training for part in exported.model.modules())
     assert all(parameter.grad is None for parameter in exported.model.parameters())

@@ -318,6 +318,7 @@ def test_a_loss_that_is_no_number_is_no_proof(adam: Made, monkeypatch: pytest.Mo
         check(copied(adam), set_constants(0.7, float("nan")))
 
 
+@pytest.mark.long
 def test_dropout_is_compared_without_chance_and_draws_in_the_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.4), nn.Linear(4, 2)).double()

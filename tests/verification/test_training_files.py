@@ -96,6 +96,7 @@ def test_a_step_without_registered_operators_is_proved_too(hand_made: Path) -> N
     assert "batch 3, 3 steps in a row, by Trainer" in _inputs(result, "body")
 
 
+@pytest.mark.long
 def test_all_backends_get_the_same_random_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(MyLinear(4, 8), nn.Dropout(0.4), MyLinear(8, 3))
@@ -137,6 +138,7 @@ def test_a_loss_that_is_no_number_proves_nothing(hand_made: Path) -> None:
     assert "NOT PROVED" in result.conclusion()
 
 
+@pytest.mark.long
 def test_a_wrong_kernel_of_a_gradient_is_found_at_its_node(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matmul = np.matmul
 

@@ -37,6 +37,7 @@ def test_the_page_has_all_cases_and_nothing_else_than_right_and_refused() -> Non
     assert [s for pair in said.values() for s in pair if s != RIGHT and not s.startswith(REFUSED)] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "dtype"), QUICK)
 def test_some_layers_train_as_the_page_says(name: str, dtype: str, tmp_path: Path) -> None:
     check(name, dtype, tmp_path)
