@@ -28,11 +28,12 @@ to whatever the sum may then be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ort_ops.opdef.operator import AbsentInput, Attribute, Operator, Parameter, TypeVariable
+from ort_ops.opdef.operator import Attribute, Operator, TypeVariable
 from ort_ops.opdef.shapes import Shape
-from ort_ops.operators.mylinear.contract import ABSENT_BIAS, DOMAIN, ELEMENT_TYPES, NAME, infer_shape
+from ort_ops.operators.mylinear.contract import DOMAIN, MYLINEAR, NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -47,9 +48,8 @@ ACTIVATIONS = (NONE, "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 NARROW_WEIGHTS = ("float16", "bfloat16")
 """The element types that W may have where X is float32."""
 
-_NAMES = tuple(element_type.name for element_type in ELEMENT_TYPES)
-_T = TypeVariable("T", _NAMES)
-_TW = TypeVariable("TW", _NAMES)
+_X, _WEIGHT, _BIAS = MYLINEAR.inputs
+_TW = TypeVariable("TW", _WEIGHT.type.dtypes)
 ALLOWED = (
     ("float64", "float64"),
     ("float32", "float32"),
@@ -57,10 +57,6 @@ ALLOWED = (
     *((narrow, narrow) for narrow in NARROW_WEIGHTS),
 )
 """(T, TW)"""
-
-
-def _infer_shapes(shapes: Sequence[Shape | None], attributes: Mapping[str, Any]) -> list[Shape | None]:
-    return [infer_shape(shapes)]
 
 
 def _make_body(opset_version: int, types: Mapping[str, tuple[ElementType, ...]]) -> list[onnx.NodeProto]:
@@ -73,21 +69,10 @@ MYLINEAR_2 = Operator(
     domain=DOMAIN,
     name=NAME,
     since_version=SINCE_VERSION,
-    inputs=(
-        Parameter("X", "x", _T, "[..., in_features], rank 1 or more."),
-        Parameter("W", "weight", _TW, "[out_features, in_features]."),
-        Parameter(
-            "B",
-            "bias",
-            _T,
-            "[out_features]; nothing is added if absent.",
-            is_optional=True,
-            absent=AbsentInput(ABSENT_BIAS, (("W", 0),)),
-        ),
-    ),
-    outputs=(Parameter("Y", "y", _T, "[..., out_features]."),),
+    inputs=(_X, replace(_WEIGHT, type=_TW), _BIAS),
+    outputs=MYLINEAR.outputs,
     doc="Linear transformation with an activation, Y = f(X W^T + B), rounded once; W may be narrower than X.",
-    infer_shape=_infer_shapes,
+    infer_shape=MYLINEAR.infer_shape,
     make_body=_make_body,
     attributes=(
         Attribute("activation", 3, "str", default=NONE, doc="what the sum passes through.", choices=ACTIVATIONS),
