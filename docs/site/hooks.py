@@ -27,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 REPOSITORY = "repository/"
 LANGUAGES = {
     ".py": "python",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".html": "html",
+    ".css": "css",
     ".cc": "cpp",
     ".h": "cpp",
     ".cu": "cpp",
@@ -105,7 +109,8 @@ def _target(link: str, name: str) -> str | None:
 
 def _is_in_docs(name: str) -> bool:
     """Return whether mkdocs itself puts the file on the site."""
-    return name.startswith("docs/") and not name.startswith("docs/site/")
+    is_code = name.startswith(("docs/site/", "docs/examples/")) and not name.endswith(".md")
+    return name.startswith("docs/") and not is_code
 
 
 def _uri(name: str) -> str:
