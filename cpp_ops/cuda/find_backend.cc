@@ -1,46 +1,32 @@
 // Layer: entry. See find_backend.h.
 #include "cuda/find_backend.h"
 
-#include <dlfcn.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
+
+#include "platform/os.h"
 
 namespace mylinear::cuda {
 namespace {
 
-constexpr char kFileName[] = "libmylinear_cuda.so";
+constexpr char kFileName[] = "libmylinear_cuda";
 constexpr char kPathVariable[] = "MYLINEAR_CUDA_LIBRARY";
 
-// Returns the directory of this library's file, with its last slash.
-std::string own_directory() {
-  Dl_info info{};
-  if (!dladdr(reinterpret_cast<const void*>(&find_backend), &info) || !info.dli_fname) return "";
-  const std::string path = info.dli_fname;
-  return path.substr(0, path.rfind('/') + 1);
-}
-
-std::string loader_error() {
-  const char* text = dlerror();
-  return text ? text : "no reason given";
-}
-
-// Opens the file and asks for its functions. The handle is never closed: sessions have pointers into it, and
-// opening a file again gives the same one.
+// Opens the file and asks for its functions. It stays open: sessions have pointers into it.
 const Backend* open_backend(const std::string& path, const char* package_version, std::string* reason) {
-  if (access(path.c_str(), F_OK) != 0) {
+  if (!platform::exists(path)) {
     *reason = path + " is not there: this installation was built without the CUDA backend";
     return nullptr;
   }
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  std::string why;
+  void* library = platform::open_library(path, &why);
   if (!library) {
-    *reason = path + " cannot be loaded: " + loader_error();
+    *reason = path + " cannot be loaded: " + why;
     return nullptr;
   }
-  const auto entry = reinterpret_cast<BackendEntry>(dlsym(library, kBackendEntry));
+  const auto entry = reinterpret_cast<BackendEntry>(platform::find_function(library, kBackendEntry, &why));
   if (!entry) {
-    *reason = path + " is no backend of this library: " + loader_error();
+    *reason = path + " is no backend of this library: " + why;
     return nullptr;
   }
   const Backend* backend = entry(kBackendVersion);
@@ -62,7 +48,9 @@ const Backend* open_backend(const std::string& path, const char* package_version
 FoundBackend find_backend(const char* package_version) {
   FoundBackend found;
   const char* named = std::getenv(kPathVariable);
-  found.path = named && *named ? named : own_directory() + kFileName;
+  found.path = named && *named ? named
+                               : platform::folder_of(reinterpret_cast<const void*>(&find_backend)) +
+                                     kFileName + platform::kLibraryEnding;
   found.loaded = open_backend(found.path, package_version, &found.reason);
   if (!found.loaded) return found;
   Failure failure{};

@@ -1,11 +1,11 @@
 // Layer: Python. See failure.h.
 #include "python/failure.h"
 
-#include <unistd.h>
-
 #include <exception>
 #include <string>
 #include <thread>
+
+#include "platform/os.h"
 
 namespace mylinear::python {
 namespace {
@@ -86,7 +86,7 @@ void end_child(PyObject* exception) {
   } catch (const Raised&) {
   } catch (const ort::Error&) {
   }
-  _exit(1);
+  platform::end_process(1);
 }
 
 }  // namespace mylinear::python

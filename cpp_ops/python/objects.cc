@@ -1,10 +1,10 @@
 // Layer: Python. See objects.h.
 #include "python/objects.h"
 
-#include <pthread.h>
-
 #include <chrono>
 #include <thread>
+
+#include "platform/os.h"
 
 namespace mylinear::python {
 namespace {
@@ -49,7 +49,7 @@ bool close_gil(int timeout_ms) {
 }
 
 void open_gil() {
-  static const int is_told = pthread_atfork(nullptr, nullptr, forget_other_threads);
+  static const bool is_told = (platform::call_in_children(forget_other_threads), true);
   static_cast<void>(is_told);
   is_closed = false;
 }

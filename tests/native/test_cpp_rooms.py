@@ -16,8 +16,9 @@ SOURCES = {
 MAY_INCLUDE = {
     "kernels": {"kernels"},
     "ort": {"ort", "kernels/half.h"},  # of the kernels, only the conversions of float16 and bfloat16
-    "python": {"python", "ort"},
-    "cuda": {"cuda", "kernels", "ort/json_text.h"},
+    "platform": {"platform"},
+    "python": {"python", "ort", "platform"},
+    "cuda": {"cuda", "kernels", "ort/json_text.h", "platform"},
     "ceilings": {"ceilings", "kernels/isa/isa.h"},
     "operators": {"operators", "ort", "kernels", "cuda/backend.h"},
     "register.cc": {"operators", "ort", "kernels", "cuda/find_backend.h", "python/api.h"},
@@ -67,6 +68,13 @@ def test_kernels_know_no_onnxruntime() -> None:
 def test_instruction_sets_stay_in_the_kernels_and_the_ceilings() -> None:
     named = {_room(name) for name, text in SOURCES.items() if "immintrin.h" in text or "arm_neon.h" in text}
     assert named <= {"kernels", "ceilings"}
+
+
+def test_the_operating_system_stays_in_its_room() -> None:
+    headers = re.compile(r"#include <(unistd|dlfcn|pthread|windows|sys/.*)\.h>")
+    named = {name for name, text in SOURCES.items() if headers.search(text)}
+    # The permission for AMX is a system call of Linux alone; the CUDA backend is built for Linux alone.
+    assert named == {"platform/os.cc", "kernels/isa/isa.cc", "cuda/cublas_lt.cc"}
 
 
 def test_symbols_are_exported_by_the_entries_alone() -> None:
