@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +177,18 @@ def test_isa_variable_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
         assert native.status().isa == isa
     monkeypatch.setenv(native.ISA_VARIABLE, "")
     assert native.status().isa == native.status().usable_isas[0]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="Linux lists what the CPU has")
+def test_the_usable_isas_are_what_linux_lists() -> None:
+    listed = re.search(r"^flags.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert listed is not None
+    flags = set(listed[0].split())
+    avx2 = {"avx2", "fma", "f16c"}
+    avx512 = avx2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    needed = {"avx512_bf16": avx512 | {"avx512_bf16"}, "avx512": avx512, "avx2": avx2, "baseline": set()}
+    expected = [isa for isa in native.status().compiled_isas if isa in needed and needed[isa] <= flags]
+    assert [isa for isa in native.status().usable_isas if isa != "amx_bf16"] == expected
 
 
 def test_library_path_is_absolute_text() -> None:

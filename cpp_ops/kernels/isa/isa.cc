@@ -1,23 +1,84 @@
 // Layer: kernels. See isa.h.
 #include "kernels/isa/isa.h"
 
+#include <cstdint>
 #include <cstring>
 
 #include "kernels/isa/isa_list.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #endif
 
 namespace mylinear::kernels {
 namespace {
 
+// What the CPU has, by CPUID, and whose registers the operating system saves, by XGETBV. Not by the
+// compiler's
+// __builtin_cpu_supports: where Clang comes without its runtime library, as in zig, that is false for
+// everything. Source: Intel's Software Developer's Manual, volume 1, chapter 13, and volume 2, CPUID.
+#if defined(__x86_64__)
+struct Cpu {
+  bool has_avx2 = false;  // with FMA and F16C, as all that follow
+  bool has_avx512 = false;
+  bool has_avx512_bf16 = false;
+  bool has_amx_bf16 = false;
+
+  Cpu() {
+    constexpr unsigned kFma = 1u << 12, kOsXsave = 1u << 27, kAvx = 1u << 28,
+                       kF16c = 1u << 29;  // leaf 1, ECX
+    constexpr unsigned kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30,
+                       kVl = 1u << 31;                            // 7, EBX
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // 7, EDX
+    constexpr unsigned kAvx512Bf16 = 1u << 5;                     // 7.1, EAX
+    constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;                   // XCR0
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has(ecx, kFma | kOsXsave | kAvx | kF16c)) return;
+    const uint64_t saved = saved_registers();
+    if (!has(saved, kYmm) || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return;
+    has_avx2 = has(ebx, kAvx2);
+    has_avx512 = has_avx2 && has(ebx, kF | kDq | kBw | kVl) && has(saved, kZmm);
+    has_amx_bf16 = has_avx512 && has(edx, kAmxBf16 | kAmxTile);
+    has_avx512_bf16 =
+        has_avx512 && eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && has(eax, kAvx512Bf16);
+  }
+
+ private:
+  static bool has(uint64_t bits, uint64_t wanted) { return (bits & wanted) == wanted; }
+
+  static uint64_t saved_registers() {
+    unsigned low = 0, high = 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    const uint64_t saved = uint64_t{high} << 32 | low;
+#if defined(__APPLE__)
+    return saved | (saved & 0x4 ? 0xe0 : 0);  // macOS saves those of AVX-512 from a thread's first use on
+#else
+    return saved;
+#endif
+  }
+};
+
+const Cpu& cpu() {
+  static const Cpu found;
+  return found;
+}
+#endif
+
+[[maybe_unused]] bool avx2_is_usable() {
+#if defined(__x86_64__)
+  return cpu().has_avx2;
+#else
+  return false;
+#endif
+}
+
 [[maybe_unused]] bool avx512_is_usable() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return cpu().has_avx512;
 #else
   return false;
 #endif
@@ -25,7 +86,7 @@ namespace {
 
 [[maybe_unused]] bool avx512_bf16_is_usable() {
 #if defined(__x86_64__)
-  return avx512_is_usable() && __builtin_cpu_supports("avx512bf16");
+  return cpu().has_avx512_bf16;
 #else
   return false;
 #endif
@@ -34,19 +95,8 @@ namespace {
 // The registers of AMX are so large that Linux, since 5.16, has a process ask for them once.
 [[maybe_unused]] bool amx_bf16_is_usable() {
 #if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of EDX, CPUID leaf 7
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;   // ARCH_REQ_XCOMP_PERM, a state component
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return avx512_is_usable() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kAmxBf16) &&
-         (edx & kAmxTile) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-
-[[maybe_unused]] bool avx2_is_usable() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, a state component
+  return cpu().has_amx_bf16 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
