@@ -8,7 +8,11 @@
 #include "ceilings/loops.h"
 #include "kernels/isa/isa.h"
 
+#ifdef _WIN32
+#define MYLINEAR_EXPORT extern "C" __attribute__((dllexport))
+#else
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
 
 namespace mylinear::ceilings {
 namespace {

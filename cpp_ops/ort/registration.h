@@ -180,7 +180,11 @@ abi::OrtStatus* register_library(abi::OrtSessionOptions* options, const abi::Ort
 }  // namespace mylinear::ort
 #pragma GCC visibility pop
 
+#ifdef _WIN32
+#define MYLINEAR_EXPORT extern "C" __attribute__((dllexport))
+#else
 #define MYLINEAR_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
 
 // A .cu file includes the CPU's kernel with this defined, and registers both at its end (cuda/kernel.h).
 #ifdef MYLINEAR_REGISTER_LATER

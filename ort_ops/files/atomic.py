@@ -216,8 +216,9 @@ def _replacing(target: Path) -> Iterator[Path]:
 def _take_owner_and_mode(temporary: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         old = target.stat()
-        with suppress(PermissionError):
-            os.chown(temporary, old.st_uid, old.st_gid)
+        if hasattr(os, "chown"):  # not on Windows
+            with suppress(PermissionError):
+                os.chown(temporary, old.st_uid, old.st_gid)
         os.chmod(temporary, stat.S_IMODE(old.st_mode))
 
 

@@ -29,7 +29,7 @@ ISA_VARIABLE = "MYLINEAR_ISA"
 
 _DESCRIBE = "mylinear_describe"
 _DISTRIBUTION = "ort-mylinear"
-_FILE_NAME = "libmylinear_ort.dylib" if sys.platform == "darwin" else "libmylinear_ort.so"
+_FILE_NAME = "libmylinear_ort" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _REINSTALL = (
     "install a C++17 compiler (such as g++ 9 or newer) and run "
     "`pip install --force-reinstall --no-cache-dir --no-deps` on ort-mylinear's source again"

@@ -54,7 +54,8 @@ _MAX_MESSAGE_NBYTES = 2000  # onnxruntime cuts at 4095 (1.32) or 2047 (1.17)
 _SHUTDOWN_MS = 2000
 
 _lock = threading.Lock()
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _kept: list[Any] = []  # objects that the library has pointers to, for the life of the process
 _attached: list[ctypes.CDLL] = []
 _domains: dict[tuple[Any, ...], _Domain] = {}
