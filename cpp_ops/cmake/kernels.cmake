@@ -12,8 +12,18 @@ set_target_properties(mylinear_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON C
 target_compile_options(mylinear_kernels PRIVATE -ffp-contract=off -fno-exceptions -fno-math-errno $<$<CONFIG:>:-O3>)
 
 # Adds the unit of an ISA if the compiler knows all of its flags.
+set(MYLINEAR_KNOWN_ISAS avx2 avx512 avx512_bf16 amx_bf16 neon)
+set(MYLINEAR_ISAS "" CACHE STRING "the instruction sets to compile beside the baseline; empty for all")
+foreach(isa ${MYLINEAR_ISAS})
+  if(NOT isa IN_LIST MYLINEAR_KNOWN_ISAS)
+    message(FATAL_ERROR "MYLINEAR_ISAS must name some of ${MYLINEAR_KNOWN_ISAS}, got ${isa}")
+  endif()
+endforeach()
 include(CheckCXXCompilerFlag)
 function(add_isa isa)
+  if(MYLINEAR_ISAS AND NOT isa IN_LIST MYLINEAR_ISAS)
+    return()
+  endif()
   string(TOUPPER ${isa} upper)
   set(flags ${ARGN})
   list(FILTER flags EXCLUDE REGEX "-W")
