@@ -8,7 +8,8 @@ array([[16.]])
 `register` does the same for session options of your own; `available_kernels` lists the kernels; `library_path` names
 the C++ library for hosts in other languages, `include_dir` the headers for kernels in C++ (``docs/cpp_kernels.md``);
 `python_kernel` makes a function the kernel of an operator of your own (``docs/python_kernels.md``); `Trainer` trains
-(``docs/training_in_onnxruntime.md``). This package never imports torch.
+(``docs/training_in_onnxruntime.md``); `load_bundle` loads what `mylinear bundle` sealed (``docs/bundles.md``). This
+package never imports torch.
 Names are imported when they are first used, onnx and onnxruntime-extensions only when a model or a kernel needs them.
 """
 
@@ -19,6 +20,8 @@ TYPE_CHECKING = False  # as typing has it; the command line handles signals befo
 if TYPE_CHECKING:
     from typing import Any
 
+    from ort_ops.bundle.load import Bundle, load_bundle
+    from ort_ops.bundle.manifest import BundleError
     from ort_ops.native.library import cmake_dir, include_dir, library_path
     from ort_ops.opdef.operator import ContractError, DefinitionError
     from ort_ops.opdef.parameters import TypeVariable as TensorType
@@ -56,6 +59,8 @@ __all__ = [
     "MYLINEAR",
     "BFloat16",
     "Bool",
+    "Bundle",
+    "BundleError",
     "ContractError",
     "CpuFallbackWarning",
     "DefinitionError",
@@ -85,6 +90,7 @@ __all__ = [
     "include_dir",
     "library_path",
     "like_first",
+    "load_bundle",
     "python_kernel",
     "register",
 ]
@@ -93,6 +99,8 @@ _MODULES = {
     "MYLINEAR": "operators.mylinear.contract",
     "BFloat16": "opdef.signature",
     "Bool": "opdef.signature",
+    "Bundle": "bundle.load",
+    "BundleError": "bundle.manifest",
     "ContractError": "opdef.operator",
     "CpuFallbackWarning": "session",
     "DefinitionError": "opdef.operator",
@@ -122,6 +130,7 @@ _MODULES = {
     "include_dir": "native.library",
     "library_path": "native.library",
     "like_first": "python_kernels.decorator",
+    "load_bundle": "bundle.load",
     "python_kernel": "python_kernels.decorator",
     "register": "session",
 }

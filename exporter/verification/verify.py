@@ -21,10 +21,10 @@ from exporter.verification.training.states import example_feeds, make_training_c
 from exporter.verification.verifier import Verifier
 from ort_ops.errors import MylinearError
 from ort_ops.models.checks import check_shapes
+from ort_ops.models.complete import remove_definitions
 from ort_ops.models.files import load_model
 from ort_ops.models.inputs.draw import InputDrawer
 from ort_ops.models.nodes import require_operator_nodes
-from ort_ops.opdef import registry
 
 __all__ = ["EDGES", "FINITE_DIFFERENCES", "NODES", "ParityError", "Row", "Verification", "verify"]
 
@@ -118,7 +118,7 @@ def _verify_model(
     checkpoint: str | Path | None = None,
 ) -> Verification:
     check_shapes(model)
-    _remove_definitions(model)
+    remove_definitions(model)
     drawer = InputDrawer(model)
     cases = make_cases(model, drawer, batch_sizes, inputs, options.seed)
     backends = find_backends(model, path, checkpoint, options.compile_backend, options.device)
@@ -131,7 +131,7 @@ def _verify_training(
     """Verify the step of a training file, and the model in eval mode that it holds."""
     model, metadata = training.model, training.metadata
     check_shapes(model)
-    _remove_definitions(model)
+    remove_definitions(model)
     drawer = InputDrawer(model, metadata.ranges)
     examples = example_feeds(training, inputs)
     if batch_sizes is None:
@@ -146,7 +146,7 @@ def _verify_training(
         return combine(training, step, None)
     model = load_model(training.inference)
     check_shapes(model)
-    _remove_definitions(model)
+    remove_definitions(model)
     drawer = InputDrawer(model, metadata.ranges)
     cases = make_cases(model, drawer, batch_sizes, (), options.seed)
     names = [value.name for value in model.graph.input]
@@ -156,11 +156,3 @@ def _verify_training(
     backends = find_backends(model, training.inference, None, None, options.device)
     verifier = Verifier(model, training.inference, drawer, cases, options.seed, options.on_progress)
     return combine(training, step, verifier.run(backends, (), with_gradients=False))
-
-
-def _remove_definitions(model: onnx.ModelProto) -> None:
-    """Remove the operators' own functions, which evaluators would take instead of an operator; no weight is copied."""
-    names = registry.names()
-    for index, function in reversed(list(enumerate(model.functions))):
-        if (function.domain, function.name) in names:
-            del model.functions[index]

@@ -15,6 +15,7 @@ _SERVING = {
     "run": "predict with a model",
     "adopt": "put our operators in for what they can stand for, in any ONNX model",
     "lower": "replace our operators by standard ones",
+    "bundle": "seal a model, its libraries, a sample and the proof in one folder, to deploy",
     "inspect": "say what is in a model, and what would run it here",
     "new": "write the package of an operator of your own",
     "doctor": "say what is installed, which kernels there are, and how to mend what is wrong",

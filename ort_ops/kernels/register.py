@@ -154,10 +154,7 @@ def register_plan(
         domains,
         {op_type: offer.kit.operator for op_type, offer in chosen.items()},
     )
-    if plan not in _plans:
-        _plans.append(plan)
-    session_options.add_session_config_entry(_CONFIG_KEY, plan.name or kernels)
-    session_options.add_session_config_entry(_PLAN_KEY, str(_plans.index(plan)))
+    enter_plan(session_options, plan)
     request = {"kernels": kernels, "element_types": element_types, "providers": providers, "operators": operators}
     # One call of `register` stands for all that it did.
     calls[num_calls:] = [("", (), {**request, "python_domains": python_domains, "versions": versions})]
@@ -173,6 +170,14 @@ def check_request(session_options: object, kernels: object) -> None:
         raise TypeError(f"the session options must be {rule}, got {type(session_options).__name__}")
     if not isinstance(kernels, str):
         raise TypeError(f"kernels must be one name, such as 'auto' or 'cpp', got {kernels!r}")
+
+
+def enter_plan(session_options: onnxruntime.SessionOptions, plan: Plan) -> None:
+    """Let options remember what was registered with them."""
+    if plan not in _plans:
+        _plans.append(plan)
+    session_options.add_session_config_entry(_CONFIG_KEY, plan.name or plan.kernels)
+    session_options.add_session_config_entry(_PLAN_KEY, str(_plans.index(plan)))
 
 
 def plan_of(session_options: onnxruntime.SessionOptions) -> Plan | None:

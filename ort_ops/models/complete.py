@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from ort_ops.errors import ModelError
 from ort_ops.models.graphs import NodeContainer, declared_shape
 from ort_ops.models.nodes import OperatorNode, domain_version, operator_nodes
+from ort_ops.opdef import registry
 from ort_ops.opdef.operator import AbsentInput, Parameter
 
 
@@ -48,6 +49,14 @@ def complete_outputs(nodes: Iterable[OperatorNode]) -> None:
     for found in nodes:
         if found.lacks_output:
             found.node.output.extend([""] * (len(found.operator.outputs) - len(found.node.output)))
+
+
+def remove_definitions(model: onnx.ModelProto) -> None:
+    """Remove the operators' own functions, which evaluators would take instead of an operator; no weight is copied."""
+    names = registry.names()
+    for index, function in reversed(list(enumerate(model.functions))):
+        if (function.domain, function.name) in names:
+            del model.functions[index]
 
 
 class _Completion:

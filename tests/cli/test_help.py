@@ -92,7 +92,7 @@ def test_completion_without_its_package_says_what_to_install(
 
 def test_the_functions_that_the_docs_name_return_what_shows_itself() -> None:
     rows = re.findall(r"^\| (?:`\w+`)? ?\| `([\w.]+)\.(\w+)` \|", COMMAND_LINE, re.M)
-    assert len(rows) == 9
+    assert len(rows) == 10
     for module, name in rows:
         assert issubclass(get_type_hints(getattr(importlib.import_module(module), name))["return"], Shown), name
 
