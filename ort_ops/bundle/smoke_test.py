@@ -83,9 +83,7 @@ def load(path: str, dtype: str) -> Any:
     if dtype != "bfloat16":
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
     if not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
-        raise WrongError(
-            f"onnxruntime {RUNTIME} takes no bfloat16 from Python; update it to 1.20 or newer"
-        )
+        raise WrongError(f"onnxruntime {RUNTIME} takes no bfloat16 from Python; update it to 1.20 or newer")
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
 
 
@@ -157,11 +155,7 @@ def main() -> int:
             said.append(f"without library: {run(manifest, [])}")
         libraries = [library for library in manifest["libraries"] if library["platform"] == here]
         for library in libraries:
-            oldest = library["oldest_onnxruntime"]
-            if oldest and version(onnxruntime.__version__) < version(oldest):
-                raise WrongError(
-                    f"'{library['path']}' needs onnxruntime {oldest} or newer, got {RUNTIME}"
-                )
+            check_runtime(f"'{library['path']}'", library["oldest_onnxruntime"])
         if libraries:
             said.append(f"with library: {run(manifest, libraries)}")
         elif manifest["libraries"]:
