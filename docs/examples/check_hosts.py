@@ -1,0 +1,120 @@
+"""Run the examples of docs/examples and compare them with Python: ``python docs/examples/check_hosts.py``.
+
+Arguments name some of: browser, node, cpp; all by default. Each needs its own tools, and a missing one is a failure
+that says what to install; with --install, Chromium comes from Debian (as root). All else comes into build/.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import ort_ops
+from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.numerics.compare import Verdict
+
+HERE = Path(__file__).parent
+BUILD = HERE.parents[1] / "build"
+MODELS = HERE.parents[1] / "models"
+ROWS = 100
+
+Array = NDArray[Any]
+
+
+def check_browser() -> bool:
+    """Use the page of web/ in Chromium."""
+    if "--install" in sys.argv and shutil.which("chromium") is None:
+        call("apt-get", "-qq", "update")
+        call("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", DEBIAN_FRONTEND="noninteractive")
+    return subprocess.run([sys.executable, HERE / "web" / "check" / "check.py"], check=False).returncode == 0
+
+
+def check_node() -> bool:
+    """Run models in Node.js: the numbers are those of Python's function body, bit for bit."""
+    folder = BUILD / "node"
+    shutil.copytree(HERE / "node", folder, dirs_exist_ok=True)
+    call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", folder)
+    is_right = True
+    for model, given in samples(folder):
+        call("node", folder / "run.js", model, folder / "output", folder / "input.npy")
+        is_right &= same(f"Node.js, {model.name}", np.load(folder / "output0.npy"), model, given, "body")
+    return is_right
+
+
+def check_cpp() -> bool:
+    """Build the host of cpp/, and run models by their body and by our kernel: Python's numbers, bit for bit."""
+    onnxruntime, folder = BUILD / "onnxruntime", BUILD / "cpp"
+    call(sys.executable, HERE / "cpp" / "fetch.py", onnxruntime)
+    generator = ["-GNinja"] if shutil.which("ninja") else []
+    settings = [f"-DCMAKE_PREFIX_PATH={onnxruntime}", "-DCMAKE_BUILD_TYPE=Release"]
+    call("cmake", "-S", HERE / "cpp", "-B", folder, *generator, *settings)
+    call("cmake", "--build", folder)
+    is_right = True
+    for model, given in samples(folder):
+        for kernels, library in (("body", ""), ("cpp", ort_ops.library_path())):
+            call(folder / "host", model, library, folder / "output", folder / "input.npy")
+            got = np.fromfile(folder / "output0", given.dtype).reshape(len(given), -1)
+            is_right &= same(f"C++ {kernels}, {model.name}", got, model, given, kernels)
+    return is_right
+
+
+def samples(folder: Path) -> Iterator[tuple[Path, Array]]:
+    """Yield models of three dtypes, each with rows that lie in the file input.npy then."""
+    in_dtype = runpy.run_path(str(HERE / "web" / "build.py"))["in_dtype"]
+    half = folder / "digits_mlp.float16.onnx"
+    onnx.save(in_dtype(onnx.load(MODELS / "digits_mlp.onnx"), "float16"), half)
+    rng = np.random.default_rng(0)
+    for model, dtype, columns in (
+        (MODELS / "linear.onnx", "float64", 2),
+        (MODELS / "digits_mlp.onnx", "float32", 64),
+        (half, "float16", 64),
+    ):
+        given = rng.integers(0, 17, (ROWS, columns)).astype(dtype)
+        np.save(folder / "input.npy", given)
+        yield model, given
+
+
+def same(what: str, got: Array, model: Path, given: Array, kernels: str) -> bool:
+    """Compare a host's output with Python's bit by bit, and with the exact one; print and return the result."""
+    expected = ort_ops.InferenceSession(model, kernels=kernels).run(None, {"x": given})[0]
+    exact = Float64Run(onnx.load(model))({"x": given}).outputs["y"].compare(got)
+    differs = got.shape != expected.shape or got.dtype != expected.dtype or bool((got != expected).any())
+    equal = "not Python's bits" if differs else "Python's, bit for bit"
+    print(f"{what}: {got.size} numbers, {equal}; {exact.max_in_bounds:.2g} bounds, {exact.text}")
+    return not differs and exact.verdict is Verdict.OK
+
+
+def call(*command: Any, **environment: str) -> None:
+    """Run a command, and end with its own message if it fails or is not there."""
+    if shutil.which(command[0]) is None:
+        sys.exit(f"{command[0]} is missing; install it, or name the examples to check")
+    if subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | environment, check=False).returncode:
+        sys.exit(f"failed: {' '.join(map(str, command))}")
+
+
+CHECKS = {"browser": check_browser, "node": check_node, "cpp": check_cpp}
+
+
+def main(arguments: list[str]) -> int:
+    """Check the named examples, and return the exit status."""
+    named = [name for name in arguments if name != "--install"]
+    if unknown := [name for name in named if name not in CHECKS]:
+        sys.exit(f"there is no example {unknown[0]}; there are {', '.join(CHECKS)}")
+    results = {name: CHECKS[name]() for name in named or CHECKS}
+    for name, is_right in results.items():
+        print(f"{name}: {'right' if is_right else 'WRONG'}")
+    return 0 if all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
