@@ -71,28 +71,29 @@ def parse_cells(dtype: np.dtype[Any], rows: Sequence[Sequence[str]]) -> NDArray[
     return values
 
 
-def cast(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:
+def cast(label: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:
     """Return rows in the model's dtype. Raises: InputError for a value that it cannot hold.
 
     Args:
+        label: where the rows are from, for messages.
         num_before: rows before these, for messages.
     """
     if rows.dtype == dtype:
         return rows
     if dtype == TEXT:
-        return _as_text(source, rows, num_before)
+        return _as_text(label, rows, num_before)
     with np.errstate(over="ignore", invalid="ignore"):
         if not is_floating(dtype):
-            return _as_whole(source, rows, dtype, num_before)
+            return _as_whole(label, rows, dtype, num_before)
         result = rows.astype(dtype)
     is_lost = ~np.isfinite(result) & np.isfinite(rows)
     if is_lost.any():
         row, value = _first(rows, is_lost, num_before)
-        raise InputError(f"'{source}' row {row}: {value} is too large for the model's {dtype}")
+        raise InputError(f"{label} row {row}: {value} is too large for the model's {dtype}")
     return result
 
 
-def _as_whole(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:
+def _as_whole(label: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:
     """Return integers or booleans; floats from 2^53 on may have been another number in a file, and are refused."""
     least, largest = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     if rows.dtype.kind == "O":
@@ -104,7 +105,7 @@ def _as_whole(source: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before:
     if not is_right.all():
         row, value = _first(rows, ~is_right, num_before)
         rule = f"whole numbers from {least} to {largest}"
-        raise InputError(f"'{source}' row {row}: the model's {dtype} must be {rule}, got {value}")
+        raise InputError(f"{label} row {row}: the model's {dtype} must be {rule}, got {value}")
     return rows.astype(dtype)
 
 
@@ -119,7 +120,7 @@ def _first(rows: NDArray[Any], is_wrong: NDArray[Any], num_before: int) -> tuple
     return num_before + place[0] + 1, rows[place]
 
 
-def _as_text(source: str, rows: NDArray[Any], num_before: int) -> NDArray[Any]:
+def _as_text(label: str, rows: NDArray[Any], num_before: int) -> NDArray[Any]:
     if rows.dtype.kind == "O":
         return rows
     codes = np.ascontiguousarray(rows, rows.dtype.newbyteorder("=")).view(np.uint32)
@@ -127,7 +128,7 @@ def _as_text(source: str, rows: NDArray[Any], num_before: int) -> NDArray[Any]:
     is_wrong = (codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))  # half a surrogate pair
     if is_wrong.any():
         row, code = _first(codes, is_wrong, num_before)
-        raise InputError(f"'{source}' row {row}: {code:#x} is no character of a text")
+        raise InputError(f"{label} row {row}: {code:#x} is no character of a text")
     return rows.astype(object)
 
 

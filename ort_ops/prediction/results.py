@@ -65,7 +65,7 @@ class CsvWriter:
         self._name = name
         self._has_header = False
 
-    def write(self, result: NDArray[Any]) -> None:
+    def write(self, result: NDArray[Any], kept: Any = None) -> None:
         """Write the rows of ``result``; numbers read back exactly."""
         names = result.dtype.names
         flat = result if names else result.reshape(len(result), -1)
@@ -101,7 +101,7 @@ class NpyWriter:
         self._row_shape: tuple[int, ...] = ()
         self._count = 0
 
-    def write(self, result: NDArray[Any]) -> None:
+    def write(self, result: NDArray[Any], kept: Any = None) -> None:
         """Append rows. Raises: InputError if shape or dtype differ from those before."""
         if result.dtype.name == "bfloat16":
             result = result.astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from ort_ops.files.inputs import InputError, shown_names
 from ort_ops.files.npy_file import open_npy
 from ort_ops.prediction.columns import CellError, Column, encode, feature_fills, is_number, plain_columns
 from ort_ops.prediction.elements import TEXT, cast, is_cell, is_floating, parse_cells
+
+SOURCES = ".csv, .npy, .parquet, .arrow or .feather"
+"""The files that can be read, for messages; the last three by `table_files`."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,20 @@ class RowReader:
     is_positional: bool = False
     tell: Callable[[str], None] = lambda text: None
 
-    def open(self, source: str) -> Rows:
-        """Return the rows of a ``.csv`` or ``.npy`` file, or of text. Raises: InputError, also when a batch is read."""
+    def open(self, source: str, start: int = 0) -> Rows:
+        """Return the rows of a ``.csv`` or ``.npy`` file, from a row on, or of text.
+
+        Raises: InputError, also when a batch is read.
+        """
         suffix = Path(source).suffix.lower()
         if suffix == ".npy":
-            return self._open_npy(source)
+            return self._open_npy(source, start)
         if len(self.shape) != 2 or not isinstance(self.shape[1], int):
             raise InputError(f"the model takes an input of shape {list(self.shape)}; give it as a .npy file")
         if suffix == ".csv":
-            return Rows(None, self._csv_batches(source))
+            return Rows(None, self._csv_batches(source, start))
         if Path(source).exists():
-            raise InputError(f"'{source}' must be a .csv or .npy file")
+            raise InputError(f"'{source}' must be a {SOURCES} file")
         return self._parse_text(source)
 
     @property
@@ -69,15 +75,11 @@ class RowReader:
 
     def _parse_text(self, text: str) -> Rows:
         if self.dtype == TEXT:  # it could be any text, also a misspelt file name
-            raise InputError(
-                f"the input must be an existing .csv or .npy file, for a model that takes text, got '{text}'"
-            )
+            raise InputError(f"the input must be an existing {SOURCES} file, for a model that takes text, got '{text}'")
         columns = self._all_columns
         rows = [row.split(",") for row in text.split(";")]
         if not any(is_cell(self.dtype, cell) for cell in rows[0]) and len(rows[0]) != len(columns):
-            raise InputError(
-                f"the input must be an existing .csv or .npy file, or numbers such as \"3,2\", got '{text}'"
-            )
+            raise InputError(f"the input must be an existing {SOURCES} file, or numbers such as \"3,2\", got '{text}'")
         for number, cells in enumerate(rows, 1):
             if len(cells) != len(columns):
                 raise InputError(f"row {number} of '{text}' must have {_count(columns)}, got {len(cells)}")
@@ -85,12 +87,12 @@ class RowReader:
             encoded = _encode(columns, rows, self.dtype)
         except CellError as error:
             raise InputError(
-                'the input must be an existing .csv or .npy file, or numbers such as "3,2", '
+                f'the input must be an existing {SOURCES} file, or numbers such as "3,2", '
                 f"got '{text}': row {error.row + 1}, column {error.column + 1}{error.reason}"
             ) from None
         return Rows(len(encoded), self._cast_batches(text, encoded))
 
-    def _open_npy(self, source: str) -> Rows:
+    def _open_npy(self, source: str, start: int) -> Rows:
         array = open_npy(source, is_text=self.dtype == TEXT)
         if array.dtype.kind == "V":
             if self.dtype.name != "bfloat16":
@@ -102,12 +104,12 @@ class RowReader:
             raise InputError(f"'{source}' must have shape {shape}, as the model's input, got {list(array.shape)}")
         if array.ndim == 0 or len(array) == 0:
             raise InputError(f"'{source}' has no rows")
-        return Rows(len(array), self._cast_batches(source, array))
+        return Rows(max(0, len(array) - start), self._cast_batches(source, array, start))
 
-    def _cast_batches(self, source: str, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        for start in range(0, len(rows), self.batch_size):
+    def _cast_batches(self, source: str, rows: NDArray[Any], first: int = 0) -> Iterator[NDArray[Any]]:
+        for start in range(first, len(rows), self.batch_size):
             batch = self._filled(np.asarray(rows[start : start + self.batch_size]))
-            yield cast(source, batch, self.dtype, start)
+            yield cast(f"'{source}'", batch, self.dtype, start)
 
     def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Return the batch with the columns' numbers for missing ones in place of NaN."""
@@ -117,20 +119,19 @@ class RowReader:
                 return np.where(np.isnan(batch), fills, batch)
         return batch
 
-    def _csv_batches(self, source: str) -> Iterator[NDArray[Any]]:
+    def _csv_batches(self, source: str, start: int) -> Iterator[NDArray[Any]]:
         columns = self._all_columns
         parts: list[NDArray[Any]] = []
-        filled = done = 0
+        filled, done = 0, start
         with open_csv(source) as records:
             first = next(records, None)
             if first is None:
                 return
             is_header, chosen = self._understand(source, first[1])
             rest = records if is_header else chain([first], records)
-            for chunk in chunks(rest, len(first[1]), self.batch_size):
-                encoded = cast(
-                    source, _encode_chunk(source, columns, chosen, chunk, len(first[1]), self.dtype), self.dtype, done
-                )
+            for chunk in chunks(islice(rest, start, None), len(first[1]), self.batch_size):
+                encoded = _encode_chunk(source, columns, chosen, chunk, len(first[1]), self.dtype)
+                encoded = cast(f"'{source}'", encoded, self.dtype, done)
                 done += len(chunk)
                 while filled + len(encoded) >= self.batch_size:
                     part, encoded = np.split(encoded, [self.batch_size - filled])

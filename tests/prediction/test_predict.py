@@ -171,7 +171,7 @@ def test_a_damaged_npy_and_a_binary_csv(session: InferenceSession, tmp_path: Pat
 
 
 def test_bad_outputs(session: InferenceSession, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the output must be a \.csv or \.npy file"):
+    with pytest.raises(InputError, match=r"the output must be a \.csv, \.npy, \.parquet"):
         predict(session, "1,2", tmp_path / "out.txt")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="part of the path is a file"):
