@@ -13,6 +13,8 @@ not be installed. Each part reports its failures, and the others go on; the exit
 - ``kernel``: the backend against torch's ``F.linear``, both replayed from a CUDA graph, which leaves the
   host's time out; the same with cuBLASLt in place of the GEMV kernel; the rate at 8192 x 8192 x 8192, against cuBLAS';
   the bandwidth at M = 1, against a copy's.
+- ``fused``: the backend with an activation, and with float16 and bfloat16 weights under float32, against torch's
+  ``F.linear`` and the activation after it, in float32 for the latter; and nodes with an activation in onnxruntime.
 - ``node``: a model of MYLINEAR nodes against models of Gemm and of MatMul and Add on onnxruntime's CUDA provider, and
   torch's ``F.linear`` called from Python; times by CUDA events on one stream.
 
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import json
 import math
 import os
@@ -50,8 +53,11 @@ TOLERANCE = {
     "float16": 2e-3,
     "bfloat16": 1.6e-2,
 }
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")  # in the order of the kernels
+FUSED = ("relu", "gelu", "silu")
+FUSED_ROWS, MIXED_ROWS = (1, 8, 128, 2048), (1, 2, 4, 8, 16, 17, 64, 512, 2048)
 ONNX_TYPES = {"float32": 1, "float64": 11, "float16": 10, "bfloat16": 16}
-PARTS = ("build", "tests", "sanitizer", "kernel", "node")
+PARTS = ("build", "tests", "sanitizer", "kernel", "fused", "node")
 ROTATED_NBYTES = 160 << 20  # three times the cache of an H100
 MAX_ROTATION = 16
 ROUNDS = 7
@@ -171,9 +177,11 @@ class Call(ctypes.Structure):
 
     _fields_ = (
         ("element_type", ctypes.c_int32),
+        ("weight_type", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("work", ctypes.c_int32),
         ("device", ctypes.c_int32),
         ("allows_tf32", ctypes.c_int32),
-        ("work", ctypes.c_int32),
         ("M", ctypes.c_uint64),
         ("N", ctypes.c_uint64),
         ("K", ctypes.c_uint64),
@@ -210,22 +218,26 @@ class Backend:
 
         library = ctypes.CDLL(str(path))
         library.mylinear_cuda_backend.restype = ctypes.POINTER(Table)
-        self.table = library.mylinear_cuda_backend(ctypes.c_uint32(2)).contents
+        self.table = library.mylinear_cuda_backend(ctypes.c_uint32(3)).contents
         if self.table.nbytes != ctypes.sizeof(Table):
             raise RuntimeError("the structs here are not those of backend.h")
         self.workspace = torch.empty(WORKSPACE_NBYTES, dtype=torch.uint8, device=device)
         address = self.workspace.data_ptr()
-        self.allocate = Call._fields_[12][1](lambda owner, nbytes: address if nbytes <= WORKSPACE_NBYTES else None)
+        self.allocate = dict(Call._fields_)["allocate"](
+            lambda owner, nbytes: address if nbytes <= WORKSPACE_NBYTES else None
+        )
         text = ctypes.create_string_buffer(4096)
         self.table.describe(text, len(text))
         self.description = text.value.decode()
 
-    def call(self, x: Any, w: Any, bias: Any, y: Any, allows_tf32: bool) -> Call:
+    def call(self, x: Any, w: Any, bias: Any, y: Any, allows_tf32: bool, activation: str = "none") -> Call:
         """Prepare a call on the current stream."""
         import torch
 
         return Call(
             element_type=self.TYPES.index(str(x.dtype).removeprefix("torch.")),
+            weight_type=self.TYPES.index(str(w.dtype).removeprefix("torch.")),
+            activation=ACTIVATIONS.index(activation),
             device=x.device.index or 0,
             allows_tf32=allows_tf32,
             M=x.shape[0],
@@ -245,9 +257,9 @@ class Backend:
         if self.table.compute(ctypes.byref(call), text):
             raise RuntimeError(text.value.decode())
 
-    def linear(self, x: Any, w: Any, bias: Any, y: Any, allows_tf32: bool) -> None:
-        """Queue y = x w^T + bias."""
-        self.compute(self.call(x, w, bias, y, allows_tf32))
+    def linear(self, x: Any, w: Any, bias: Any, y: Any, allows_tf32: bool, activation: str = "none") -> None:
+        """Queue y = activation(x w^T + bias)."""
+        self.compute(self.call(x, w, bias, y, allows_tf32, activation))
 
 
 def torch_dtype(dtype: str) -> Any:
@@ -262,19 +274,31 @@ def allows_tf32(dtype: str) -> bool:
     return dtype == "float32"
 
 
-def relative_error(y: Any, x: Any, w: Any, bias: Any) -> float:
+def activated(activation: str, x: Any) -> Any:
+    """Apply an activation by torch."""
+    import torch
+    from torch.nn import functional
+
+    if activation == "gelu_tanh":
+        return functional.gelu(x, approximate="tanh")
+    functions = {"gelu": functional.gelu, "silu": functional.silu}
+    return x if activation == "none" else functions.get(activation, getattr(torch, activation, None))(x)
+
+
+def relative_error(y: Any, x: Any, w: Any, bias: Any, activation: str = "none") -> float:
     """Return ||y - exact|| / ||exact|| over some of the rows; infinity for a NaN."""
     import torch
 
     rows = torch.unique(torch.linspace(0, x.shape[0] - 1, min(x.shape[0], 16)).long()).to(x.device)
     exact = torch.nn.functional.linear(x[rows].double(), w.double(), None if bias is None else bias.double())
+    exact = activated(activation, exact)
     error = float((y[rows].double() - exact).norm() / exact.norm().clamp_min(1e-300))
     return math.inf if math.isnan(error) else error
 
 
-def check_result(what: str, dtype: str, y: Any, x: Any, w: Any, bias: Any) -> None:
+def check_result(what: str, dtype: str, y: Any, x: Any, w: Any, bias: Any, activation: str = "none") -> None:
     """Check a result's relative error. Raises: RuntimeError."""
-    error = relative_error(y, x, w, bias)
+    error = relative_error(y, x, w, bias, activation)
     if not error <= TOLERANCE[dtype]:
         raise RuntimeError(f"{what} is wrong: relative error {error:.3g}, allowed {TOLERANCE[dtype]:.3g}")
 
@@ -290,21 +314,31 @@ def check_backend() -> None:
             check_one(backend, dtype, m, n, k)
         for m, n, k in [(5, 7, 9), (33, 129, 257), (64, 64, 64), (17, 256, 1024), (9, 9, 0)]:
             check_one(backend, dtype, m, n, k)
+        for activation in ACTIVATIONS[1:]:
+            for m, n, k in [(2, 33, 129), (33, 129, 257), (3, 5, 0)]:
+                check_one(backend, dtype, m, n, k, activation)
+    for weight_dtype in ("float16", "bfloat16"):
+        for m, n, k in [(1, 7, 64), (3, 33, 129), (16, 300, 1000), (17, 33, 129), (64, 256, 1024), (40, 3, 96)]:
+            for activation in ("none", "gelu"):
+                check_one(backend, "float32 without TF32", m, n, k, activation, weight_dtype)
     torch.cuda.synchronize()
     print("every product is right")
 
 
-def check_one(backend: Backend, dtype: str, m: int, n: int, k: int) -> None:
+def check_one(
+    backend: Backend, dtype: str, m: int, n: int, k: int, activation: str = "none", weight_dtype: str | None = None
+) -> None:
     """Check one product, with and without a bias."""
     import torch
 
     for has_bias in (True, False):
         x, w, b = (torch.randn(*shape, dtype=torch_dtype(dtype), device="cuda") for shape in ((m, k), (n, k), (n,)))
+        w = w.to(torch_dtype(weight_dtype or dtype))
         y = torch.full((m, n), math.nan, dtype=x.dtype, device="cuda")
         bias = b if has_bias else None
-        backend.linear(x, w, bias, y, allows_tf32(dtype))
+        backend.linear(x, w, bias, y, allows_tf32(dtype), activation)
         torch.cuda.synchronize()
-        check_result(f"{dtype} {m} x {n} x {k}", dtype, y, x, w, bias)
+        check_result(f"{dtype} {activation} {m} x {n} x {k}", dtype, y, x, w, bias, activation)
 
 
 # ---- timing
@@ -313,7 +347,7 @@ def check_one(backend: Backend, dtype: str, m: int, n: int, k: int) -> None:
 class Inputs:
     """Inputs and outputs of one product, so many of them that each has left the cache when its turn comes again."""
 
-    def __init__(self, dtype: str, m: int, n: int, k: int) -> None:
+    def __init__(self, dtype: str, m: int, n: int, k: int, weight_dtype: str | None = None) -> None:
         import torch
 
         size = torch.empty(0, dtype=torch_dtype(dtype)).element_size()
@@ -321,17 +355,19 @@ class Inputs:
         make = {"dtype": torch_dtype(dtype), "device": "cuda"}
         self.x = [torch.randn(m, k, **make) for _ in range(self.count)]
         self.w = [torch.randn(n, k, **make) / math.sqrt(k) for _ in range(self.count)]
+        if weight_dtype is not None:
+            self.w = [w.to(torch_dtype(weight_dtype)) for w in self.w]
         self.b = [torch.randn(n, **make) for _ in range(self.count)]
         self.y = [torch.full((m, n), math.nan, **make) for _ in range(self.count)]
 
-    def check(self, what: str, dtype: str) -> None:
+    def check(self, what: str, dtype: str, activation: str = "none") -> None:
         """Check one result of the rotation, and that every result was written."""
         import torch
 
         torch.cuda.synchronize()
         if any(bool(torch.isnan(y).any()) for y in self.y):
             raise RuntimeError(f"{what} left elements unwritten, or made NaN")
-        check_result(what, dtype, self.y[-1], self.x[-1], self.w[-1], self.b[-1])
+        check_result(what, dtype, self.y[-1], self.x[-1], self.w[-1], self.b[-1], activation)
 
     def poison(self) -> None:
         for y in self.y:
@@ -381,49 +417,83 @@ def microseconds(runs: dict[str, Callable[[], Any]], per_run: int, stream: Any =
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def kernel_cell(backend: Backend, dtype: str, m: int, n: int, k: int) -> dict[str, float]:
-    """Time the backend and torch, without a host."""
+def kernel_cell(
+    backend: Backend, dtype: str, m: int, n: int, k: int, activation: str = "none", weight_dtype: str | None = None
+) -> dict[str, float]:
+    """Time the backend and torch, without a host; torch's weights have the dtype of x."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = allows_tf32(dtype)
-    inputs = Inputs(dtype, m, n, k)
+    inputs = Inputs(dtype, m, n, k, weight_dtype)
     rotation = range(inputs.count)
+    weights = [w.to(torch_dtype(dtype)) for w in inputs.w]
 
     def ours() -> None:
         for i in rotation:
-            backend.linear(inputs.x[i], inputs.w[i], inputs.b[i], inputs.y[i], allows_tf32(dtype))
+            backend.linear(inputs.x[i], inputs.w[i], inputs.b[i], inputs.y[i], allows_tf32(dtype), activation)
 
     def theirs() -> None:
         for i in rotation:
-            torch.nn.functional.linear(inputs.x[i], inputs.w[i], inputs.b[i])
+            activated(activation, torch.nn.functional.linear(inputs.x[i], weights[i], inputs.b[i]))
 
     replay = captured(ours)
     inputs.poison()
     replay()
-    inputs.check(f"kernel {dtype} {m} x {n} x {k}", dtype)
+    inputs.check(f"kernel {dtype} {activation} {weight_dtype or ''} {m} x {n} x {k}", dtype, activation)
     return microseconds({"mylinear": replay, "torch": captured(theirs)}, inputs.count)
 
 
-def cells(report: Report, what: str, make: Callable[[str, int, int, int], dict[str, float]]) -> list[dict[str, Any]]:
-    """Measure every case of the table; one failure does not end the others."""
+def measured(report: Report, what: str, cell: dict[str, Any], make: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    """Measure one case and print it; empty where it failed, which does not end the others."""
     import torch
 
+    label = " ".join(str(value) for value in cell.values())
+    try:
+        times = make()
+    except Exception as error:
+        report.fail(f"{what} {label}: {type(error).__name__}: {str(error)[:300]}")
+        return {}
+    finally:
+        torch.cuda.empty_cache()
+    ratio = min(v for name, v in times.items() if name != "mylinear") / times["mylinear"]
+    columns = "  ".join(f"{name} {value:9.2f}" for name, value in times.items())
+    print(f"{what} {label:45}  {columns}  x{ratio:.2f}", flush=True)
+    return {**cell, "us": times, "ratio": ratio}
+
+
+def cells(report: Report, what: str, make: Callable[[str, int, int, int], dict[str, float]]) -> list[dict[str, Any]]:
+    """Measure every case of the table."""
     found = []
     for dtype in DTYPES:
         for k, n in WEIGHTS:
             for m in ROWS:
-                try:
-                    times = make(dtype, m, n, k)
-                except Exception as error:
-                    report.fail(f"{what} {dtype} {m} x {n} x {k}: {type(error).__name__}: {str(error)[:300]}")
-                    continue
-                finally:
-                    torch.cuda.empty_cache()
-                ratio = min(v for name, v in times.items() if name != "mylinear") / times["mylinear"]
-                found.append({"dtype": dtype, "M": m, "N": n, "K": k, "us": times, "ratio": ratio})
-                columns = "  ".join(f"{name} {value:9.2f}" for name, value in times.items())
-                print(f"{what} {dtype:21} {m:5} {k:5}->{n:5}  {columns}  x{ratio:.2f}", flush=True)
-    return found
+                cell = {"dtype": dtype, "M": m, "N": n, "K": k}
+                found.append(measured(report, what, cell, functools.partial(make, dtype, m, n, k)))
+    return [row for row in found if row]
+
+
+def fused(report: Report) -> dict[str, Any]:
+    """Measure activations and small weights."""
+    backend = Backend()
+    found: list[dict[str, Any]] = []
+    for dtype in ("float32 without TF32", "float16", "bfloat16"):
+        for activation in FUSED:
+            for k, n in WEIGHTS[:2]:
+                for m in FUSED_ROWS:
+                    cell = {"dtype": dtype, "activation": activation, "M": m, "N": n, "K": k}
+                    make = functools.partial(kernel_cell, backend, dtype, m, n, k, activation)
+                    found.append(measured(report, "fused", cell, make))
+                    if activation != "silu":
+                        again = functools.partial(fused_node_cell, dtype, m, n, k, activation)
+                        found.append(measured(report, "fused node", {"node": True, **cell}, again))
+    for weight_dtype in ("float16", "bfloat16"):
+        for k, n in WEIGHTS:
+            for m in MIXED_ROWS:
+                dtype = "float32 without TF32"
+                cell = {"dtype": dtype, "weights": weight_dtype, "M": m, "N": n, "K": k}
+                make = functools.partial(kernel_cell, backend, dtype, m, n, k, "none", weight_dtype)
+                found.append(measured(report, "mixed", cell, make))
+    return {"cells": [row for row in found if row]}
 
 
 def kernel(report: Report) -> dict[str, Any]:
@@ -517,11 +587,15 @@ def few_rows() -> None:
 # ---- nodes in onnxruntime
 
 
-def node_model(operator: str, dtype: str, count: int) -> bytes:
-    """Make a model of independent products whose tensors are all inputs, so that one run rotates through them."""
+def node_model(operator: str, dtype: str, count: int, activation: str = "none") -> bytes:
+    """Make a model of independent products whose tensors are all inputs, so that one run rotates through them.
+
+    An activation is an attribute of MYLINEAR, and a node after the others; ONNX has one for all of `FUSED` but silu.
+    """
     from onnx import helper
 
     from ort_ops.operators.mylinear.contract import MYLINEAR
+    from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2
 
     element = ONNX_TYPES[dtype.split()[0]]
     nodes, inputs, outputs = [], [], []
@@ -531,14 +605,22 @@ def node_model(operator: str, dtype: str, count: int) -> bytes:
         for name, shape in ((x, ["M", "K"]), (w, shape_of_weight), (b, ["N"])):
             inputs.append(helper.make_tensor_value_info(name, element, shape))
         outputs.append(helper.make_tensor_value_info(y, element, ["M", "N"]))
+        total = y if operator == "mylinear" or activation == "none" else f"s{i}"
         if operator == "mylinear":
-            nodes.append(helper.make_node(MYLINEAR.name, [x, w, b], [y], domain=MYLINEAR.domain))
+            attributes = {} if activation == "none" else {"activation": activation}
+            nodes.append(helper.make_node(MYLINEAR.name, [x, w, b], [y], domain=MYLINEAR.domain, **attributes))
         elif operator == "Gemm":
-            nodes.append(helper.make_node("Gemm", [x, w, b], [y], transB=1))
+            nodes.append(helper.make_node("Gemm", [x, w, b], [total], transB=1))
         else:
             nodes.append(helper.make_node("MatMul", [x, w], [f"p{i}"]))
-            nodes.append(helper.make_node("Add", [f"p{i}", b], [y]))
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MYLINEAR.domain, MYLINEAR.since_version)]
+            nodes.append(helper.make_node("Add", [f"p{i}", b], [total]))
+        if total != y:
+            nodes.append(helper.make_node(activation.capitalize(), [total], [y]))
+    version = MYLINEAR.since_version if activation == "none" else MYLINEAR_2.since_version
+    opsets = [
+        helper.make_opsetid("", 17 if activation == "none" else 20),
+        helper.make_opsetid(MYLINEAR.domain, version),
+    ]
     graph = helper.make_graph(nodes, "products", inputs, outputs)
     data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
     return data
@@ -547,12 +629,12 @@ def node_model(operator: str, dtype: str, count: int) -> bytes:
 class NodeRun:
     """Open a session of one operator on the stream that is timed."""
 
-    def __init__(self, operator: str, dtype: str, count: int, stream: Any) -> None:
+    def __init__(self, operator: str, dtype: str, count: int, stream: Any, activation: str = "none") -> None:
         from exporter.bench.backends import cuda
 
         self.operator = operator
         self.session = cuda.open_session(
-            node_model(operator, dtype, count),
+            node_model(operator, dtype, count, activation),
             with_ours=operator == "mylinear",
             stream=stream.cuda_stream,
             allows_tf32=allows_tf32(dtype),
@@ -566,6 +648,23 @@ class NodeRun:
         named = {"x": inputs.x, "w": weights, "b": inputs.b}
         feed = {f"{name}{i}": tensor for name, tensors in named.items() for i, tensor in enumerate(tensors)}
         return cuda.bind(self.session, feed, {f"y{i}": y for i, y in enumerate(inputs.y)})
+
+
+def fused_node_cell(dtype: str, m: int, n: int, k: int, activation: str) -> dict[str, float]:
+    """Time nodes of MYLINEAR with an activation, and of Gemm with a node after it, as onnxruntime runs them."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    inputs = Inputs(dtype, m, n, k)
+    runs: dict[str, Callable[[], Any]] = {}
+    for operator in ("mylinear", "Gemm"):
+        run = NodeRun(operator, dtype, inputs.count, stream, activation).bind(inputs)
+        inputs.poison()
+        torch.cuda.synchronize()
+        run()
+        inputs.check(f"{operator} {dtype} {activation} {m} x {n} x {k}", dtype, activation)
+        runs[operator] = run
+    return microseconds(runs, inputs.count, stream)
 
 
 def node(report: Report) -> dict[str, Any]:
@@ -616,7 +715,7 @@ def summarize(report: Report) -> None:
     """Print the goals, and which of them are met."""
     parts = report.found["parts"]
     print("\n=== summary")
-    for name in ("kernel", "node"):
+    for name in ("kernel", "fused", "node"):
         rows = (parts.get(name) or {}).get("cells") or []
         if not rows:
             print(f"{name}: no cell was measured")
@@ -626,7 +725,7 @@ def summarize(report: Report) -> None:
         below = sum(ratio < 1 for ratio in ratios)
         print(f"{name}: {len(rows)} cells, geometric mean x{mean:.3f} of the best peer, {below} below 1")
         for row in sorted(rows, key=lambda row: row["ratio"])[:8]:
-            print(f"  x{row['ratio']:.2f}  {row['dtype']} M={row['M']} {row['K']}->{row['N']}  {row['us']}")
+            print(f"  x{row['ratio']:.2f}  " + "  ".join(f"{k}={v}" for k, v in row.items() if k != "ratio"))
     kernel_part = parts.get("kernel") or {}
     for dtype, row in (kernel_part.get("rate") or {}).items():
         print(f"8192^3 {dtype}: {row['tflops']['mylinear']:.0f} TFLOP/s, {row['share']:.3f} of cuBLAS")
@@ -663,6 +762,7 @@ def main() -> int:
         "tests": tests,
         "sanitizer": lambda: sanitizer(report),
         "kernel": lambda: kernel(report),
+        "fused": lambda: fused(report),
         "node": lambda: node(report),
     }
     for name in parts:

@@ -11,7 +11,7 @@
 
 namespace mylinear::cuda {
 
-inline constexpr uint32_t kBackendVersion = 2;
+inline constexpr uint32_t kBackendVersion = 3;
 inline constexpr char kBackendEntry[] = "mylinear_cuda_backend";
 
 enum Code : int32_t {
@@ -28,7 +28,7 @@ struct Failure {
 
 // What a call computes. All matrices are row-major and dense; Y is [M, N].
 enum Work : int32_t {
-  kLinear = 0,             // Y = X W^T + B, as in kernels/gemm.h: X [M, K], W [N, K], B [N]
+  kLinear = 0,             // Y = f(X W^T + B), as in kernels/gemm.h: X [M, K], W [N, K], B [N]
   kProduct = 1,            // Y = X W: X [M, K], W [K, N]
   kTransposedProduct = 2,  // Y = X^T W: X [K, M], W [K, N]
   kSumOfRows = 3,          // Y = the sum of the rows of W [K, N]; M is 1
@@ -38,9 +38,12 @@ enum Work : int32_t {
 // work is queued on `stream`, and nothing waits for it.
 struct Call {
   int32_t element_type;  // kernels::ElementType
-  int32_t device;
-  int32_t allows_tf32;  // whether float32 may be rounded to TF32; the other types ignore it
+  int32_t weight_type;   // of W in kLinear: the same, or a type of 16 bits under float32; others ignore it
+  int32_t activation;    // kernels::Activation, the f of kLinear; others ignore it
   int32_t work;
+  int32_t device;
+  // Whether float32 may be rounded to TF32. The other types, and float32 with W in 16 bits, ignore it.
+  int32_t allows_tf32;
   uint64_t M;
   uint64_t N;
   uint64_t K;

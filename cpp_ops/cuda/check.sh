@@ -14,8 +14,14 @@ root=$(build/cuda-venv/bin/python -c "import sysconfig; print(sysconfig.get_path
 
 cmake -S cpp_ops -B build/cuda-check -G Ninja -DCMAKE_BUILD_TYPE=Release -DMYLINEAR_CUDA=ON -DMYLINEAR_CUDA_ROOT="$root" \
   -DMYLINEAR_BUILD_TESTS=ON
-cmake --build build/cuda-check --target mylinear_cuda cuda_backend_test cuda_grad_backend_test cuda_parts_test
-ctest --test-dir build/cuda-check --output-on-failure --no-tests=error -R '^cuda_(backend|grad_backend|parts)_test$'
+cmake --build build/cuda-check --target mylinear_cuda cuda_backend_test cuda_fused_backend_test cuda_grad_backend_test \
+  cuda_parts_test cuda_backend_on_cpu
+ctest --test-dir build/cuda-check --output-on-failure --no-tests=error --parallel 2 \
+  -R '^cuda_(backend|fused_backend|grad_backend|parts)_test$'
+
+# The same code from Python: the contract's samples within its bound.
+MYLINEAR_CUDA_ON_CPU=$PWD/build/cuda-check/tests/libcuda_backend_on_cpu.so "$python" -m pytest -q -p no:cacheprovider \
+  tests/native/test_cuda_on_cpu.py
 
 # Beside the installed C++ library it loads, is of the same build, and says what this machine lacks.
 library=$PWD/build/cuda-check/cuda/libmylinear_cuda.so

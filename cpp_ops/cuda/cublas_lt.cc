@@ -75,40 +75,45 @@ const CublasLt& cublas_lt() {
 }
 
 bool PlanKey::operator==(const PlanKey& o) const {
-  return M == o.M && N == o.N && K == o.K && w_alignment == o.w_alignment && x_alignment == o.x_alignment &&
-         y_alignment == o.y_alignment && max_workspace == o.max_workspace && element_type == o.element_type &&
-         work == o.work && allows_tf32 == o.allows_tf32 && adds_bias == o.adds_bias;
+  return M == o.M && N == o.N && K == o.K && y_stride == o.y_stride && w_alignment == o.w_alignment &&
+         x_alignment == o.x_alignment && y_alignment == o.y_alignment && max_workspace == o.max_workspace &&
+         element_type == o.element_type && y_type == o.y_type && work == o.work &&
+         allows_tf32 == o.allows_tf32 && adds_bias == o.adds_bias;
 }
 
 size_t PlanKeyHash::operator()(const PlanKey& key) const {
   size_t hash = 0;
   for (const uint64_t part :
-       {key.M, key.N, key.K, uint64_t{key.w_alignment}, uint64_t{key.x_alignment}, uint64_t{key.y_alignment},
-        uint64_t{key.max_workspace}, static_cast<uint64_t>(key.element_type), static_cast<uint64_t>(key.work),
-        uint64_t{key.allows_tf32}, uint64_t{key.adds_bias}}) {
+       {key.M, key.N, key.K, key.y_stride, uint64_t{key.w_alignment}, uint64_t{key.x_alignment},
+        uint64_t{key.y_alignment}, uint64_t{key.max_workspace}, static_cast<uint64_t>(key.element_type),
+        static_cast<uint64_t>(key.y_type), static_cast<uint64_t>(key.work), uint64_t{key.allows_tf32},
+        uint64_t{key.adds_bias}}) {
     hash = (hash ^ part) * 0x9e3779b97f4a7c15u;
     hash ^= hash >> 32;
   }
   return hash;
 }
 
-PlanKey make_key(const Call& call, uint64_t max_workspace) {
+PlanKey make_key(const Product& product, uint64_t max_workspace) {
   PlanKey key{};
-  key.M = call.M;
-  key.N = call.N;
-  key.K = call.K;
-  key.w_alignment = alignment(call.w);
-  key.x_alignment = alignment(call.x);
-  key.y_alignment = alignment(call.y);
-  if (call.bias) {  // cuBLASLt has no preference for its alignment; it is read like y
-    const uint32_t of_bias = alignment(call.bias);
+  key.M = product.M;
+  key.N = product.N;
+  key.K = product.K;
+  key.w_alignment = alignment(product.w);
+  key.x_alignment = alignment(product.x);
+  key.y_alignment = alignment(product.y);
+  if (product.bias) {  // cuBLASLt has no preference for its alignment; it is read like y
+    const uint32_t of_bias = alignment(product.bias);
     if (of_bias < key.y_alignment) key.y_alignment = of_bias;
   }
   key.max_workspace = static_cast<uint32_t>(max_workspace);
-  key.element_type = call.element_type;
-  key.work = call.work;
-  key.allows_tf32 = call.allows_tf32 && call.element_type == static_cast<int32_t>(ElementType::kFloat32);
-  key.adds_bias = call.bias != nullptr;
+  key.y_stride = product.y_stride;
+  key.element_type = product.element_type;
+  key.y_type = product.y_type;
+  key.work = product.work;
+  key.allows_tf32 =
+      product.allows_tf32 && product.element_type == static_cast<int32_t>(ElementType::kFloat32);
+  key.adds_bias = product.bias != nullptr;
   return key;
 }
 
@@ -116,14 +121,15 @@ Plan::Plan(const CublasLt& lt, cublasLtHandle_t handle, const PlanKey& key)
     : lt_(lt), handle_(handle), key_(key) {
   try {
     const cudaDataType_t type = data_type(static_cast<ElementType>(key.element_type));
-    const ColumnMajorProduct product = this->product();
-    const auto make_layout = [&](cublasLtMatrixLayout_t* layout, const ColumnMajor& m) {
+    const cudaDataType_t y_type = data_type(static_cast<ElementType>(key.y_type));
+    const ColumnMajorProduct product = layouts();
+    const auto make_layout = [&](cublasLtMatrixLayout_t* layout, cudaDataType_t type, const ColumnMajor& m) {
       check(lt, lt.cublasLtMatrixLayoutCreate(layout, type, m.rows, m.columns, m.leading),
             "cublasLtMatrixLayoutCreate");
     };
-    make_layout(&a_, product.a);
-    make_layout(&b_, product.b);
-    make_layout(&d_, product.d);
+    make_layout(&a_, type, product.a);
+    make_layout(&b_, type, product.b);
+    make_layout(&d_, y_type, product.d);
     for (const bool has_epilogue : {true, false}) {
       if (has_epilogue != key.adds_bias && has_epilogue) continue;
       cublasLtMatmulDesc_t desc = make_desc(has_epilogue);
@@ -151,8 +157,11 @@ void Plan::release() {
   }
 }
 
-ColumnMajorProduct Plan::product() const {
-  return column_major(key_.M, key_.N, key_.K, key_.work == kTransposedProduct, key_.work != kLinear);
+ColumnMajorProduct Plan::layouts() const {
+  ColumnMajorProduct found =
+      column_major(key_.M, key_.N, key_.K, key_.work == kTransposedProduct, key_.work != kLinear);
+  found.d.leading = static_cast<int64_t>(key_.y_stride);
+  return found;
 }
 
 cublasLtMatmulDesc_t Plan::make_desc(bool has_epilogue) const {
@@ -168,7 +177,7 @@ cublasLtMatmulDesc_t Plan::make_desc(bool has_epilogue) const {
       check(lt_, lt_.cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof value),
             "cublasLtMatmulDescSetAttribute");
     };
-    const ColumnMajorProduct product = this->product();
+    const ColumnMajorProduct product = layouts();
     const auto operation = [](const ColumnMajor& m) -> int32_t {
       return m.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     };
@@ -221,7 +230,7 @@ bool Plan::find_algorithm(cublasLtMatmulDesc_t desc) {
   return true;
 }
 
-bool Plan::run(const Call& call, void* workspace) {
+bool Plan::run(const Product& product, void* workspace) {
   cublasLtMatmulDesc_t desc = nullptr;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -245,8 +254,8 @@ bool Plan::run(const Call& call, void* workspace) {
   } const put_back{*this, desc};
   if (has_epilogue_) {
     check(lt_,
-          lt_.cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call.bias,
-                                             sizeof call.bias),
+          lt_.cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias,
+                                             sizeof product.bias),
           "cublasLtMatmulDescSetAttribute");
   }
   const bool adds_to_y = key_.adds_bias && !has_epilogue_;
@@ -255,9 +264,9 @@ bool Plan::run(const Call& call, void* workspace) {
   const bool is_double = static_cast<ElementType>(key_.element_type) == ElementType::kFloat64;
   const void* alpha = is_double ? static_cast<const void*>(&one64) : &one32;
   const void* beta = is_double ? static_cast<const void*>(&beta64) : &beta32;
-  const cublasStatus_t status =
-      lt_.cublasLtMatmul(handle_, desc, alpha, call.w, a_, call.x, b_, beta, call.y, d_, call.y, d_,
-                         &algorithm_, workspace, workspace_nbytes_, static_cast<cudaStream_t>(call.stream));
+  const cublasStatus_t status = lt_.cublasLtMatmul(
+      handle_, desc, alpha, product.w, a_, product.x, b_, beta, product.y, d_, product.y, d_, &algorithm_,
+      workspace, workspace_nbytes_, static_cast<cudaStream_t>(product.stream));
   if (status == CUBLAS_STATUS_NOT_SUPPORTED) return false;
   check(lt_, status, "cublasLtMatmul");
   return true;

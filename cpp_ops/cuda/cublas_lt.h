@@ -44,12 +44,20 @@ struct CublasLt {
 // runs. Throws Error(kMissing) with the loader's message.
 const CublasLt& cublas_lt();
 
+// A Call, or some of the rows and columns of its Y, which lie `y_stride` apart. What goes to cuBLASLt has no
+// activation, and its X, W and bias are of one type; Y may be float32 for any but float64.
+struct Product : Call {
+  uint64_t y_stride;
+  int32_t y_type;
+};
+
 // Everything that decides how a product is computed.
 struct PlanKey {
-  uint64_t M, N, K;
+  uint64_t M, N, K, y_stride;
   uint32_t w_alignment, x_alignment, y_alignment;  // of the addresses, in bytes: powers of two up to 256
   uint32_t max_workspace;
   int32_t element_type;
+  int32_t y_type;
   int32_t work;
   bool allows_tf32;
   bool adds_bias;
@@ -60,7 +68,7 @@ struct PlanKeyHash {
   size_t operator()(const PlanKey& key) const;
 };
 
-PlanKey make_key(const Call& call, uint64_t max_workspace);
+PlanKey make_key(const Product& product, uint64_t max_workspace);
 
 // The plan of one product (any Work but kSumOfRows) on one device: layouts, the algorithm that cuBLASLt's
 // heuristics chose, and its memory. Thread-safe.
@@ -79,10 +87,10 @@ class Plan {
 
   // Queues the product. Returns false if cuBLASLt does not support it after all; throws Error for any other
   // failure.
-  bool run(const Call& call, void* workspace);
+  bool run(const Product& product, void* workspace);
 
  private:
-  ColumnMajorProduct product() const;
+  ColumnMajorProduct layouts() const;
   cublasLtMatmulDesc_t make_desc(bool has_epilogue) const;
   bool find_algorithm(cublasLtMatmulDesc_t desc);
   void release();

@@ -81,6 +81,51 @@ void test_every_type_and_an_absent_bias() {
   }
 }
 
+// Version 2 of the operator: what becomes of its attribute, and of W in 16 bits.
+void test_activations_and_weights_of_another_type() {
+  const Release release("1.24.4", 24);
+  const OrtSessionOptions options = registered(release);
+  const auto half = [](float value) { return kernels::to_float16(value).bits; };
+  const uint16_t narrow[] = {half(1), half(0), half(-2), half(3)};
+  OrtValue weight = make_value(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, {2, 2});
+  std::memcpy(weight.data.data(), narrow, sizeof narrow);
+  const OrtValue x = make_floats({1, 2}, {3, 1}), bias = make_floats({2}, {1, 0});
+  const OrtCustomOp& op =
+      mixed_cuda_op(options, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);
+  const OrtCustomOp& same = cuda_op(options, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+  const OrtValue wide = make_floats({2, 2}, {1, 0, -2, 3});
+  for (int a = 0; a < kernels::kNumActivations; ++a) {
+    for (const bool is_mixed : {true, false}) {
+      const OrtCustomOp& used = is_mixed ? op : same;
+      OrtKernelInfo info{3, {nullptr, nullptr, nullptr}, {}, {}};
+      info.texts["activation"] = kernels::kActivationNames[a];
+      void* kernel = nullptr;
+      CHECK(take_message(used.CreateKernelV2(&used, release.api(), &info, &kernel)).empty());
+      OrtValue y = make_floats({1, 2}, {0, 0});
+      OrtKernelContext context{{&x, is_mixed ? &weight : &wide, &bias}, &y};
+      CHECK(take_message(used.KernelComputeV2(kernel, &context)).empty());
+      cuda::Call call;
+      last_call_function()(&call, nullptr);
+      CHECK(call.activation == a && call.element_type == 1 && call.weight_type == (is_mixed ? 2 : 1));
+      if (a == static_cast<int>(kernels::Activation::kRelu)) {
+        CHECK((floats(y) == std::vector<float>{4, 0}));
+      }
+      used.KernelDestroy(kernel);
+    }
+  }
+  OrtKernelInfo info{3, {nullptr, nullptr, nullptr}, {}, {}};
+  info.texts["activation"] = "swish";
+  void* kernel = nullptr;
+  CHECK(take_message(op.CreateKernelV2(&op, release.api(), &info, &kernel)) ==
+        "MYLINEAR: attribute activation must be none, relu, gelu, gelu_tanh, silu, sigmoid or tanh, got "
+        "swish");
+  Node node(op, release.api(), 3);
+  OrtValue y = make_floats({1, 2}, {0, 0});
+  OrtKernelContext context{{&x, &wide, &bias}, &y};
+  CHECK(node.compute(&context) ==
+        "MYLINEAR: weight must be float16 (the kernel that ORT chose), got ONNX element type 1");
+}
+
 void test_empty_outputs_call_nothing_and_empty_sums_do() {
   const Release release("1.24.4", 24);
   const OrtSessionOptions options = registered(release);
@@ -231,6 +276,7 @@ int main() {
   setenv("MYLINEAR_CUDA_LIBRARY", (mylinear::directory + "libmylinear_cuda.so").c_str(), 1);
   mylinear::test_what_reaches_the_backend();
   mylinear::test_every_type_and_an_absent_bias();
+  mylinear::test_activations_and_weights_of_another_type();
   mylinear::test_empty_outputs_call_nothing_and_empty_sums_do();
   mylinear::test_large_sizes();
   mylinear::test_failures_become_statuses();

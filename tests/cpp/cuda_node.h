@@ -88,7 +88,16 @@ inline std::vector<const OrtCustomOp*> ops_of(const OrtSessionOptions& options, 
 inline const OrtCustomOp& cuda_op(const OrtSessionOptions& options, ONNXTensorElementDataType type,
                                   const std::string& name = "MYLINEAR") {
   for (const OrtCustomOp* op : ops_of(options, kCuda, name)) {
-    if (op->GetInputType(op, 0) == type) return *op;
+    if (op->GetInputType(op, 0) == type && op->GetInputType(op, 1) == type) return *op;
+  }
+  std::abort();
+}
+
+// One whose W is of another type.
+inline const OrtCustomOp& mixed_cuda_op(const OrtSessionOptions& options, ONNXTensorElementDataType type,
+                                        ONNXTensorElementDataType weight_type) {
+  for (const OrtCustomOp* op : ops_of(options, kCuda)) {
+    if (op->GetInputType(op, 0) == type && op->GetInputType(op, 1) == weight_type) return *op;
   }
   std::abort();
 }

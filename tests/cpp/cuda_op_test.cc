@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <utility>
 
 #include "cuda/find_backend.h"
 #include "operators/mylinear/cpu_op.h"
@@ -25,7 +26,7 @@ void test_nothing_is_loaded_unless_a_session_asks() {
   CHECK(!last_call_function());
   OrtSessionOptions asked;
   CHECK(take_message(RegisterCustomOps(&asked, release.base())).empty());
-  CHECK(ops_of(asked, kCuda).size() == kernels::kNumElementTypes);
+  CHECK(ops_of(asked, kCuda).size() == kernels::kNumGemmKernels);
   CHECK(last_call_function());
   unsetenv("MYLINEAR_CUDA");
 }
@@ -40,9 +41,11 @@ void test_both_kernels_are_in_one_domain_with_one_signature() {
     const OrtCustomOp& cpu = *options.domains[0]->ops[0];
     CHECK(cpu.GetExecutionProviderType(&cpu) ==
           std::string("CPUExecutionProvider"));  // whose inference ORT takes
-    std::set<int> types;
+    std::set<std::pair<int, int>> types, of_cpu;
+    for (const OrtCustomOp* op : ops_of(options, kCpu))
+      of_cpu.emplace(op->GetInputType(op, 0), op->GetInputType(op, 1));
     for (const OrtCustomOp* op : ops_of(options, kCuda)) {
-      types.insert(op->GetInputType(op, 0));
+      types.emplace(op->GetInputType(op, 0), op->GetInputType(op, 1));
       CHECK(op->GetInputType(op, 2) == op->GetInputType(op, 0) &&
             op->GetOutputType(op, 0) == op->GetInputType(op, 0));
       CHECK(op->version == cpu.version && op->GetName(op) == std::string("MYLINEAR"));
@@ -54,7 +57,7 @@ void test_both_kernels_are_in_one_domain_with_one_signature() {
         CHECK(op->GetInputMemoryType(op, i) == OrtMemTypeDefault);
       }
     }
-    CHECK(types.size() == kernels::kNumElementTypes);
+    CHECK(types.size() == kernels::kNumGemmKernels && types == of_cpu);
     OrtSessionOptions plain;
     CHECK(take_message(RegisterCustomOps(&plain, release.base())).empty());
     CHECK(plain.domains.at(0) != options.domains[0] && ops_of(plain, kCuda).empty());

@@ -3,7 +3,6 @@
 #ifndef MYLINEAR_TESTS_CUDA_PRODUCT_H_
 #define MYLINEAR_TESTS_CUDA_PRODUCT_H_
 
-#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -16,50 +15,18 @@
 
 #include "cuda/backend.h"
 #include "cuda_on_cpu.h"
+#include "exact_activations.h"
 #include "fake_cublas_lt.h"
+#include "fake_cuda_runtime.h"
 #include "kernels/half.h"
 #include "kernels/reference.h"
 
 extern "C" const mylinear::cuda::Backend* mylinear_cuda_backend(uint32_t version);
 
-namespace fake_cuda {
-inline int num_devices = 2;
-inline thread_local int device = 0;
-inline cudaError_t count_status = cudaSuccess;
-inline int driver = 13000;
-}  // namespace fake_cuda
-
-extern "C" {
-cudaError_t cudaGetDevice(int* device) {
-  *device = fake_cuda::device;
-  return cudaSuccess;
-}
-cudaError_t cudaSetDevice(int device) {
-  if (device >= fake_cuda::num_devices) return cudaErrorInvalidDevice;
-  fake_cuda::device = device;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = fake_cuda::num_devices;
-  return fake_cuda::count_status;
-}
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount      ? 2
-           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
-                                                            : 0;
-  return cudaSuccess;
-}
-cudaError_t cudaDriverGetVersion(int* version) {
-  *version = fake_cuda::driver;
-  return cudaSuccess;
-}
-const char* cudaGetErrorName(cudaError_t) { return "cudaErrorOfTheFake"; }
-const char* cudaGetErrorString(cudaError_t) { return "a text of the fake"; }
-}
-
 namespace mylinear {
 using cuda::Call;
 using cuda::Failure;
+using kernels::Activation;
 using kernels::ElementType;
 
 inline const cuda::Backend& backend() { return *mylinear_cuda_backend(cuda::kBackendVersion); }
@@ -144,16 +111,30 @@ inline void write(ElementType type, void* data, size_t index, double value) {
   }
 }
 
+// What a product is made of, beside its sizes.
+struct Kind {
+  Kind(ElementType all, Activation with = Activation::kNone)
+      : type(all), weight_type(all), activation(with) {}
+  Kind(ElementType others, ElementType weights, Activation with)
+      : type(others), weight_type(weights), activation(with) {}
+
+  ElementType type;
+  ElementType weight_type;
+  Activation activation;
+};
+
 // One product, its memory, and whether what the backend made of it is right.
 struct Product {
-  Product(ElementType product_type, uint64_t m, uint64_t n, uint64_t k, bool bias, size_t offset = 0)
-      : type(product_type),
+  Product(Kind kind, uint64_t m, uint64_t n, uint64_t k, bool bias, size_t offset = 0)
+      : type(kind.type),
+        weight_type(kind.weight_type),
+        activation(kind.activation),
         M(m),
         N(n),
         K(k),
         has_bias(bias),
         x(M * K * size_of(type), offset),
-        w(N * K * size_of(type), offset),
+        w(N * K * size_of(weight_type), offset),
         b(N * size_of(type), offset),
         y(M * N * size_of(type), offset) {
     uint64_t state = M * 1000003 + N * 1009 + K;
@@ -162,7 +143,7 @@ struct Product {
       return static_cast<double>(state >> 40) * 0x1p-23 - 1;
     };
     for (size_t i = 0; i < M * K; ++i) write(type, x.data(), i, next());
-    for (size_t i = 0; i < N * K; ++i) write(type, w.data(), i, next());
+    for (size_t i = 0; i < N * K; ++i) write(weight_type, w.data(), i, next());
     for (size_t i = 0; i < N; ++i) write(type, b.data(), i, next());
     std::memset(y.data(), 0xff, y.nbytes());  // NaN: every element must be written
   }
@@ -170,6 +151,8 @@ struct Product {
   Call call() const {
     Call made{};
     made.element_type = static_cast<int32_t>(type);
+    made.weight_type = static_cast<int32_t>(weight_type);
+    made.activation = static_cast<int32_t>(activation);
     made.M = M;
     made.N = N;
     made.K = K;
@@ -187,8 +170,10 @@ struct Product {
   std::string run() const { return run(call()); }
 
   bool is_right() const {
-    // Aligned copies for the reference.
-    const std::vector<uint64_t> xs = copy(x), ws = copy(w), bs = copy(b);
+    // Aligned copies for the reference, W in the type of X.
+    const std::vector<uint64_t> xs = copy(x), bs = copy(b);
+    std::vector<uint64_t> ws((N * K * size_of(type)) / 8 + 1);
+    for (size_t i = 0; i < N * K; ++i) write(type, ws.data(), i, read(weight_type, w.data(), i));
     std::vector<double> expected(M * N), magnitude(M * N);
     kernels::GemmParams params{};
     params.M = M;
@@ -201,10 +186,14 @@ struct Product {
     const double roundoff[] = {0x1p-53, 0x1p-24, 0x1p-11, 0x1p-8};
     const double summing = type == ElementType::kFloat64 ? 0x1p-53 : 0x1p-24;
     for (size_t i = 0; i < M * N; ++i) {
-      const double bound = (static_cast<double>(K) + 2) * 2 * summing * magnitude[i] +
-                           roundoff[static_cast<int>(type)] * (std::fabs(expected[i]) + magnitude[i] * 1e-3) +
-                           1e-7;
-      if (!(std::fabs(read(type, y.data(), i) - expected[i]) <= bound)) return false;
+      const double of_sum = (static_cast<double>(K) + 2) * 2 * summing * magnitude[i];
+      const double exact = kernels::exact(activation, expected[i]);
+      // An activation is at most 1.1291 times as steep as x; its own error is at most 8 of x or of a result.
+      const double own =
+          activation == Activation::kNone ? 0 : 16 * summing * (1 + std::fabs(expected[i])) + of_sum * 0.1291;
+      const double bound =
+          of_sum + own + roundoff[static_cast<int>(type)] * (std::fabs(exact) + magnitude[i] * 1e-3) + 1e-7;
+      if (!(std::fabs(read(type, y.data(), i) - exact) <= bound)) return false;
     }
     return true;
   }
@@ -216,11 +205,14 @@ struct Product {
   }
 
   std::string name() const {
-    return std::string(kernels::kElementTypeNames[static_cast<int>(type)]) + " " + std::to_string(M) + "x" +
-           std::to_string(N) + "x" + std::to_string(K) + (has_bias ? " bias" : "");
+    return std::string(kernels::kElementTypeNames[static_cast<int>(type)]) + " " +
+           kernels::kElementTypeNames[static_cast<int>(weight_type)] + " " + kernels::name_of(activation) +
+           " " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K) +
+           (has_bias ? " bias" : "");
   }
 
-  ElementType type;
+  ElementType type, weight_type;
+  Activation activation;
   uint64_t M, N, K;
   bool has_bias;
   Guarded x, w, b, y;

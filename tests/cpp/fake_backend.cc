@@ -1,6 +1,6 @@
 // A CUDA backend without CUDA: "device" memory is host memory, products are made by plain loops, and the last
 // call is kept for the tests. FAKE_BACKEND in the environment makes it misbehave. Stands in for
-// libmylinear_cuda.so in tests/cpp/cuda_op_test.cc and tests/test_cuda_registration.py.
+// libmylinear_cuda.so in tests/cpp/cuda_op_test.cc and tests/native/test_cuda_registration.py.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/backend.h"
+#include "exact_activations.h"
 #include "kernels/half.h"
 #include "kernels/reference.h"
 
@@ -51,6 +52,7 @@ Call last_call;
 int num_calls = 0;
 void* last_workspace = nullptr;
 double y_buffer[1 << 16], magnitude_buffer[1 << 16];  // so that a call allocates nothing itself
+float w_buffer[1 << 16];
 
 template <class T, class Convert>
 void write(const Call& call, Convert&& convert) {
@@ -115,7 +117,16 @@ int32_t compute(const Call* call, Failure* failure) {
   params.w = call->w;
   params.bias = call->bias;
   if (call->work == cuda::kLinear) {
+    const auto weight_type = static_cast<kernels::ElementType>(call->weight_type);
+    if (weight_type != type) {  // float16 or bfloat16 under float32
+      for (uint64_t i = 0; i < call->N * call->K; ++i)
+        w_buffer[i] = static_cast<float>(element(weight_type, call->w, i));
+      params.w = w_buffer;
+    }
     kernels::reference(type, params, y_buffer, magnitude_buffer);
+    for (uint64_t i = 0; i < call->M * call->N; ++i) {
+      y_buffer[i] = kernels::exact(static_cast<kernels::Activation>(call->activation), y_buffer[i]);
+    }
   } else {
     compute_other(*call, type);
   }

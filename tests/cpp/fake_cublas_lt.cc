@@ -90,14 +90,23 @@ void write(void* data, cudaDataType_t type, uint64_t index, double value) {
   }
 }
 
+bool adds_bias(const Desc& desc) {
+  return desc.get<uint32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) ==
+         CUBLASLT_EPILOGUE_BIAS;
+}
+
 bool is_valid(const Desc& desc, const Layout& a, const Layout& b, const Layout& c, const Layout& d) {
   const bool a_t = desc.get<int32_t>(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_N) == CUBLAS_OP_T;
   const bool b_t = desc.get<int32_t>(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N) == CUBLAS_OP_T;
   const uint64_t m = a_t ? a.columns : a.rows, k = a_t ? a.rows : a.columns;
   const uint64_t n = b_t ? b.rows : b.columns, k_of_b = b_t ? b.columns : b.rows;
   for (const Layout* layout : {&a, &b, &c, &d}) {
-    if (layout->leading < static_cast<int64_t>(layout->rows) || layout->type != a.type) return false;
+    if (layout->leading < static_cast<int64_t>(layout->rows)) return false;
   }
+  // Y has the type of the others, or is the sums of two 16-bit matrices, which take no bias of 16 bits.
+  const bool is_small = a.type == CUDA_R_16F || a.type == CUDA_R_16BF;
+  if (b.type != a.type || c.type != d.type) return false;
+  if (d.type != a.type && !(is_small && d.type == CUDA_R_32F && !adds_bias(desc))) return false;
   const bool is_double = a.type == CUDA_R_64F;
   const bool has_right_sum = is_double ? desc.compute == CUBLAS_COMPUTE_64F && desc.scale == CUDA_R_64F
                                        : desc.compute != CUBLAS_COMPUTE_64F && desc.scale == CUDA_R_32F;
@@ -207,8 +216,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     state.alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES] =
         wanted.get<uint32_t>(attribute, 256);
   }
-  const bool has_epilogue = desc_of(desc).get<uint32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE,
-                                                        CUBLASLT_EPILOGUE_DEFAULT) == CUBLASLT_EPILOGUE_BIAS;
+  const bool has_epilogue = adds_bias(desc_of(desc));
   if (state.refuses_products || (state.refuses_epilogue && has_epilogue)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (state.finds_nothing) return CUBLAS_STATUS_SUCCESS;
   results[0] = {};
@@ -246,8 +254,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   const double beta_value = is_double ? *static_cast<const double*>(beta) : *static_cast<const float*>(beta);
   const bool a_t = described.get<int32_t>(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_N) == CUBLAS_OP_T;
   const bool b_t = described.get<int32_t>(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N) == CUBLAS_OP_T;
-  const bool has_bias = described.get<uint32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) ==
-                        CUBLASLT_EPILOGUE_BIAS;
+  const bool has_bias = adds_bias(described);
   const void* bias = described.get<const void*>(CUBLASLT_MATMUL_DESC_BIAS_POINTER, nullptr);
   const auto bias_type =
       static_cast<cudaDataType_t>(described.get<int32_t>(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, ld.type));

@@ -126,10 +126,15 @@ struct Functions {
     *out = found->second;
     return nullptr;
   }
-  // Lists, strings and tensors: absent.
-  static OrtStatus* KernelInfoGetAttribute_string(const OrtKernelInfo*, const char*, char*, size_t*) {
-    return make_status(ORT_FAIL, "No attribute with this name");
+  static OrtStatus* KernelInfoGetAttribute_string(const OrtKernelInfo* info, const char* name, char* out,
+                                                  size_t* size) {
+    const auto found = info->texts.find(name);
+    if (found == info->texts.end()) return make_status(ORT_FAIL, "No attribute with this name");
+    if (out) std::memcpy(out, found->second.c_str(), *size);
+    *size = found->second.size() + 1;  // with the final 0
+    return nullptr;
   }
+  // Lists and tensors: absent.
   static OrtStatus* KernelInfoGetAttributeArray_float(const OrtKernelInfo*, const char*, float*, size_t*) {
     return make_status(ORT_FAIL, "No attribute with this name");
   }

@@ -41,6 +41,7 @@ struct OrtKernelInfo {
   std::vector<const OrtValue*> constants;  // null where the input is computed
   std::map<std::string, float> floats;
   std::map<std::string, int64_t> integers;
+  std::map<std::string, std::string> texts = {};
 };
 struct OrtKernelContext {
   std::vector<const OrtValue*> inputs;  // null for an absent one

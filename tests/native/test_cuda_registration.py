@@ -34,6 +34,7 @@ from ort_ops.kernels import fallbacks
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 from ort_ops.opdef import registry
+from ort_ops.operators.mylinear.version_2.contract import ACTIVATIONS
 from tests.linear_model import make_linear_model
 
 if not native.status().is_usable:
@@ -237,6 +238,14 @@ def test_the_benchmark_speaks_the_backend_s_interface(dtype: str, fake_backend: 
         y = torch.full((5, 3), float("nan"), dtype=x.dtype)
         backend.linear(x, w, bias, y, False)
         benchmark.check_result("the fake", dtype, y, x, w, bias)
+    for activation in benchmark.ACTIVATIONS:
+        backend.linear(x, w, b, y, False, activation)
+        benchmark.check_result("the fake", dtype, y, x, w, b, activation)
+    if dtype == "float32":
+        for narrow in (w.half(), w.bfloat16()):
+            backend.linear(x, narrow, b, y, False)
+            benchmark.check_result("the fake", dtype, y, x, narrow, b)
+    backend.linear(x, w, None, y, False)
     with pytest.raises(RuntimeError, match="is wrong: relative error"):
         benchmark.check_result("the fake", dtype, y + 1, x, w, None)
     with pytest.raises(RuntimeError, match="is wrong: relative error inf"):
@@ -253,6 +262,21 @@ def test_the_benchmark_s_models_compute_the_same() -> None:
         served = ort_ops.InferenceSession(benchmark.node_model(operator, "float32 without TF32", 2))
         for i, y in enumerate(served.run(None, of_operator)):
             np.testing.assert_allclose(y, feed[f"x{i}"] @ feed[f"w{i}"].T + feed[f"b{i}"], 1e-4, 1e-5)
+
+
+def test_the_benchmark_s_fused_models_compute_the_same() -> None:
+    torch = pytest.importorskip("torch")
+    benchmark = _benchmark()
+    assert benchmark.ACTIVATIONS == ACTIVATIONS
+    x, w, b = (torch.randn(*shape) for shape in ((5, 7), (3, 7), (3,)))
+    feed = {f"{name}0": tensor.numpy() for name, tensor in (("x", x), ("w", w), ("b", b))}
+    for activation in ("relu", "gelu"):
+        for operator in ("mylinear", "Gemm"):
+            served = ort_ops.InferenceSession(benchmark.node_model(operator, "float32", 1, activation))
+            y = torch.from_numpy(served.run(None, feed)[0])
+            benchmark.check_result(operator, "float32 without TF32", y, x, w, b, activation)
+            with pytest.raises(RuntimeError, match="is wrong"):
+                benchmark.check_result(operator, "float32 without TF32", y, x, w, b)
 
 
 @pytest.mark.parametrize("operator", ["mylinear", "Gemm", "MatMul + Add"])

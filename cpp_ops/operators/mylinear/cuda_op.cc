@@ -13,13 +13,9 @@ using ort::TensorView;
 
 CudaKernel::CudaKernel(const ort::KernelInfo& info, const cuda::Backend* backend)
     : type_(kernel_type(info.input_type(kX))),
+      weight_type_(kernel_type(info.input_type(kWeight))),
+      activation_(read_attributes(info)),
       node_(Contract::kName, info, backend, static_cast<int32_t>(type_), type_ == ElementType::kFloat32) {
-  const kernels::Activation activation = read_attributes(info);
-  if (activation != kernels::Activation::kNone) {
-    throw ort::ContractError(ort::message(Contract::kName, "attribute activation", "none in the CUDA kernel",
-                                          kernels::kActivationNames[static_cast<int>(activation)],
-                                          "let the CPU's kernel run the model"));
-  }
   TensorView weight, bias;
   const bool has_weight = info.read_constant(kWeight, &weight);
   const bool has_bias = info.read_constant(kBias, &bias);
@@ -39,6 +35,8 @@ void CudaKernel::compute(const ort::Call& call) const {
 
   cuda::Call work{};
   work.work = cuda::kLinear;
+  work.weight_type = static_cast<int32_t>(weight_type_);
+  work.activation = static_cast<int32_t>(activation_);
   work.M = sizes.M;
   work.N = sizes.N;
   work.K = sizes.K;

@@ -18,16 +18,12 @@ class CudaKernel {
 
  private:
   kernels::ElementType type_;
+  kernels::ElementType weight_type_;
+  kernels::Activation activation_;
   ort::CudaNode<cuda::Backend, cuda::Failure, cuda::kOutOfMemory> node_;
 };
 
-// Without weights in 16 bits under float32: onnxruntime gives nodes with such to the CPU's kernel.
-struct CudaOp : ort::CudaSpec<Contract, CudaKernel, cuda::Backend> {
-  static constexpr ort::ElementType kOverloads[][2] = {{ort::kFloat64, ort::kFloat64},
-                                                       {ort::kFloat32, ort::kFloat32},
-                                                       {ort::kFloat16, ort::kFloat16},
-                                                       {ort::kBfloat16, ort::kBfloat16}};
-};
+using CudaOp = ort::CudaSpec<Contract, CudaKernel, cuda::Backend>;
 
 }  // namespace mylinear::my_linear
 

@@ -1,8 +1,9 @@
-// Layer: CUDA kernels, device code. What all kernels share: the size of a block, the types of sums, launches.
+// Layer: CUDA kernels, device code. What all kernels share: the size of a block, the types of sums, loads of
+// many elements, launches.
 // Also compiled for the CPU by tests/cpp/cuda_backend_test.cc, on an emulation of warps and blocks
 // (cuda_on_cpu.h).
-#ifndef MYLINEAR_CUDA_DEVICE_CUH_
-#define MYLINEAR_CUDA_DEVICE_CUH_
+#ifndef MYLINEAR_CUDA_DEVICE_DEVICE_CUH_
+#define MYLINEAR_CUDA_DEVICE_DEVICE_CUH_
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -40,6 +41,60 @@ __device__ inline void store(__nv_bfloat16* y, float sum) { *y = __float2bfloat1
 
 __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 __device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
+
+// The types of loads of a given number of bytes.
+template <int kBytes>
+struct Raw;
+template <>
+struct Raw<16> {
+  using Type = uint4;
+};
+template <>
+struct Raw<8> {
+  using Type = double;
+};
+template <>
+struct Raw<4> {
+  using Type = unsigned int;
+};
+template <>
+struct Raw<2> {
+  using Type = unsigned short;
+};
+
+// kWidth elements that lie together, in as few loads as 16 bytes each allow.
+template <class T, int kWidth>
+struct Pack {
+  static constexpr int kBytes = sizeof(T) * kWidth;
+  static constexpr int kNumParts = kBytes > 16 ? kBytes / 16 : 1;
+  using Part = typename Raw<kBytes / kNumParts>::Type;
+  union {
+    Part parts[kNumParts];
+    T elements[kWidth];
+  };
+  __device__ Pack() {}
+};
+
+template <class T, int kWidth>
+__device__ inline Pack<T, kWidth> load(const T* from) {
+  Pack<T, kWidth> pack;
+#pragma unroll
+  for (int i = 0; i < pack.kNumParts; ++i) {
+    pack.parts[i] = reinterpret_cast<const typename Pack<T, kWidth>::Part*>(from)[i];
+  }
+  return pack;
+}
+
+// For memory that is read once: it leaves the cache first.
+template <class T, int kWidth>
+__device__ inline Pack<T, kWidth> load_once(const T* from) {
+  Pack<T, kWidth> pack;
+#pragma unroll
+  for (int i = 0; i < pack.kNumParts; ++i) {
+    pack.parts[i] = __ldcs(reinterpret_cast<const typename Pack<T, kWidth>::Part*>(from) + i);
+  }
+  return pack;
+}
 
 inline constexpr uint64_t kMaxGridX = 0x7fffffff;
 inline constexpr uint64_t kMaxGridY = 65535;
@@ -80,4 +135,4 @@ cudaError_t launch_by_type(kernels::ElementType type, LaunchAs launch_as) {
 
 }  // namespace mylinear::cuda
 
-#endif  // MYLINEAR_CUDA_DEVICE_CUH_
+#endif  // MYLINEAR_CUDA_DEVICE_DEVICE_CUH_

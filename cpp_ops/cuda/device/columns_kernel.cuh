@@ -1,8 +1,8 @@
 // Layer: CUDA kernels, device code. Also compiled for the CPU, as device.cuh is.
-#ifndef MYLINEAR_CUDA_COLUMNS_KERNEL_CUH_
-#define MYLINEAR_CUDA_COLUMNS_KERNEL_CUH_
+#ifndef MYLINEAR_CUDA_DEVICE_COLUMNS_KERNEL_CUH_
+#define MYLINEAR_CUDA_DEVICE_COLUMNS_KERNEL_CUH_
 
-#include "cuda/device.cuh"
+#include "cuda/device/device.cuh"
 
 namespace mylinear::cuda {
 
@@ -53,4 +53,4 @@ __global__ void __launch_bounds__(kBlockThreads) column_kernel(ColumnArguments<T
 
 }  // namespace mylinear::cuda
 
-#endif  // MYLINEAR_CUDA_COLUMNS_KERNEL_CUH_
+#endif  // MYLINEAR_CUDA_DEVICE_COLUMNS_KERNEL_CUH_

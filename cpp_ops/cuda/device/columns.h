@@ -1,6 +1,6 @@
 // Layer: CUDA kernels. Sums down the columns of a matrix; see columns.cu.
-#ifndef MYLINEAR_CUDA_COLUMNS_H_
-#define MYLINEAR_CUDA_COLUMNS_H_
+#ifndef MYLINEAR_CUDA_DEVICE_COLUMNS_H_
+#define MYLINEAR_CUDA_DEVICE_COLUMNS_H_
 
 #include <cuda_runtime_api.h>
 
@@ -29,4 +29,4 @@ cudaError_t launch_columns(const ColumnParams& params);
 
 }  // namespace mylinear::cuda
 
-#endif  // MYLINEAR_CUDA_COLUMNS_H_
+#endif  // MYLINEAR_CUDA_DEVICE_COLUMNS_H_

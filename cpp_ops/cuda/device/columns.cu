@@ -1,7 +1,7 @@
 // Layer: CUDA kernels. See columns.h.
-#include "cuda/columns.h"
+#include "cuda/device/columns.h"
 
-#include "cuda/columns_kernel.cuh"
+#include "cuda/device/columns_kernel.cuh"
 
 namespace mylinear::cuda {
 namespace {

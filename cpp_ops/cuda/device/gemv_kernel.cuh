@@ -1,9 +1,10 @@
 // Layer: CUDA kernels, device code. Also compiled for the CPU by tests/cpp/cuda_backend_test.cc, on an
 // emulation of warps and blocks (cuda_on_cpu.h), so it uses only the parts of CUDA that are emulated.
-#ifndef MYLINEAR_CUDA_GEMV_KERNEL_CUH_
-#define MYLINEAR_CUDA_GEMV_KERNEL_CUH_
+#ifndef MYLINEAR_CUDA_DEVICE_GEMV_KERNEL_CUH_
+#define MYLINEAR_CUDA_DEVICE_GEMV_KERNEL_CUH_
 
-#include "cuda/device.cuh"
+#include "cuda/device/activation.cuh"
+#include "cuda/device/device.cuh"
 
 namespace mylinear::cuda {
 
@@ -12,56 +13,12 @@ inline constexpr int kGroupRows = 2;
 // Loads of the matrix in flight per thread: kUnroll x kGroupRows, 16 bytes each where the layout allows it.
 inline constexpr int kUnroll = 4;
 
-// The types of loads of a given number of bytes.
-template <int kBytes>
-struct Raw;
-template <>
-struct Raw<16> {
-  using Type = uint4;
-};
-template <>
-struct Raw<8> {
-  using Type = double;
-};
-template <>
-struct Raw<4> {
-  using Type = unsigned int;
-};
-template <>
-struct Raw<2> {
-  using Type = unsigned short;
-};
-
-// Loads kWidth elements at once.
-template <class T, int kWidth>
-struct Pack {
-  union {
-    typename Raw<sizeof(T) * kWidth>::Type raw;
-    T elements[kWidth];
-  };
-  __device__ Pack() {}
-};
-
-template <class T, int kWidth>
-__device__ inline Pack<T, kWidth> load(const T* from) {
-  Pack<T, kWidth> pack;
-  pack.raw = *reinterpret_cast<const typename Raw<sizeof(T) * kWidth>::Type*>(from);
-  return pack;
-}
-
-// For memory that is read once: it leaves the cache first.
-template <class T, int kWidth>
-__device__ inline Pack<T, kWidth> load_once(const T* from) {
-  Pack<T, kWidth> pack;
-  pack.raw = __ldcs(reinterpret_cast<const typename Raw<sizeof(T) * kWidth>::Type*>(from));
-  return pack;
-}
-
-template <class T>
+// T is the type of the vectors, the bias and y.
+template <class Row, class T>
 struct GemvArguments {
   uint64_t num_rows;
   uint64_t K;
-  const T* rows;
+  const Row* rows;
   const T* vectors;
   const T* bias;
   uint64_t bias_row_step;
@@ -69,14 +26,15 @@ struct GemvArguments {
   T* y;
   uint64_t row_stride;
   uint64_t vector_stride;
+  kernels::Activation activation;
   int group_warps;  // warps that share the sums of one group of rows: 1, 2, 4 or 8
 };
 
 // Block (x, y) computes rows x * (kBlockWarps / group_warps) * kGroupRows and on, of vectors y * kVectors and
 // on. kWidth divides K, and rows and vectors are aligned to kWidth elements. The order of the sums depends on
 // K, kWidth and group_warps alone.
-template <class T, int kVectors, int kWidth>
-__global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<T> p) {
+template <class Row, class T, int kVectors, int kWidth>
+__global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<Row, T> p) {
   using Sum = typename Accumulator<T>::Type;
   __shared__ Sum partial[kBlockWarps][kGroupRows * kVectors];
   const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
@@ -88,7 +46,7 @@ __global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<T> p)
   const uint64_t first_vector = static_cast<uint64_t>(blockIdx.y) * kVectors;
 
   // A group that reaches beyond the last row sums that row again and does not store it.
-  const T* row[kGroupRows];
+  const Row* row[kGroupRows];
 #pragma unroll
   for (int r = 0; r < kGroupRows; ++r) {
     const uint64_t index = first_row + r < p.num_rows ? first_row + r : p.num_rows - 1;
@@ -102,7 +60,7 @@ __global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<T> p)
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) sums[r][v] = 0;
   }
-  const auto accumulate = [&](const Pack<T, kWidth>(&of_rows)[kGroupRows], uint64_t k) {
+  const auto accumulate = [&](const Pack<Row, kWidth>(&of_rows)[kGroupRows], uint64_t k) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const Pack<T, kWidth> of_vector = load<T, kWidth>(vectors + v * p.K + k);
@@ -119,19 +77,19 @@ __global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<T> p)
   const uint64_t step = static_cast<uint64_t>(p.group_warps) * kWarpThreads * kWidth;
   uint64_t k = static_cast<uint64_t>(rank * kWarpThreads + lane) * kWidth;
   for (; k + (kUnroll - 1) * step < p.K; k += kUnroll * step) {
-    Pack<T, kWidth> of_rows[kUnroll][kGroupRows];
+    Pack<Row, kWidth> of_rows[kUnroll][kGroupRows];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
 #pragma unroll
-      for (int r = 0; r < kGroupRows; ++r) of_rows[u][r] = load_once<T, kWidth>(row[r] + k + u * step);
+      for (int r = 0; r < kGroupRows; ++r) of_rows[u][r] = load_once<Row, kWidth>(row[r] + k + u * step);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) accumulate(of_rows[u], k + u * step);
   }
   for (; k < p.K; k += step) {
-    Pack<T, kWidth> of_rows[kGroupRows];
+    Pack<Row, kWidth> of_rows[kGroupRows];
 #pragma unroll
-    for (int r = 0; r < kGroupRows; ++r) of_rows[r] = load_once<T, kWidth>(row[r] + k);
+    for (int r = 0; r < kGroupRows; ++r) of_rows[r] = load_once<Row, kWidth>(row[r] + k);
     accumulate(of_rows, k);
   }
 
@@ -155,18 +113,7 @@ __global__ void __launch_bounds__(kBlockThreads) gemv_kernel(GemvArguments<T> p)
   Sum sum = partial[warp][lane];
   for (int other = 1; other < p.group_warps; ++other) sum += partial[warp + other][lane];
   if (p.bias) sum += to_sum(p.bias[r * p.bias_row_step + v * p.bias_vector_step]);
-  store(p.y + r * p.row_stride + v * p.vector_stride, sum);
-}
-
-// Thread x of block (x, y) fills column x of rows y, y + gridDim.y and on.
-template <class T>
-__global__ void __launch_bounds__(kBlockThreads) fill_kernel(uint64_t M, uint64_t N, const T* bias, T* y) {
-  using Sum = typename Accumulator<T>::Type;
-  const uint64_t n = static_cast<uint64_t>(blockIdx.x) * kBlockThreads + threadIdx.x;
-  if (n >= N) return;
-  Sum sum = 0;  // so that a bias of -0 gives 0, as for any sum of no terms
-  if (bias) sum += to_sum(bias[n]);
-  for (uint64_t m = blockIdx.y; m < M; m += gridDim.y) store(y + m * N + n, sum);
+  store(p.y + r * p.row_stride + v * p.vector_stride, activate(p.activation, sum));
 }
 
 // How many warps share the sums of a group of rows: as few as fill the device, while each has a load to do.
@@ -184,4 +131,4 @@ inline int choose_group_warps(uint64_t num_rows, uint64_t loads_per_row, int num
 
 }  // namespace mylinear::cuda
 
-#endif  // MYLINEAR_CUDA_GEMV_KERNEL_CUH_
+#endif  // MYLINEAR_CUDA_DEVICE_GEMV_KERNEL_CUH_

@@ -1,6 +1,6 @@
 // Layer: CUDA kernels. Products with few rows on one side, bound by reading the other matrix; see gemv.cu.
-#ifndef MYLINEAR_CUDA_GEMV_H_
-#define MYLINEAR_CUDA_GEMV_H_
+#ifndef MYLINEAR_CUDA_DEVICE_GEMV_H_
+#define MYLINEAR_CUDA_DEVICE_GEMV_H_
 
 #include <cuda_runtime_api.h>
 
@@ -10,10 +10,12 @@
 
 namespace mylinear::cuda {
 
-// y(r, v) = sum over k of rows(r, k) * vectors(v, k) + bias, at y + r * row_stride + v * vector_stride, for
-// row-major [num_rows, K] and [num_vectors, K]. `rows` is the large matrix, which is read once.
+// y(r, v) = activation(sum over k of rows(r, k) * vectors(v, k) + bias), at y + r * row_stride + v *
+// vector_stride, for row-major [num_rows, K] and [num_vectors, K]. `rows` is the large matrix, which is read
+// once.
 struct GemvParams {
-  kernels::ElementType type;
+  kernels::ElementType type;      // of the vectors, bias and y
+  kernels::ElementType row_type;  // of the rows: the same, or float16 or bfloat16 where that is float32
   uint64_t num_rows;
   uint64_t num_vectors;
   uint64_t K;
@@ -24,6 +26,7 @@ struct GemvParams {
   void* y;
   uint64_t row_stride;
   uint64_t vector_stride;
+  kernels::Activation activation;
   int num_multiprocessors;
   cudaStream_t stream;
 };
@@ -33,10 +36,6 @@ struct GemvParams {
 inline constexpr uint64_t kMaxVectors = 4;
 cudaError_t launch_gemv(const GemvParams& params);
 
-// y [M, N] = bias [N] in every row, or 0 without one.
-cudaError_t launch_fill(kernels::ElementType type, uint64_t M, uint64_t N, const void* bias, void* y,
-                        cudaStream_t stream);
-
 }  // namespace mylinear::cuda
 
-#endif  // MYLINEAR_CUDA_GEMV_H_
+#endif  // MYLINEAR_CUDA_DEVICE_GEMV_H_
