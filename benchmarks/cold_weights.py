@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.backends.contestants import Array, aligned, bind, numpy_dtype, open_session
+from exporter.bench.backends.arrays import Array, aligned, numpy_dtype
+from exporter.bench.backends.contestants import bind, open_session
 from exporter.bench.backends.models import chain_model, random_layers
 from exporter.bench.measure.timing import measure
 from exporter.operators.mylinear.bench import KIT

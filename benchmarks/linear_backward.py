@@ -23,7 +23,8 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-from exporter.bench.backends.contestants import Array, aligned, numpy_dtype, open_session
+from exporter.bench.backends.arrays import Array, aligned, numpy_dtype
+from exporter.bench.backends.contestants import open_session
 from exporter.bench.measure.timing import Run, measure
 from ort_ops.console.table import format_table
 from ort_ops.numerics.bound import ROUNDED

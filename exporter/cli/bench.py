@@ -22,12 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", default="mylinear-bench", help="folder to write into (default: ./mylinear-bench)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of them run (default: cpu)")
-    parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under four minutes")
     parser.add_argument("--fresh", action="store_true", help="measure anew what the folder has already")
     parser.add_argument("--M", dest="rows", metavar="M,...", help="rows of x, such as 1,8")
     parser.add_argument("--shapes", metavar="KxN,...", help="numbers in x numbers out, such as 768x3072,64x64")
     parser.add_argument("--dtypes", metavar="D,...", help="such as float32,bfloat16")
     parser.add_argument("--threads", metavar="T,...", help="of the CPU, such as 1,2 (default: 1 and all cores)")
+    parser.add_argument(
+        "--activations", metavar="A,...", help="after the sum: of none, relu, gelu, gelu_tanh, silu, sigmoid, tanh"
+    )
+    parser.add_argument("--weights", metavar="W,...", help="their dtype under float32: of same, bfloat16, float16")
+    parser.add_argument("--cold", action="store_true", help="take every weight of 1 MiB and more from memory")
     parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
     parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid, load, memory, chain, bits (default: all)")
     parser.add_argument("--goals", action="store_true", help="compare the result with the goals of this project too")
@@ -41,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the files, print the results."""
     import sys
 
-    from exporter.bench.measure.cells import BenchError, make_plan
+    from exporter.bench.measure.cells import BenchError
+    from exporter.bench.measure.options import make_plan
     from exporter.bench.measure.runner import run_bench
     from ort_ops.console.progress import progress
     from ort_ops.installation.extras import install_extra
@@ -60,10 +66,13 @@ def run(args: argparse.Namespace) -> int:
         shapes=args.shapes,
         dtypes=args.dtypes,
         threads=args.threads,
+        activations=args.activations,
+        weights=args.weights,
         peers=args.peers,
         parts=args.parts,
         budget_s=args.budget,
         is_quick=args.quick,
+        is_cold=args.cold,
     )
     try:
         with progress("bench", plan.num_steps) as line:

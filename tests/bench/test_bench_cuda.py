@@ -22,9 +22,11 @@ import torch
 import ort_ops
 from exporter.bench.backends import contestants as backends
 from exporter.bench.backends import cuda
+from exporter.bench.backends.models import chain_model
 from exporter.bench.measure import grid, identity, timing
-from exporter.bench.measure.cells import DTYPES, OURS, Cell, make_plan
+from exporter.bench.measure.cells import OURS, Cell
 from exporter.bench.measure.grid import CellResult
+from exporter.bench.measure.options import DTYPES, make_plan
 from ort_ops.cli import main as cli
 from ort_ops.numerics.bound import ROUNDED, TENSOR_CORES
 from tests.linear_model import make_linear_model
@@ -132,7 +134,7 @@ def test_a_provider_that_does_not_start_is_said(
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="onnxruntime has CUDA")
 def test_a_session_never_takes_the_cpu_instead(capfd: pytest.CaptureFixture[str]) -> None:
-    gemm = backends.chain_model("gemm", [(np.ones((3, 2), np.float32), np.ones(3, np.float32))])
+    gemm = chain_model("gemm", [(np.ones((3, 2), np.float32), np.ones(3, np.float32))])
     with pytest.raises(Exception, match="fallback to CPU EP has been explicitly disabled"):
         cuda.open_session(gemm.SerializeToString(), with_ours=False)
     assert capfd.readouterr().out == "", "and onnxruntime does not say that it tries the CPU"
@@ -229,7 +231,7 @@ def on_cpu(model: bytes, *, with_ours: bool, stream: int, allows_tf32: bool = Fa
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_cell_binds_tensors_and_waits_for_every_side(dtype: str, stand_in: list[int]) -> None:
     cell = Cell(3, 5, 4, dtype, 0)
-    problem = grid.make_problem(7, cell.K, cell.N, dtype, cuda.arithmetic(0))
+    problem = grid.make_problem(7, cell.K, cell.N, cell.kind, cuda.arithmetic(0))
     found = grid.run_cell(cell, problem, ("gemm", "matmul", "torch"), 0.01, None)
     for name in (OURS, "torch") if dtype == "bfloat16" else (OURS, "gemm", "matmul", "torch"):
         assert found.backends[name].reason == ""
@@ -244,7 +246,7 @@ def test_a_cell_binds_tensors_and_waits_for_every_side(dtype: str, stand_in: lis
 def test_a_result_that_nothing_was_written_to_is_wrong(stand_in: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "bind", lambda *_: lambda: None)
     cell = Cell(3, 5, 4, "float32", 0)
-    found = grid.run_cell(cell, grid.make_problem(3, 5, 4, "float32"), (), 0.01, None)
+    found = grid.run_cell(cell, grid.make_problem(3, 5, 4, cell.kind), (), 0.01, None)
     assert found.backends[OURS].reason.startswith("wrong result")
 
 

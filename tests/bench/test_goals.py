@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from exporter.bench.measure import goals
@@ -25,6 +27,31 @@ def test_verdicts() -> None:
     assert mean_at_least("g", "what", 2.0, [(1.0, ""), (4.0, "")]).measured == pytest.approx(2)
     assert mean_at_least("g", "what", 2.1, [(1.0, ""), (4.0, "")]).verdict == "missed"
     assert mean_at_least("g", "what", 2.1, []).verdict == "not measured"
+
+
+def test_activations_and_narrow_weights_have_goals_of_their_own() -> None:
+    def cell(rows: int, shape: tuple[int, int], **more: Any) -> Cell:
+        return Cell(rows, *shape, "float32", 1, **more)
+
+    results = [
+        result(cell(1, (768, 3072), weight="float16", is_cold=True), 1.0, gemm=1.8, torch=0.1),
+        result(cell(4, (768, 3072), weight="bfloat16", is_cold=True), 1.0, gemm=1.6),
+        result(cell(4, (768, 768), weight="bfloat16", is_cold=True), 1.0, gemm=0.1),
+        result(cell(64, (768, 3072), weight="bfloat16"), 1.0, gemm=0.96),
+        result(cell(8, (64, 64), activation="relu"), 1.0, gemm=1.1, torch=0.1),
+        result(cell(8, (2, 1), activation="relu"), 1.0, gemm=0.1),
+        result(cell(8, (64, 64), activation="gelu"), 1.0, gemm=1.0),
+        result(cell(8, (64, 64), activation="silu"), 1.0, gemm=2.0),
+        result(cell(8, (64, 64), activation="tanh"), 1.0, gemm=0.1),
+    ]
+    judged = judge(bench_of(*results))
+    found = {j.goal.split(",")[0].split(" at ")[0]: (j.measured, j.count) for j in judged if j.count}
+    assert found == {
+        "M <= 4": (1.6, 2),
+        "M >= 64": (0.96, 1),
+        "relu": (1.1, 1),
+        "mean of gelu": (pytest.approx(2**0.5), 2),
+    }, "and no goal of the grid counts these"
 
 
 def test_goals_are_judged_on_the_cells_that_they_are_about() -> None:

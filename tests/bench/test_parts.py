@@ -11,8 +11,9 @@ import pytest
 
 from exporter.bench.backends import contestants as backends
 from exporter.bench.measure import goals, grid
-from exporter.bench.measure.cells import OURS, Cell, Plan, make_plan
+from exporter.bench.measure.cells import OURS, Cell, Kind, Plan
 from exporter.bench.measure.goals import judge
+from exporter.bench.measure.options import make_plan
 from exporter.bench.parts import bits, chain, loading
 from exporter.bench.show import tables
 from exporter.operators.mylinear import bench as operator_bench
@@ -37,7 +38,9 @@ def test_load_and_memory_are_measured_for_both_storages(small: Plan) -> None:
     assert "NOT_IMPLEMENTED" in load[2]["sides"]["gemm"]["reason"]
     if not sys.platform.startswith("linux"):
         return
-    memory = loading.measure_memory(replace(small, dtypes=("float32",)))
+    memory = loading.measure_memory(replace(small, dtypes=("float32",), kinds=(Kind("float32", "bfloat16"),)))
+    assert [row["weight"] for row in memory] == ["", "", "bfloat16", "bfloat16"]
+    assert memory[2]["weights_nbytes"] * 2 == memory[0]["weights_nbytes"]
     for row in memory:
         for backend in (OURS, "gemm"):
             found = row["sides"][backend]
@@ -46,7 +49,7 @@ def test_load_and_memory_are_measured_for_both_storages(small: Plan) -> None:
                 assert found[moment]["rss"] == found[moment]["anonymous"] + found[moment]["file"]
                 assert found[moment]["rss"] <= found["peak"]
     bench = bench_of(load=load, memory=memory)
-    assert [len(tables.load_table(load)[1]), len(tables.memory_table(memory)[1])] == [4, 4]
+    assert [len(tables.load_table(load)[1]), len(tables.memory_table(memory)[1])] == [4, 8]
     assert {j.count for j in judge(bench) if j.group == "load time"} == {2}
 
 
@@ -58,8 +61,10 @@ def test_growth_is_the_larger_of_loading_and_calling() -> None:
     assert goals.growth(backend(100, 190)) == 90  # mapped, and read by the call
     assert goals.growth({"reason": {}}) is goals.growth({}) is None
     rows = [{"dtype": "float16", "storage": "inline", "sides": {OURS: backend(150, 150), "gemm": backend(200, 200)}}]
+    rows += [{**rows[0], "dtype": "float32", "weight": "float16", "sides": {**rows[0]["sides"], OURS: backend(152, 0)}}]
     memory = {j.goal: j for j in judge(bench_of(memory=rows)) if j.group == "memory"}
-    assert [j.measured for j in memory.values()] == [0.5, 0.5]
+    assert [j.measured for j in memory.values()] == [0.5, 0.5, 0.52]
+    assert [j.verdict for j in memory.values()] == ["met"] * 3
 
 
 @pytest.mark.native
@@ -108,5 +113,5 @@ def test_an_onnxruntime_without_bfloat16_arrays_leaves_bfloat16_out(
     assert "takes no bfloat16 arrays from Python; 1.20 does" in tables.bits_table(rows)[1][1][3]
     assert {j.count for j in judge(bench_of(bits=rows)) if j.group == "same bits"} == {1}
     cell = Cell(1, 3, 4, "bfloat16", 1)
-    found = grid.run_cell(cell, grid.make_problem(1, 3, 4, "bfloat16"), (), 0.01, None)
+    found = grid.run_cell(cell, grid.make_problem(1, 3, 4, cell.kind), (), 0.01, None)
     assert "1.20 does" in found.backends[OURS].reason

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bench.measure.cells import BenchError, Plan, make_plan
+from exporter.bench.measure.cells import BenchError, Plan
+from exporter.bench.measure.options import make_plan
 from exporter.bench.measure.runner import Bench, run_bench
 from ort_ops.files.atomic import OutputError
 from tests.bench.support import Cells

@@ -6,77 +6,26 @@ Each keeps its own defaults, except for the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 import ort_ops
-from exporter.bench.backends import cuda
-from exporter.bench.backends.models import chain_model, one_node_model, unfused_model
+from exporter.bench.backends import cuda, torch_peers
+from exporter.bench.backends.arrays import Array, Arrays, Backend, UnavailableError, aligned, first_words, numpy_dtype
+from exporter.bench.backends.models import layers_model
 from exporter.bench.backends.subject import subject
-from exporter.bench.measure.cells import OURS, Cell
+from exporter.bench.measure.cells import NO_ACTIVATION, OURS, Cell
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 
-Array = NDArray[Any]
-_ALIGNMENT = 64
 _LOG_FATAL = 4
-
-
-class UnavailableError(Exception):
-    """The backend cannot take part; the message says why."""
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One contender in a cell.
-
-    Attributes:
-        run: one call; on the GPU it queues the work, and `cuda.synchronize` waits for it.
-        result: converts the call's result to an array ``[M, N]`` of the cell's dtype.
-    """
-
-    run: Callable[[], Any]
-    result: Callable[[], Array]
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Input and parameters of a cell; ``x [M, K]``, ``weight [N, K]``, ``bias [N]``, all of the cell's dtype."""
-
-    x: Array
-    weight: Array
-    bias: Array
-
-
-def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """Return the NumPy dtype of an element type of the contract."""
-    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-
-
-def draw(rows: int, columns: int, outputs: int, dtype: str) -> Arrays:
-    """Draw from the normal distribution, with a fixed seed."""
-    rng = np.random.default_rng(6)
-    weight = rng.standard_normal((outputs, columns), np.float32)
-    bias = rng.standard_normal(outputs, np.float32)
-    x = rng.standard_normal((rows, columns), np.float32)
-    return Arrays(*(aligned(a.astype(numpy_dtype(dtype))) for a in (x, weight, bias)))
-
-
-def aligned(array: Array) -> Array:
-    """Return a copy whose data begins at a multiple of 64 bytes, for the same conditions on every backend."""
-    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def make_backend(name: str, cell: Cell, arrays: Arrays) -> Backend:
@@ -92,11 +41,6 @@ def make_backend(name: str, cell: Cell, arrays: Arrays) -> Backend:
         raise UnavailableError(f"{error.name} is not installed") from error
     except Exception as error:  # peers raise many types of errors where a kernel or a compiler is missing
         raise UnavailableError(first_words(error)) from error
-
-
-def first_words(error: Exception) -> str:
-    """Return the beginning of an error's text in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def session_options(threads: int, *, with_ours: bool) -> onnxruntime.SessionOptions:
@@ -117,13 +61,21 @@ def open_session(model: bytes | str, threads: int, *, with_ours: bool) -> onnxru
 
 
 def bind(session: onnxruntime.InferenceSession, x: Array, outputs: int) -> tuple[Callable[[], Any], Array]:
-    """Bind input and output; return a call, and the array ``[M, N]`` that it fills."""
-    y = aligned(np.zeros((*x.shape[:-1], outputs), x.dtype))
+    """Bind input and the one output; return a call, and the array ``[M, N]`` that it fills."""
+    run, (y,) = bind_all(session, x, outputs)
+    return run, y
+
+
+def bind_all(session: onnxruntime.InferenceSession, x: Array, outputs: int) -> tuple[Callable[[], Any], list[Array]]:
+    """Bind input and every output; return a call, and the arrays ``[M, N]`` that it fills."""
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", _ort_value(x))
-    # The output's OrtValue lies on y's own memory, as the input's does.
-    binding.bind_ortvalue_output("y", _ort_value(y))
-    return partial(session.run_with_iobinding, binding), y
+    results = []
+    for output in session.get_outputs():
+        results.append(aligned(np.zeros((*x.shape[:-1], outputs), x.dtype)))
+        # The output's OrtValue lies on the array's own memory, as the input's does.
+        binding.bind_ortvalue_output(output.name, _ort_value(results[-1]))
+    return partial(session.run_with_iobinding, binding), results
 
 
 def _ort_value(array: Array) -> onnxruntime.OrtValue:
@@ -140,11 +92,11 @@ def session_backend(model: ModelProto, x: Array, outputs: int, threads: int, *, 
     if not threads:
         return _cuda_backend(model, x, outputs, with_ours=with_ours)
     session = open_session(model.SerializeToString(), threads, with_ours=with_ours)
-    run, y = bind(session, x, outputs)
+    run, results = bind_all(session, x, outputs)
 
     def result() -> Array:
         run()
-        return y
+        return results[0] if len(results) == 1 else np.stack(results)
 
     return Backend(run, result)
 
@@ -156,7 +108,7 @@ def _cuda_backend(model: ModelProto, x: Array, outputs: int, *, with_ours: bool)
 
     stream = torch.cuda.Stream()  # from torch's pool, whose streams are never destroyed
     session = cuda.open_session(model.SerializeToString(), with_ours=with_ours, stream=stream.cuda_stream)
-    on_gpu = _tensor(x).to(cuda.DEVICE)
+    on_gpu = torch_peers.tensor(x).to(cuda.DEVICE)
     y = torch.full((*x.shape[:-1], outputs), torch.nan, dtype=on_gpu.dtype, device=on_gpu.device)
     cuda.synchronize()  # they were made on another stream
     run = cuda.bind(session, {"x": on_gpu}, {"y": y})
@@ -170,65 +122,45 @@ def _cuda_backend(model: ModelProto, x: Array, outputs: int, *, with_ours: bool)
 
 
 def _make_ours(cell: Cell, arrays: Arrays) -> Backend:
-    model = one_node_model(arrays.weight, arrays.bias)
+    model = layers_model(OURS, arrays.layers, cell.activation)
     return session_backend(model, arrays.x, cell.N, cell.threads, with_ours=True)
 
 
-def _make_gemm(cell: Cell, arrays: Arrays) -> Backend:
-    return session_backend(chain_model("gemm", [(arrays.weight, arrays.bias)]), arrays.x, cell.N, cell.threads)
+def _make_onnx(name: str, cell: Cell, arrays: Arrays) -> Backend:
+    """Make ONNX's own nodes, as onnxruntime optimizes them by default.
+
+    Raises: UnavailableError where it fuses an activation no more that it is known to fuse: that would be another peer.
+    """
+    nodes = ""
+    if cell.activation != NO_ACTIVATION and cell.threads:
+        made = optimized_nodes(name, cell.dtype, cell.activation)
+        nodes, fused = " + ".join(made), subject().activations[cell.activation].fused
+        if name == "gemm" and cell.dtype == "float32" and fused and made != (fused,):
+            raise UnavailableError(
+                f"onnxruntime {onnxruntime.__version__} makes {nodes} of the product and {cell.activation}, not {fused}"
+            )
+    model = layers_model(name, arrays.wide_layers, cell.activation)
+    backend = session_backend(model, arrays.x, cell.N, cell.threads)
+    return Backend(backend.run, backend.result, nodes)
 
 
-def _make_matmul(cell: Cell, arrays: Arrays) -> Backend:
-    return session_backend(unfused_model(arrays.weight, arrays.bias), arrays.x, cell.N, cell.threads)
-
-
-def _make_torch(cell: Cell, arrays: Arrays) -> Backend:
-
-    run = partial(subject().torch_function(), *_tensors(cell, arrays))
-    return _torch_backend(run)
-
-
-def _make_compile(cell: Cell, arrays: Arrays) -> Backend:
-    import torch
-
-    torch._dynamo.reset()  # otherwise the ninth shape would run eagerly
-    compiled = torch.compile(subject().torch_function(), dynamic=False)
-    run = partial(compiled, *_tensors(cell, arrays))
-    run()
-    return _torch_backend(run)
-
-
-def _torch_backend(run: Callable[[], Any]) -> Backend:
-    from exporter.torch_ops.tensors import to_numpy
-
-    return Backend(run, lambda: to_numpy(run()))
-
-
-def _tensors(cell: Cell, arrays: Arrays) -> list[Any]:
-    """Return input and parameters as torch tensors on the cell's device, and set its number of threads."""
-    import torch
-
-    tensors = [_tensor(array) for array in (arrays.x, arrays.weight, arrays.bias)]
-    if not cell.threads:
-        return [tensor.to(cuda.DEVICE) for tensor in tensors]
-    torch.set_num_threads(cell.threads)
-    return tensors
-
-
-def _tensor(array: Array) -> Any:
-    """Return a torch tensor on the same memory."""
-    import torch
-
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+@lru_cache
+def optimized_nodes(name: str, dtype: str, activation: str) -> tuple[str, ...]:
+    """Return the nodes that onnxruntime makes by default of a peer's graph, here with a weight of 2 x 2."""
+    ones = np.ones((2, 2)).astype(numpy_dtype(dtype))
+    options = session_options(1, with_ours=False)
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        model = layers_model(name, [(ones, ones[0])], activation)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return tuple(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
 def _make_openvino(cell: Cell, arrays: Arrays) -> Backend:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(chain_model("gemm", [(arrays.weight, arrays.bias)]).SerializeToString())
+    model = core.read_model(layers_model("gemm", arrays.wide_layers, cell.activation).SerializeToString())
     model.reshape([cell.M, cell.K])
     settings = {
         "INFERENCE_NUM_THREADS": cell.threads,
@@ -242,34 +174,23 @@ def _make_openvino(cell: Cell, arrays: Arrays) -> Backend:
         x.data.view(np.uint16)[...] = arrays.x.view(np.uint16)
     else:
         x = openvino.Tensor(arrays.x, shared_memory=True)
-    request.set_input_tensor(x)
+    request.set_inputtorch_peers.tensor(x)
     run = partial(request.infer, share_outputs=True)
 
     def result() -> Array:
         run()
-        y: Array = request.get_output_tensor().data
+        found = [request.get_output_tensor(i).data for i in range(arrays.num_layers)]
+        y: Array = found[0] if len(found) == 1 else np.stack(found)
         return y.view(arrays.x.dtype) if y.dtype.itemsize == arrays.x.dtype.itemsize else y
 
     return Backend(run, result)
 
 
-def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
-    """Return torch's inference mode if torch takes part; otherwise a context that does nothing."""
-    if not {"torch", "compile"} & set(peers):
-        return nullcontext()
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return nullcontext()
-    mode: AbstractContextManager[object] = torch.inference_mode()
-    return mode
-
-
 _MAKERS: dict[str, Callable[[Cell, Arrays], Backend]] = {
     OURS: _make_ours,
-    "gemm": _make_gemm,
-    "matmul": _make_matmul,
-    "torch": _make_torch,
-    "compile": _make_compile,
+    "gemm": partial(_make_onnx, "gemm"),
+    "matmul": partial(_make_onnx, "matmul"),
+    torch_peers.EAGER: torch_peers.make_eager,
+    torch_peers.COMPILED: torch_peers.make_compiled,
     "openvino": _make_openvino,
 }

@@ -18,7 +18,8 @@ from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 LEVELS = ("L2", "L3", "memory")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_ASSUMED = {2: 1 << 20, 3: 32 << 20}  # bytes, where the system does not say
+ASSUMED_CACHES = {2: 1 << 20, 3: 32 << 20}
+"""Bytes by level, where the system does not say."""
 _GRANULE = 4096
 _ALIGNMENT = 64
 _MEMORY_NBYTES = 128 << 20
@@ -59,19 +60,19 @@ class Ceilings:
 
 def work(cell: Cell) -> tuple[int, int]:
     """Return a cell's floating-point operations, and the bytes of x, weight, bias and result."""
-    numbers = cell.K * cell.N + cell.M * cell.K + cell.M * cell.N + cell.N
-    return 2 * cell.M * cell.K * cell.N, numbers * ELEMENT_TYPES[cell.dtype].nbytes
+    numbers = cell.M * cell.K + cell.M * cell.N + cell.N
+    return 2 * cell.M * cell.K * cell.N, cell.weight_nbytes + numbers * ELEMENT_TYPES[cell.dtype].nbytes
 
 
 def least_time(cell: Cell, ceilings: Ceilings) -> tuple[float, str]:
     """Return the fewest seconds that a cell could take, and what limits it: ``flops`` or a level of memory.
 
     That is the larger of operations / rate and bytes / bandwidth; all arrays move once, at the speed of the level that
-    the weight fits in.
+    the weight fits in, or of memory in a cold cell.
     """
     element_type = ELEMENT_TYPES[cell.dtype]
     flops, nbytes = work(cell)
-    level = level_of(cell.K * cell.N * element_type.nbytes, cell.threads, ceilings.capacity)
+    level = "memory" if cell.is_cold else level_of(cell.weight_nbytes, cell.threads, ceilings.capacity)
     moving = nbytes / ceilings.bandwidth[level][cell.threads]
     computing = flops / ceilings.flops[element_type.accumulator][cell.threads]
     return (computing, "flops") if computing >= moving else (moving, level)
@@ -100,7 +101,7 @@ def measure_ceilings(
     """
     library = _Loops()
     known = cache_sizes()
-    capacity = {f"L{level}": known.get(level, _ASSUMED[level]) for level in (2, 3)} | {"memory": 0}
+    capacity = {f"L{level}": known.get(level, ASSUMED_CACHES[level]) for level in (2, 3)} | {"memory": 0}
     flops: dict[str, dict[int, float]] = {}
     bandwidth: dict[str, dict[int, float]] = {}
     isa = {}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from exporter.bench.measure.cells import OURS, Cell
+from exporter.bench.backends.subject import subject
+from exporter.bench.measure.cells import OURS, Cell, Kind
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.runner import Bench
 from ort_ops.console.tone import Tone
 
 NOISE = 0.95
 """A single time may be off by this factor: from this share of a goal on, it counts as met within noise."""
+
+_COLD_SHAPES = ((768, 3072), (1024, 4096), (4096, 4096))
 
 Values = Iterable[tuple[float | None, str]]
 Choice = Callable[[Cell], bool]
@@ -55,7 +58,13 @@ class Judged:
 
 def judge(bench: Bench) -> list[Judged]:
     """Compare a result with every goal; a goal without measurements is not judged."""
-    return [*_speed_goals(bench), *_roofline_goals(bench), *_cost_goals(bench), *_bit_goals(bench)]
+    return [
+        *_speed_goals(bench),
+        *_newer_goals(bench),
+        *_roofline_goals(bench),
+        *_cost_goals(bench),
+        *_bit_goals(bench),
+    ]
 
 
 def at_least(group: str, goal: str, threshold: float, values: Values) -> Judged:
@@ -100,7 +109,7 @@ def _speed_goals(bench: Bench) -> list[Judged]:
 
     def of(dtype: str, peer: str | None = None, choice: Choice = lambda cell: True) -> Values:
         """Return our ratio to the best peer, or to the named one."""
-        for r in bench.cells.values():
+        for r in _plain(bench):
             if r.cell.dtype == dtype and choice(r.cell):
                 yield r.ratio(r.best_peer if peer is None else peer), str(r.cell)
 
@@ -119,14 +128,51 @@ def _speed_goals(bench: Bench) -> list[Judged]:
     ]  # fmt: skip
 
 
-def _tiny(bench: Bench) -> Values:
+def _plain(bench: Bench) -> Iterator[CellResult]:
+    """Yield the results that the goals of the grid are about: one dtype, no activation, a weight that may be cached."""
     for result in bench.cells.values():
+        if result.cell.kind.is_plain and not result.cell.is_cold:
+            yield result
+
+
+def _newer_goals(bench: Bench) -> list[Judged]:
+    """Judge activations, and weights narrower than x, beside the node that onnxruntime has for the product."""
+    activations = subject().activations
+    fused = [name for name, activation in activations.items() if activation.is_on_grid and activation.fused]
+    others = [name for name, activation in activations.items() if activation.is_on_grid and not activation.fused]
+
+    def of(choice: Choice) -> Values:
+        for r in bench.cells.values():
+            if choice(r.cell):
+                yield r.ratio("gemm"), str(r.cell)
+
+    def cold(c: Cell) -> bool:
+        return bool(c.weight) and c.is_cold and c.M <= 4 and (c.K, c.N) in _COLD_SHAPES
+
+    def many(c: Cell) -> bool:
+        return bool(c.weight) and c.M >= 64
+
+    def activated(names: Sequence[str]) -> Values:
+        return of(lambda c: c.activation in names and not c.weight and c.dtype == "float32" and min(c.K, c.N) >= 64)
+
+    few = "M <= 4 at (768, 3072), (1024, 4096), (4096, 4096), from memory, against float32 ORT Gemm"
+    fused_words = f"{', '.join(fused)}, every cell from 64 x 64 on, against its fused node"
+    return [
+        at_least("narrow weights", few, 1.7, of(cold)),
+        at_least("narrow weights", "M >= 64, against float32 ORT Gemm", 0.95, of(many)),
+        at_least("activation", fused_words, 1.0, activated(fused)),
+        mean_at_least("activation", f"mean of {', '.join(others)}, against Gemm and theirs", 1.15, activated(others)),
+    ]
+
+
+def _tiny(bench: Bench) -> Values:
+    for result in _plain(bench):
         if (result.cell.M, result.cell.K, result.cell.N) == (1, 2, 1):
             yield result.ratio("gemm"), str(result.cell)
 
 
 def _over_own_float32(bench: Bench, choice: Choice) -> Values:
-    for result in bench.cells.values():
+    for result in _plain(bench):
         c = result.cell
         if c.dtype == "bfloat16" and choice(c):
             yield _quotient(bench.cells.get(Cell(c.M, c.K, c.N, "float32", c.threads).key), result), str(c)
@@ -140,7 +186,7 @@ def _quotient(above: CellResult | None, below: CellResult) -> float | None:
 
 def _roofline_goals(bench: Bench) -> list[Judged]:
     def computing() -> Values:
-        for r in bench.cells.values():
+        for r in _plain(bench):
             c = r.cell
             if bench.ceilings is None or r.ours is None or c.dtype not in ("float32", "float64"):
                 continue
@@ -148,13 +194,13 @@ def _roofline_goals(bench: Bench) -> list[Judged]:
                 yield r.flops / r.ours / bench.ceilings.flops[c.dtype][c.threads], str(c)
 
     def reading() -> Values:
-        for r in bench.cells.values():
+        for r in _plain(bench):
             c = r.cell
             if bench.ceilings is not None and r.ours is not None and (c.M, c.K, c.N) == (1, 4096, 4096):
                 yield r.nbytes / r.ours / bench.ceilings.bandwidth["memory"][c.threads], str(c)
 
     def two_threads() -> Values:
-        for r in bench.cells.values():
+        for r in _plain(bench):
             c = r.cell
             if c.threads == 2 and c.M >= 64 and (c.K, c.N) == (768, 3072):
                 yield _quotient(bench.cells.get(Cell(c.M, c.K, c.N, c.dtype, 1).key), r), str(c)
@@ -178,16 +224,20 @@ def _cost_goals(bench: Bench) -> list[Judged]:
             where = f"{row['layers']} x {row['size']}x{row['size']} {row['dtype']}, {row['storage']}"
             yield ours / gemm if ours and gemm else None, where
 
-    def memory(dtype: str | None = None) -> Values:
+    def memory(dtype: str | None = None, *, is_narrow: bool = False) -> Values:
         for row in bench.parts.get("memory", ()):
-            if dtype in (None, row["dtype"]):
+            weight = row.get("weight", "")  # which older results lack
+            if dtype in (None, row["dtype"]) and bool(weight) == is_narrow:
                 ours, gemm = (growth(row["sides"].get(backend, {})) for backend in (OURS, "gemm"))
-                yield ours / gemm if ours and gemm else None, f"{row['dtype']}, {row['storage']}"
+                yield ours / gemm if ours and gemm else None, f"{Kind(row['dtype'], weight)}, {row['storage']}"
 
     return [
         at_least("tiny", "a node in a chain of 100 against ORT Gemm", 1.0, chain()),
         at_most("memory", "resident, of the Gemm model's", 1.05, memory(), is_timed=False),
         at_most("memory", "resident, float16, of the Gemm model's", 0.55, memory("float16"), is_timed=False),
+        at_most(
+            "memory", "resident, narrow weights, of the Gemm model's", 0.52, memory(is_narrow=True), is_timed=False
+        ),
         at_most("load time", "of the Gemm model's", 1.2, load(), is_timed=True),
     ]
 

@@ -7,7 +7,7 @@ import math
 import random
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,23 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bench.backends import cuda
-from exporter.bench.backends.contestants import (
-    Arrays,
-    Backend,
-    UnavailableError,
-    aligned,
-    draw,
-    first_words,
-    inference_mode,
-    make_backend,
-)
+from exporter.bench.backends.arrays import Arrays, Backend, UnavailableError, aligned, draw, first_words
+from exporter.bench.backends.contestants import make_backend
 from exporter.bench.backends.subject import subject
+from exporter.bench.backends.torch_peers import inference_mode
 from exporter.bench.measure.ceilings import Ceilings, least_time, work
-from exporter.bench.measure.cells import OURS, Cell
+from exporter.bench.measure.cells import OURS, Cell, Kind
+from exporter.bench.measure.cold import num_layers
 from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
-from ort_ops.numerics.compare import compare
+from ort_ops.numerics.compare import compare, worst_of
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 
@@ -46,6 +40,7 @@ class BackendResult:
             did not run, and where NaN or infinity stand in the wrong place.
         outcome: what became of it.
         detail: more on an outcome other than `TIMED`: what is wrong, or why it does not run.
+        nodes: what onnxruntime made of its model, where an activation follows.
     """
 
     median: float | None = None
@@ -56,6 +51,7 @@ class BackendResult:
     error_in_bounds: float | None = None
     outcome: Outcome = Outcome.TIMED
     detail: str = ""
+    nodes: str = ""
 
     @property
     def reason(self) -> str:
@@ -88,6 +84,7 @@ class CellResult:
         backends: by name, ours first.
         ceiling_s: the shortest time that this machine could take; None where ceilings were not measured.
         bound_by: what limits that time: ``flops`` or a level of memory.
+        num_layers: how many layers a call computed, with a weight each; times are those of one.
     """
 
     cell: Cell
@@ -96,6 +93,7 @@ class CellResult:
     bound_by: str
     flops: int
     nbytes: int
+    num_layers: int = 1
 
     @property
     def ours(self) -> float | None:
@@ -133,46 +131,64 @@ class CellResult:
             "bound_by": self.bound_by,
             "flops": self.flops,
             "nbytes": self.nbytes,
+            "num_layers": self.num_layers,
         }
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> CellResult:
         """Read `as_dict`."""
         return cls(
-            Cell(*(found[name] for name in ("M", "K", "N", "dtype", "threads"))),
+            Cell(**{field.name: found[field.name] for field in fields(Cell) if field.name in found}),
             {name: BackendResult.from_dict(backend) for name, backend in found["sides"].items()},
-            *(found[name] for name in ("ceiling_s", "bound_by", "flops", "nbytes")),
+            **{name: found[name] for name in ("ceiling_s", "bound_by", "flops", "nbytes")},
+            num_layers=found.get("num_layers", 1),
         )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One weight, the rows that it is run with, and their results in float64 with derived bounds."""
+    """One weight, the rows that it is run with, and their results in float64 with derived bounds.
+
+    Attributes:
+        peer_bound: for peers, which round once more where an activation follows as a node or function of its own.
+    """
 
     arrays: Arrays
     expected: NDArray[np.float64]
     bound: NDArray[np.float64]
+    peer_bound: NDArray[np.float64]
 
 
 @lru_cache(maxsize=1)  # cells of one weight follow each other; their rows are the first of these
-def make_problem(rows: int, columns: int, outputs: int, dtype: str, arithmetic: Arithmetic = ROUNDED) -> Problem:
+def make_problem(rows: int, columns: int, outputs: int, kind: Kind, arithmetic: Arithmetic = ROUNDED) -> Problem:
     """Draw the arrays, and compute the exact results and their bounds."""
-    a = draw(rows, columns, outputs, dtype)
-    return Problem(a, *subject().exact(a.x, [(a.weight, a.bias)], arithmetic))
+    kit = subject()
+    a = draw(rows, columns, outputs, kind.dtype, kind.weight)
+    layer = a.weight, a.bias
+    if kind.is_plain or kit.newer_exact is None:
+        expected, bound = kit.exact(a.x, [layer], arithmetic)
+        return Problem(a, expected, bound, bound)
+    expected, bound = kit.newer_exact(a.x, layer, kind.activation, arithmetic)
+    element_type = ELEMENT_TYPES[kind.dtype]
+    if element_type.accumulator == element_type.name:
+        return Problem(a, expected, bound, bound)
+    rounding = replace(arithmetic, rounds_between=True)
+    return Problem(a, expected, bound, kit.newer_exact(a.x, layer, kind.activation, rounding)[1])
 
 
 def run_cell(
     cell: Cell, problem: Problem, peers: Sequence[str], budget_s: float, ceilings: Ceilings | None
 ) -> CellResult:
     """Check and time every backend of one cell."""
-    arrays = Arrays(aligned(problem.arrays.x[: cell.M]), problem.arrays.weight, problem.arrays.bias)
+    number = num_layers(cell)
+    arrays = Arrays(aligned(problem.arrays.x[: cell.M]), problem.arrays.weight, problem.arrays.bias, number)
     results: dict[str, BackendResult] = {}
     backends: dict[str, Backend] = {}
     with inference_mode(peers):
         for name in (OURS, *peers):
             try:
                 backend = make_backend(name, cell, arrays)
-                results[name] = check(backend, problem)
+                results[name] = check(backend, problem, is_peer=name != OURS)
             except UnavailableError as error:
                 results[name] = BackendResult(outcome=Outcome.UNAVAILABLE, detail=str(error))
             else:
@@ -183,17 +199,25 @@ def run_cell(
             runs = {name: backend.run for name, backend in backends.items()}
             timings = measure(runs, budget_s, rng=rng, finish=cuda.finish(cell.threads))
             for name, t in timings.items():
-                error_in_bounds = results[name].error_in_bounds
-                results[name] = BackendResult(t.median, t.q1, t.q3, t.slots, t.calls, error_in_bounds)
+                results[name] = replace(
+                    results[name],
+                    median=t.median / number,
+                    q1=t.q1 / number,
+                    q3=t.q3 / number,
+                    slots=t.slots,
+                    calls=t.calls,
+                    outcome=Outcome.TIMED,
+                )
     backends.clear()
+    del arrays
     gc.collect()  # sessions end here, not while the next cell is timed
     flops, nbytes = work(cell)
-    seconds, bound_by = (None, "") if ceilings is None else least_time(cell, ceilings)
-    return CellResult(cell, results, seconds, bound_by, flops, nbytes)
+    least, bound_by = (None, "") if ceilings is None else least_time(cell, ceilings)
+    return CellResult(cell, results, least, bound_by, flops, nbytes, number)
 
 
-def check(backend: Backend, problem: Problem) -> BackendResult:
-    """Run the backend once and compare with the float64 definition: `WRONG`, or `NOT_TIMED` yet."""
+def check(backend: Backend, problem: Problem, *, is_peer: bool = False) -> BackendResult:
+    """Run the backend once and compare every layer with the float64 definition: `WRONG`, or `NOT_TIMED` yet."""
     try:
         y = backend.result()
     except KeyboardInterrupt:
@@ -203,8 +227,17 @@ def check(backend: Backend, problem: Problem) -> BackendResult:
     dtype = problem.arrays.x.dtype
     if y.dtype != dtype:
         return BackendResult(outcome=Outcome.WRONG, detail=f"{y.dtype} instead of {dtype}")
-    rows = len(y)
-    found = compare(y, problem.expected[:rows], problem.bound[:rows], ELEMENT_TYPES[dtype.name])
+    layers = y if y.ndim > 2 else y[np.newaxis]
+    rows = layers.shape[1]
+    bound = problem.peer_bound if is_peer else problem.bound
+    element_type = ELEMENT_TYPES[dtype.name]
+    # Each layer's rows of W are moved on by one, and so are its results.
+    found = worst_of(
+        compare(np.roll(layer, -i, axis=-1), problem.expected[:rows], bound[:rows], element_type)
+        for i, layer in enumerate(layers)
+    )
     error_in_bounds = found.max_in_bounds if math.isfinite(found.max_in_bounds) else None
     outcome = Outcome.NOT_TIMED if found.complaint is None else Outcome.WRONG
-    return BackendResult(error_in_bounds=error_in_bounds, outcome=outcome, detail=found.complaint or "")
+    return BackendResult(
+        error_in_bounds=error_in_bounds, outcome=outcome, detail=found.complaint or "", nodes=backend.nodes
+    )

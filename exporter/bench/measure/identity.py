@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from exporter.bench.measure.ceilings import cache_sizes
 from exporter.bench.measure.cells import Plan, usable_cores
 from ort_ops.native import cuda
 from ort_ops.native import library as native
@@ -30,6 +31,7 @@ def identify(plan: Plan) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.release()}",
             "cores": usable_cores(),
             "memory_mib": memory_nbytes() >> 20,
+            "last_cache_mib": max(cache_sizes().values(), default=0) >> 20,
         },
         "versions": {"Python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "library": {

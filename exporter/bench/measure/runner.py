@@ -130,7 +130,8 @@ def run_bench(
     for cell in cells:
         if cell.key not in bench.cells:
             on_progress(done, str(cell))
-            problem = make_problem(max(plan.rows), cell.K, cell.N, cell.dtype, cuda.arithmetic(cell.threads))
+            most = max(plan.rows_of(cell.kind))
+            problem = make_problem(most, cell.K, cell.N, cell.kind, cuda.arithmetic(cell.threads))
             bench.cells[cell.key] = run_cell(cell, problem, plan.peers, plan.budget_s, bench.ceilings)
             bench.save(folder)
         done += 1

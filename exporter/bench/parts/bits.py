@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bench.backends.contestants import Array, Arrays, UnavailableError, aligned, bind, draw, open_session
+from exporter.bench.backends.arrays import Array, Arrays, UnavailableError, aligned, draw
+from exporter.bench.backends.contestants import bind, open_session
 from exporter.bench.backends.models import one_node_model
 from exporter.bench.measure.cells import Plan, usable_cores
 

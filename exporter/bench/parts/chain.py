@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from exporter.bench.backends import cuda
-from exporter.bench.backends.contestants import Array, aligned, first_words, numpy_dtype, session_backend
+from exporter.bench.backends.arrays import Array, aligned, first_words, numpy_dtype
+from exporter.bench.backends.contestants import session_backend
 from exporter.bench.backends.models import PAIR, chain_model
 from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import OURS, Plan, runs_on

@@ -13,9 +13,10 @@ from typing import Any
 
 import onnxruntime
 
-from exporter.bench.backends.contestants import first_words, numpy_dtype, session_options
+from exporter.bench.backends.arrays import first_words, numpy_dtype
+from exporter.bench.backends.contestants import session_options
 from exporter.bench.backends.models import PAIR, chain_model, random_layers, save_model
-from exporter.bench.measure.cells import OURS, Plan
+from exporter.bench.measure.cells import OURS, Kind, Plan
 from exporter.bench.measure.timing import settle, summarize
 from ort_ops.files.atomic import temporary_folder
 
@@ -44,27 +45,31 @@ def measure_load(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[s
 def measure_memory(plan: Plan, on_note: OnNote = lambda note: None) -> list[dict[str, Any]]:
     """Measure the resident memory of a process before it loads a model, after, and after a first call.
 
+    Weights that are narrower than x are measured too, beside the same numbers in x's dtype in Gemm's model.
+
     Each model is loaded in a process of its own. File-backed pages are counted apart from anonymous ones, because
     processes share them, and the system can drop them.
     """
     found = []
     size, number = (_QUICK_SIZES if plan.is_quick else _SIZES)[-1]
-    for dtype in plan.dtypes:
+    narrow = {kind.weight: kind for kind in plan.kinds if kind.weight}
+    for kind in (*map(Kind, plan.dtypes), *(Kind(kind.dtype, weight) for weight, kind in narrow.items())):
         for storage in STORAGES:
-            on_note(f"memory: {number} x {size}x{size} {dtype}, {storage}")
-            with _models(size, number, dtype, storage) as paths:
-                weights = size * size * number * numpy_dtype(dtype).itemsize
-                row = {"size": size, "layers": number, "dtype": dtype, "storage": storage, "weights_nbytes": weights}
+            on_note(f"memory: {number} x {size}x{size} {kind}, {storage}")
+            with _models(size, number, kind.dtype, storage, kind.weight) as paths:
+                weights = size * size * number * numpy_dtype(kind.weight or kind.dtype).itemsize
+                row = {"size": size, "layers": number, "dtype": kind.dtype, "weight": kind.weight}
+                row |= {"storage": storage, "weights_nbytes": weights}
                 backends = {backend: _probe(path, backend, max(plan.threads)) for backend, path in paths.items()}
                 found.append({**row, "sides": backends})
     return found
 
 
 @contextmanager
-def _models(size: int, number: int, dtype: str, storage: str) -> Iterator[dict[str, Path]]:
-    """Write the same layers as a model for each backend, for the time of the block."""
+def _models(size: int, number: int, dtype: str, storage: str, weight: str = "") -> Iterator[dict[str, Path]]:
+    """Write the same layers as a model for each backend, for the time of the block; ours with weights as stored."""
     with temporary_folder() as folder:
-        layers = random_layers(size, number, numpy_dtype(dtype))
+        layers = random_layers(size, number, numpy_dtype(dtype), numpy_dtype(weight) if weight else None)
         paths = {backend: folder / f"{backend}.onnx" for backend in PAIR}
         for backend, path in paths.items():
             save_model(chain_model(backend, layers), path, is_external=storage == "external")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from exporter.bench.backends.contestants import bind, numpy_dtype, session_options
+from exporter.bench.backends.arrays import numpy_dtype
+from exporter.bench.backends.contestants import bind, session_options
 from exporter.bench.backends.models import chain_model, random_layers
 from exporter.bench.measure.cells import OURS
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from exporter.bench.backends.contestants import first_words
+from exporter.bench.backends.arrays import first_words
 from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.timing import Timing, measure
 from ort_ops.analysis.float64_run import Float64Run

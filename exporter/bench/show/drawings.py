@@ -22,7 +22,7 @@ from exporter.bench.measure.ceilings import Ceilings
 from exporter.bench.measure.cells import OURS, runs_on
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.runner import Bench
-from exporter.bench.show.tables import by_dtype_and_threads, format_number, format_time
+from exporter.bench.show.tables import by_group, format_number, format_time
 from exporter.training.curves import new_figure, save_figure
 
 RATIO_NAME = "ratios.png"
@@ -110,19 +110,19 @@ def fraction_color(fraction: float) -> str:
 
 
 def heat_maps(results: Iterable[CellResult], value: Value, color: Color, title: str) -> Drawing:
-    """Draw M (rows) by K x N (columns) for each dtype and number of threads; a cell's tip has all its times."""
+    """Draw M (rows) by K x N (columns) for each `Cell.group`; a cell's tip has all its times."""
     results = list(results)
-    groups = by_dtype_and_threads(results)
-    threads = list(dict.fromkeys(t for _, t in groups))
-    dtypes = list(dict.fromkeys(d for d, _ in groups))
+    groups = list(by_group(results).values())
+    threads = list(dict.fromkeys(r.cell.threads for r in results))
+    kinds = list(dict.fromkeys(_row(members[0]) for members in groups))
     shapes = list(dict.fromkeys((r.cell.K, r.cell.N) for r in results))
     sizes = list(dict.fromkeys(r.cell.M for r in results))
     width = max(3.0, (1 + len(shapes)) * _CELL_INCHES[0]) * len(threads)
-    height = (3 + len(sizes)) * _CELL_INCHES[1] * len(dtypes)
+    height = (3 + len(sizes)) * _CELL_INCHES[1] * len(kinds)
     drawing = Drawing(Figure(figsize=(width + 0.5, height), layout="constrained"))
-    grid = drawing.figure.subplots(len(dtypes), len(threads), squeeze=False)
-    for (dtype, count), members in groups.items():
-        axes = grid[dtypes.index(dtype)][threads.index(count)]
+    grid = drawing.figure.subplots(len(kinds), len(threads), squeeze=False)
+    for members in groups:
+        axes = grid[kinds.index(_row(members[0]))][threads.index(members[0].cell.threads)]
         for result in members:
             row, column = sizes.index(result.cell.M), shapes.index((result.cell.K, result.cell.N))
             number = value(result)
@@ -135,10 +135,15 @@ def heat_maps(results: Iterable[CellResult], value: Value, color: Color, title: 
         axes.set_xlim(-0.5, len(shapes) - 0.5)
         axes.set_ylim(len(sizes) - 0.5, -0.5)
         axes.set_ylabel("M", fontsize=7, rotation=0)
-        axes.set_title(f"{dtype}, {runs_on(count)}", fontsize=9)
+        axes.set_title(members[0].cell.group, fontsize=9)
         axes.spines[:].set_visible(False)
     drawing.figure.suptitle(title, fontsize=10)
     return drawing
+
+
+def _row(result: CellResult) -> tuple[str, bool]:
+    """Return what the row of maps is about: everything of `Cell.group` but the threads."""
+    return str(result.cell.kind), result.cell.is_cold
 
 
 def roofline(results: Sequence[CellResult], ceilings: Ceilings, threads: int) -> Drawing | None:

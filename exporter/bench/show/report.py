@@ -74,10 +74,12 @@ def show(bench: Bench, stream: TextIO, *, with_goals: bool = False) -> None:
         print_part("", *tables.ceiling_table(bench.ceilings))
     if results:
         print("time of the best peer / ours (above 1 ours is faster)\n", file=stream)
-        for (dtype, threads), table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items():
-            print_part(f"{dtype}, {runs_on(threads)}", *table)
+        for group, table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items():
+            print_part(group, *table)
         if len(results) <= _FEW_CELLS:
             print_part("", *tables.cell_table(results))
+    for title, lines in _notes(bench):
+        print("\n".join([f"{title}:", *lines, ""]), file=stream)
     missing = tables.untimed(results)
     if missing:
         print_part("", ["not timed", "cells", "why"], [[name, str(count), reason] for name, reason, count in missing])
@@ -86,6 +88,18 @@ def show(bench: Bench, stream: TextIO, *, with_goals: bool = False) -> None:
             print_part(f"{title}. {text}", *table_of(bench.parts[name]))
     if with_goals:
         print_part(f"Goals. {_NOISE_TEXT}", *tables.goal_table(judge(bench)))
+
+
+def _notes(bench: Bench) -> list[tuple[str, list[str]]]:
+    """Return what there is to say about how cells were measured: a title, and lines."""
+    results = list(bench.cells.values())
+    cache = bench.identity["machine"].get("last_cache_mib", 0)
+    size = f"{cache} MiB" if cache else "of unknown size"
+    notes = [
+        (f"Weights from memory (the largest cache is {size})", tables.cold_notes(results)),
+        ("What onnxruntime makes of a product and its activation", tables.node_notes(results)),
+    ]
+    return [(title, lines) for title, lines in notes if lines]
 
 
 def headline(bench: Bench) -> str:
@@ -122,9 +136,11 @@ def _grid_sections(bench: Bench, results: list[CellResult]) -> list[Section]:
     else:
         text = "Time of the best peer with a right result / ours: above 1 ours is faster. Drawings need matplotlib."
         sections = [
-            Section(f"Beside the best peer, {dtype}, {runs_on(threads)}", text, *table)
-            for (dtype, threads), table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items()
+            Section(f"Beside the best peer, {group}", text, *table)
+            for group, table in tables.heat_tables(results, lambda r: r.ratio(r.best_peer)).items()
         ]
+    for title, lines in _notes(bench):
+        sections.append(Section(title, "", [""], [[line] for line in lines]))
     missing = tables.untimed(results)
     if missing:
         rows = [[name, str(count), reason] for name, reason, count in missing]

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from exporter.bench.measure.ceilings import Ceilings
-from exporter.bench.measure.cells import OURS, Cell, runs_on
+from exporter.bench.measure.cells import OURS, Kind, runs_on
 from exporter.bench.measure.goals import Judged, growth
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.outcome import Outcome
 from ort_ops.console.tone import Tone, Toned
+from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 CSV_HEADER = (
     "M", "K", "N", "dtype", "device", "threads", "side", "median_us", "q1_us", "q3_us", "slots", "calls",
     "error_in_bounds", "ratio_to_ours", "is_best_peer", "gflops", "ceiling_us", "fraction_of_ceiling", "bound_by",
-    "reason",
+    "reason", "weight_dtype", "activation", "layers", "nodes",
 )  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def to_csv(results: Iterable[CellResult]) -> str:
                 + [backend.slots, backend.calls, _number(backend.error_in_bounds), _number(result.ratio(name))]
                 + [int(name == result.best_peer), _number(result.flops / median / 1e9 if median else None)]
                 + [_number(None if result.ceiling_s is None else result.ceiling_s * 1e6), _number(fraction)]
-                + [result.bound_by, backend.reason]
+                + [result.bound_by, backend.reason, cell.weight or cell.dtype, cell.activation]
+                + [result.num_layers, backend.nodes]
             )
     return buffer.getvalue()
 
@@ -59,18 +61,16 @@ def ceiling_table(ceilings: Ceilings) -> tuple[list[str], list[list[str]]]:
 
 def heat_tables(
     results: Iterable[CellResult], value: Callable[[CellResult], float | None]
-) -> dict[tuple[str, int], tuple[list[str], list[list[str]]]]:
-    """Return for each dtype and number of threads a table of M (rows) by K x N (columns)."""
-    found = {result.cell: value(result) for result in results}
+) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Return for each `Cell.group` a table of M (rows) by K x N (columns)."""
     tables = {}
-    for dtype, threads in dict.fromkeys((c.dtype, c.threads) for c in found):
-        cells = [c for c in found if (c.dtype, c.threads) == (dtype, threads)]
-        shapes = list(dict.fromkeys((c.K, c.N) for c in cells))
+    for group, members in by_group(results).items():
+        found = {(r.cell.M, r.cell.K, r.cell.N): value(r) for r in members}
+        shapes = list(dict.fromkeys((k, n) for _, k, n in found))
         rows = []
-        for size in dict.fromkeys(c.M for c in cells):
-            values = [found.get(Cell(size, *shape, dtype, threads)) for shape in shapes]
-            rows.append([str(size), *map(format_number, values)])
-        tables[dtype, threads] = (["M", *(f"{k}x{n}" for k, n in shapes)], rows)
+        for size in sorted({m for m, _, _ in found}):
+            rows.append([str(size), *(format_number(found.get((size, *shape))) for shape in shapes)])
+        tables[group] = (["M", *(f"{k}x{n}" for k, n in shapes)], rows)
     return tables
 
 
@@ -176,17 +176,39 @@ def untimed(results: Iterable[CellResult]) -> list[tuple[str, str, int]]:
             if backend.outcome in (Outcome.WRONG, Outcome.UNAVAILABLE):
                 # What is wrong has other numbers in every cell; why it does not run is the same in many.
                 reason = backend.outcome if backend.outcome is Outcome.WRONG else backend.detail
-                key = (name, f"{result.cell.dtype}: {reason}")
+                key = (name, f"{result.cell.kind}: {reason}")
                 counts[key] = counts.get(key, 0) + 1
     return [(name, reason, count) for (name, reason), count in counts.items()]
 
 
-def by_dtype_and_threads(results: Iterable[CellResult]) -> dict[tuple[str, int], list[CellResult]]:
-    """Group results as the heat maps show them."""
-    groups: dict[tuple[str, int], list[CellResult]] = {}
+def by_group(results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
+    """Group results by `Cell.group`, as tables and heat maps show them."""
+    groups: dict[str, list[CellResult]] = {}
     for result in results:
-        groups.setdefault((result.cell.dtype, result.cell.threads), []).append(result)
+        groups.setdefault(result.cell.group, []).append(result)
     return groups
+
+
+def cold_notes(results: Iterable[CellResult]) -> list[str]:
+    """Return a line for each weight that was measured from memory: how many of them a call went through."""
+    found: dict[str, None] = {}
+    for r in results:
+        if r.cell.is_cold:
+            nbytes = r.cell.K * r.cell.N * ELEMENT_TYPES[r.cell.dtype].nbytes * r.num_layers
+            found[f"{r.cell.K}x{r.cell.N}: {r.num_layers} weights in turn, {nbytes >> 20} MiB in {r.cell.dtype}"] = None
+    return list(found)
+
+
+def node_notes(results: Iterable[CellResult]) -> list[str]:
+    """Return a line for each peer and activation: the nodes that onnxruntime made of them."""
+    return list(
+        dict.fromkeys(
+            f"{name}, {r.cell.dtype}, {r.cell.activation}: {backend.nodes}"
+            for r in results
+            for name, backend in r.backends.items()
+            if backend.nodes
+        )
+    )
 
 
 def format_number(value: float | None) -> str:
@@ -211,7 +233,7 @@ def format_time(seconds: float) -> str:
 
 
 def _model_name(row: dict[str, Any]) -> str:
-    return f"{row['layers']} x {row['size']}x{row['size']} {row['dtype']}"
+    return f"{row['layers']} x {row['size']}x{row['size']} {Kind(row['dtype'], row.get('weight', ''))}"
 
 
 def _pair(backends: dict[str, dict[str, Any]], key: str, write: Callable[[float], str]) -> list[str]:

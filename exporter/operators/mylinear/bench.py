@@ -6,19 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from exporter.torch_ops.workloads.bench import Array, BenchKit, Layer
+from exporter.operators.mylinear.version_2.bench import ACTIVATIONS, exact_activation
+from exporter.torch_ops.workloads.bench import Array, BenchKit, ExactAndBound, Layer
 from ort_ops.numerics.bound import Arithmetic
 from ort_ops.operators.mylinear.contract import MYLINEAR
 from ort_ops.operators.mylinear.error_bound import linear_bound
 from ort_ops.operators.mylinear.reference import linear_float64
+from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2, NARROW_WEIGHTS
 
 
-def _exact(
-    x: Array, layers: Sequence[Layer], arithmetic: Arithmetic
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _exact(x: Array, layers: Sequence[Layer], arithmetic: Arithmetic) -> ExactAndBound:
     element_type = MYLINEAR.element_type(x.dtype.name)
     expected, error = x.astype(np.float64), None
     for weight, bias in layers:
@@ -33,14 +32,15 @@ def _gemm(inputs: Sequence[str], output: str) -> NodeProto:
     return helper.make_node("Gemm", inputs, [output], transB=1)
 
 
-def _matmul_and_add(weight: Array, bias: Array) -> tuple[list[NodeProto], list[TensorProto]]:
+def _matmul_and_add(weight: Array, bias: Array, output: str) -> tuple[list[NodeProto], list[TensorProto]]:
     """Return MatMul with W transposed beforehand, and Add."""
+    names = {name: f"{output}_{name}" for name in ("weight", "bias", "product")}
     nodes = [
-        helper.make_node("MatMul", ["x", "weight"], ["product"], name="linear"),
-        helper.make_node("Add", ["product", "bias"], ["y"], name="bias"),
+        helper.make_node("MatMul", ["x", names["weight"]], [names["product"]]),
+        helper.make_node("Add", [names["product"], names["bias"]], [output]),
     ]
     transposed = np.ascontiguousarray(weight.T)
-    return nodes, [numpy_helper.from_array(transposed, "weight"), numpy_helper.from_array(bias, "bias")]
+    return nodes, [numpy_helper.from_array(transposed, names["weight"]), numpy_helper.from_array(bias, names["bias"])]
 
 
 def _torch_function() -> Callable[..., Any]:
@@ -49,4 +49,14 @@ def _torch_function() -> Callable[..., Any]:
     return torch.nn.functional.linear
 
 
-KIT = BenchKit(MYLINEAR, _exact, _gemm, _matmul_and_add, _torch_function)
+KIT = BenchKit(
+    MYLINEAR,
+    _exact,
+    _gemm,
+    _matmul_and_add,
+    _torch_function,
+    newer=MYLINEAR_2,
+    newer_exact=exact_activation,
+    activations=ACTIVATIONS,
+    narrow_weights=NARROW_WEIGHTS[::-1],
+)
