@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 import ort_ops
 from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.bundle.write import write_bundle
 from ort_ops.numerics.compare import Verdict
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build"
+HOSTS = HERE.parents[1] / "ort_ops" / "bundle" / "hosts"
 MODELS = HERE.parents[1] / "models"
 ROWS = 100
 
@@ -42,8 +44,11 @@ def check_browser() -> bool:
 def check_node() -> bool:
     """Run models in Node.js: the numbers are those of Python's function body, bit for bit."""
     folder = BUILD / "node"
-    shutil.copytree(HERE / "node", folder, dirs_exist_ok=True)
+    shutil.copytree(HOSTS / "node", folder, dirs_exist_ok=True)
     call("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", folder)
+    host = bundle("node")
+    (host / "node_modules").symlink_to(folder / "node_modules")
+    call("node", host / "check.js")
     is_right = True
     for model, given in samples(folder):
         call("node", folder / "run.js", model, folder / "output", folder / "input.npy")
@@ -57,8 +62,11 @@ def check_cpp() -> bool:
     call(sys.executable, HERE / "cpp" / "fetch.py", onnxruntime)
     generator = ["-GNinja"] if shutil.which("ninja") else []
     settings = [f"-DCMAKE_PREFIX_PATH={onnxruntime}", "-DCMAKE_BUILD_TYPE=Release"]
-    call("cmake", "-S", HERE / "cpp", "-B", folder, *generator, *settings)
+    call("cmake", "-S", HOSTS / "cpp", "-B", folder, *generator, *settings)
     call("cmake", "--build", folder)
+    host = bundle("cpp")
+    (host / "build").symlink_to(folder)
+    call(sys.executable, host / "check.py")
     is_right = True
     for model, given in samples(folder):
         for kernels, library in (("body", ""), ("cpp", ort_ops.library_path())):
@@ -66,6 +74,15 @@ def check_cpp() -> bool:
             got = np.fromfile(folder / "output0", given.dtype).reshape(len(given), -1)
             is_right &= same(f"C++ {kernels}, {model.name}", got, model, given, kernels)
     return is_right
+
+
+def bundle(name: str) -> Path:
+    """Make a bundle of the digits for a host, and return the host's folder in it."""
+    folder = BUILD / "bundles" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_bundle(MODELS / "digits_mlp.onnx", folder, for_hosts=[name])
+    return folder / "hosts" / name
 
 
 def samples(folder: Path) -> Iterator[tuple[Path, Array]]:

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
+MODULES = ROOT / "ort_ops" / "bundle" / "hosts" / "web"
 FOLDER = ROOT / "build" / "web"
 ONNXRUNTIME = "onnxruntime-web@1.30.0"
 PARTS = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -29,6 +30,8 @@ def main(folder: Path = FOLDER) -> None:
     for path in HERE.iterdir():
         if path.suffix in (".html", ".css", ".js"):
             shutil.copy(path, folder)
+    for name in ("arrays.js", "runtime.js", "training_file.js"):
+        shutil.copy(MODULES / name, folder)
     for name in PARTS:
         shutil.copy(npm_package(ONNXRUNTIME) / "dist" / name, folder)
     digits = ROOT / "models" / "digits_mlp.onnx"

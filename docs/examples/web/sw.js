@@ -2,7 +2,7 @@
 
 const FILES = [
   "./", "index.html", "style.css", "page.js", "drawing.js", "training.js", "runtime.js", "strokes.js",
-  "training_file.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm",
+  "arrays.js", "training_file.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm",
   "digits_mlp.float64.onnx", "digits_mlp.onnx", "digits_mlp.float16.onnx", "linear_step.onnx",
 ];
 const CACHE = "mylinear";

@@ -1,4 +1,5 @@
-// Uses the page as a person would, in headless Chromium, and writes what it showed: node check.mjs FOLDER RESULTS CHROMIUM
+// Uses the page as a person would, in headless Chromium, and writes what it showed:
+// node check.mjs FOLDER RESULTS CHROMIUM PACKAGES BUNDLE
 // Each check throws where the page is wrong. check.py compares the numbers with Python's.
 
 import {spawn} from "node:child_process";
@@ -6,7 +7,7 @@ import {createRequire} from "node:module";
 import {writeFileSync} from "node:fs";
 import {DIGITS} from "./digits.mjs";
 
-const [folder, results, executablePath, packages] = process.argv.slice(2);
+const [folder, results, executablePath, packages, bundle] = process.argv.slice(2);
 const {chromium} = createRequire(`${packages}/`)("playwright-core");
 const DTYPES = ["float64", "float32", "float16"];
 const STEPS = 600;
@@ -16,7 +17,7 @@ function check(isTrue, message) {
   if (!isTrue) throw new Error(message);
 }
 
-async function serve() {
+async function serve(folder) {
   const server = spawn("python3", ["-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", folder, "0"], {
     stdio: ["ignore", "pipe", "ignore"],
   });
@@ -170,7 +171,7 @@ async function checkErrors(browser, url) {
   };
   const cases = [
     ["digits_mlp.float16.onnx", gone("digits_mlp.float16.onnx"), "could not load digits_mlp.float16.onnx"],
-    ["the wasm file", gone("*.wasm"), "could not load ort-wasm-simd-threaded.wasm: the server answered 404"],
+    ["the wasm file", gone("*.wasm"), "could not load ./ort-wasm-simd-threaded.wasm: the server answered 404"],
     ["onnxruntime's script", gone("ort.wasm.bundle.min.mjs"), "could not load ./ort.wasm.bundle.min.mjs"],
     ["a script", gone("strokes.js"), "A script of this page is missing"],
     ["WebAssembly", context => context.addInitScript("delete globalThis.WebAssembly"), "has no WebAssembly"],
@@ -209,7 +210,25 @@ async function checkOffline(page, digit) {
   await page.waitForFunction(() => Number(document.getElementById("step").textContent) > 20);
 }
 
-const {server, url} = await serve();
+/** Use the page that `mylinear bundle --for web` writes. */
+async function checkBundle(browser) {
+  const {server, url} = await serve(bundle);
+  const page = await openPage(browser, url);
+  try {
+    await page.goto(`${url}hosts/web/`);
+    await page.getByRole("status").filter({hasText: "Ready; the sample is right."}).waitFor({timeout: 30_000});
+    await page.getByRole("textbox").fill(JSON.stringify([Array(64).fill(3)]));
+    await page.getByRole("button", {name: "Run"}).click();
+    await page.locator("#outputs").filter({hasText: "]"}).waitFor();
+    const {y} = JSON.parse(await page.locator("#outputs").textContent());
+    check(y.length === 1 && y[0].length === 10 && y[0].every(Number.isFinite), `the bundle's page shows ${y}`);
+    check(page.faults.length === 0, page.faults.join("; "));
+  } finally {
+    server.kill();
+  }
+}
+
+const {server, url} = await serve(folder);
 const browser = await chromium.launch({executablePath, args: [
   "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -221,6 +240,7 @@ try {
   await page.screenshot({path: `${results}/page.png`, fullPage: true});
   const pages = [page, await checkPhone(browser, url), await checkKeyboard(browser, url)];
   await checkErrors(browser, url);
+  await checkBundle(browser);
   const float16 = predictions.find(found => found.digit === "5" && found.dtype === "float16");
   await checkWithoutFloat16Array(browser, url, float16.logits);
   server.kill();

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import ort_ops
 from ort_ops.analysis.evaluation import Value
 from ort_ops.analysis.float64_run import Float64Run
+from ort_ops.bundle.write import write_bundle
 from ort_ops.numerics.compare import Verdict
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def main() -> int:
     BUILD["main"]()
     packages = BUILD["npm_package"](PLAYWRIGHT).parent.parent
     RESULTS.mkdir(exist_ok=True)
-    command = ["node", HERE / "check.mjs", PAGE, RESULTS, chromium, packages]
+    command = ["node", HERE / "check.mjs", PAGE, RESULTS, chromium, packages, make_bundle(packages)]
     if subprocess.run(command, check=False).returncode:
         return 1
     shown = json.loads((RESULTS / "shown.json").read_text())
@@ -52,6 +53,16 @@ def main() -> int:
     is_right.append(compare_training(shown["training"]))
     print(f"screenshots: {RESULTS}/page.png, {RESULTS}/phone.png")
     return 0 if all(is_right) else 1
+
+
+def make_bundle(packages: Path) -> Path:
+    """Make a bundle with its own page, which needs onnxruntime-web beside it."""
+    folder = PAGE.parent / "bundles" / "web"
+    folder.parent.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_bundle(PAGE / MODELS["float16"], folder, for_hosts=["web"])
+    (folder / "hosts" / "web" / "node_modules").symlink_to(packages / "node_modules")
+    return folder
 
 
 def compare_logits(dtype: str, predictions: list[dict[str, Any]]) -> bool:
