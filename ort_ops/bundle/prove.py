@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ort_ops.analysis.evaluation import Evaluation
@@ -20,17 +21,19 @@ from ort_ops.bundle.sample import UNTESTED, compare_outputs, write_sample
 from ort_ops.bundle.seal import sealed_file
 from ort_ops.errors import MylinearError
 from ort_ops.files.inputs import first_line
-from ort_ops.inspection.trial_run import first_feed
 from ort_ops.models.complete import remove_definitions
 from ort_ops.models.files import load_model
-from ort_ops.models.inputs.draw import model_inputs
+from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, model_inputs, read_examples
 from ort_ops.numerics.compare import Verdict
 from ort_ops.session import InferenceSession
 from ort_ops.session_options import SessionOptions
+from ort_ops.training.file_format import find_metadata
 
 Array = NDArray[Any]
 _NO_OPERATOR = "onnxruntime"
 """The name of the kernels of a model without registered operators."""
+_SIZES = ((2, None), (2, 12), (1, None), (2, 64))
+"""Of the first dynamic dimension of each input, and of others: text of two words may be padding alone."""
 _REMEDY = "give real inputs by --sample FILE.npz"
 
 
@@ -50,15 +53,13 @@ def prove(folder: Path, manifest: Manifest, prepared: PreparedModel, sample: str
             f"'{prepared.source}': {', '.join(manifest.bodiless)} runs by a library alone, and there is none for "
             f"{this_platform()} to prove it with; add this platform to --platforms"
         )
-    path = folder / manifest.model.path
     feed: dict[str, Array] | None = None
     evaluation: Evaluation | None = None
     reason, rows = "", []
     for with_library in kinds:
         session = open_sealed(folder, manifest, with_library, _quiet())
         if feed is None:
-            feed = first_feed(session, path, sample, source=prepared.source, remedy=_REMEDY)
-            evaluation, reason = _evaluate(path, feed)
+            feed, evaluation, reason = _choose_sample(session, folder / manifest.model.path, sample, prepared.source)
         results = _run(session, feed, prepared.source)
         if not manifest.outputs:
             manifest = _with_sample(folder, manifest, session, feed, results, evaluation)
@@ -67,6 +68,58 @@ def prove(folder: Path, manifest: Manifest, prepared: PreparedModel, sample: str
             rows.append(replace(row, detail=reason) if row.verdict == UNTESTED and reason else row)
         del session
     return replace(manifest, parity=tuple(rows))
+
+
+def _choose_sample(
+    session: InferenceSession, path: Path, sample: str | Path | None, source: Path
+) -> tuple[dict[str, Array], Evaluation | None, str]:
+    """Return the given sample, or the first drawn one whose outputs all have bounds, with its exact outputs.
+
+    Where none has, as in a model that magnifies rounding errors, it is the first on which the model runs.
+
+    Returns: inputs, exact outputs or None, and why there are none.
+    """
+    model = load_model(path, external_data=False)
+    chosen: tuple[dict[str, Array], Evaluation | None, str] | None = None
+    fault = ""
+    for feed in _feeds(model, sample, source):
+        try:
+            session.run(None, feed)
+        except Exception as error:  # onnxruntime's own errors are of many types
+            fault = fault or first_line(error)
+            continue
+        evaluation, reason = _evaluate(path, feed)
+        if chosen is None or (evaluation is not None and _is_bounded(evaluation)):
+            chosen = feed, evaluation, reason
+        if evaluation is None or _is_bounded(evaluation):
+            break
+    if chosen is None:
+        what = f"on '{sample}'" if sample is not None else "on drawn inputs"
+        raise BundleError(f"'{source}' does not run {what}: {fault}; {_REMEDY}")
+    return chosen
+
+
+def _feeds(model: onnx.ModelProto, sample: str | Path | None, source: Path) -> Iterator[dict[str, Array]]:
+    """Yield the given sample, or drawn ones. Raises: ExampleError, NoExampleError."""
+    if sample is not None:
+        yield read_examples(sample, model)
+        return
+    training = find_metadata(model)
+    drawer = InputDrawer(model, None if training is None else training.ranges)
+    for seed, (size, others) in enumerate(_SIZES):
+        try:
+            yield drawer.draw(size, np.random.default_rng(seed), others=others)
+        except NoExampleError as error:
+            raise NoExampleError(f"'{source}': {error}; {_REMEDY}") from error
+
+
+def _is_bounded(evaluation: Evaluation) -> bool:
+    """Whether every output has a bound that says something, at least where no decision may turn."""
+    for value in evaluation.outputs.values():
+        undecided = np.zeros(value.exact.shape, bool) if value.undecided is None else value.undecided
+        if (np.isinf(value.error) & ~undecided).any() or (undecided.size and undecided.all()):
+            return False
+    return True
 
 
 def _quiet() -> SessionOptions:

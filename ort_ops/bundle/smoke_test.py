@@ -75,12 +75,15 @@ def open_session(manifest: dict[str, Any], libraries: list[dict[str, Any]]) -> o
     return onnxruntime.InferenceSession(str(HERE / manifest["model"]["path"]), options, ["CPUExecutionProvider"])
 
 
-def load(path: str, dtype: str) -> Any:
-    """Return a sample input as onnxruntime takes it."""
-    array = np.load(HERE / path, allow_pickle=False)
-    if dtype == "string":
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array.astype(object))
-    if dtype != "bfloat16":
+def load(entry: dict[str, Any]) -> Any:
+    """Return a sample input as an array; bfloat16 as its 16 bits."""
+    array = np.load(HERE / entry["sample"], allow_pickle=False)
+    return array.astype(object) if entry["dtype"] == "string" else array
+
+
+def to_ort_value(entry: dict[str, Any], array: Any) -> Any:
+    """Return an array as onnxruntime's own value, which can hold bfloat16."""
+    if entry["dtype"] != "bfloat16":
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
     if not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
         raise WrongError(f"onnxruntime {RUNTIME} takes no bfloat16 from Python; update it to 1.20 or newer")
@@ -129,11 +132,16 @@ def compare(entry: dict[str, Any], got: Any) -> float:
 def run(manifest: dict[str, Any], libraries: list[dict[str, Any]]) -> str:
     """Run the sample once, and say how far the outputs were off."""
     session = open_session(manifest, libraries)
-    feed = {entry["name"]: load(entry["sample"], entry["dtype"]) for entry in manifest["inputs"]}
-    names = [entry["name"] for entry in manifest["outputs"]]
-    values = session.run_with_ort_values(names, feed)
-    worst = [compare(entry, to_numpy(value)) for entry, value in zip(manifest["outputs"], values)]  # noqa: B905
-    proved = sum(bool(entry["exact"]) for entry in manifest["outputs"])
+    inputs, outputs = manifest["inputs"], manifest["outputs"]
+    names = [entry["name"] for entry in outputs]
+    feed = {entry["name"]: load(entry) for entry in inputs}
+    if any(entry["dtype"] == "bfloat16" for entry in [*inputs, *outputs]):
+        feed = {entry["name"]: to_ort_value(entry, feed[entry["name"]]) for entry in inputs}
+        values = [to_numpy(value) for value in session.run_with_ort_values(names, feed)]
+    else:
+        values = session.run(names, feed)
+    worst = [compare(entry, value) for entry, value in zip(outputs, values)]  # noqa: B905
+    proved = sum(bool(entry["exact"]) for entry in outputs)
     told = (
         f"{proved} of {len(names)} outputs" if proved < len(names) else f"{len(names)} output{'s' * (len(names) > 1)}"
     )

@@ -64,18 +64,8 @@ def trial_run(
     return [_describe(name, value) for name, value in zip(names, _run(session, path, inputs), strict=True)]
 
 
-def first_feed(
-    session: Any, path: str | Path, inputs: str | Path | None, *, source: object = None, remedy: str = REMEDY
-) -> dict[str, NDArray[Any]]:
-    """Return the examples, or the first drawn feed that the session takes.
-
-    Args:
-        source: the model's name in messages; None for the path.
-        remedy: what to do where no numbers can be drawn.
-
-    Raises: as `trial_run`.
-    """
-    name = path if source is None else source
+def first_feed(session: Any, path: str | Path, inputs: str | Path | None) -> dict[str, NDArray[Any]]:
+    """Return the examples, or the first drawn feed that the session takes. Raises: as `trial_run`."""
     model = look_at_model(path)
     if inputs is not None:
         return read_examples(inputs, model)
@@ -86,14 +76,14 @@ def first_feed(
         try:
             feed = drawer.draw(size, np.random.default_rng(0), others=others)
         except NoExampleError as error:
-            raise NoExampleError(f"'{name}': {error}; {remedy}") from error
+            raise NoExampleError(f"'{path}': {error}; {REMEDY}") from error
         try:
             session.run(None, feed)
         except Exception as error:  # onnxruntime's own errors are of many types
             reasons.append(_first_line(error))
             continue
         return feed
-    raise TrialRunError(f"'{name}' does not run on drawn inputs: {reasons[0]}; {remedy}")
+    raise TrialRunError(f"'{path}' does not run on drawn inputs: {reasons[0]}; {REMEDY}")
 
 
 def _run(session: Any, path: str | Path, inputs: str | Path | None) -> list[Any]:
