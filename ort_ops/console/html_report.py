@@ -29,7 +29,7 @@ class Section:
     """One part of a report.
 
     Attributes:
-        title: its heading.
+        title: its heading; empty to go on with the section before.
         text: a paragraph; may be empty.
         header, rows: a table; may be empty. A `Toned` text stands out.
         picture: path of a PNG, which is copied into the page.

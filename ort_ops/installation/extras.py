@@ -9,6 +9,7 @@ _EXTRAS = {
     "jinja2": "report",
     "markupsafe": "report",
     "matplotlib": "report",
+    "pygraphviz": "graph",
     "safetensors": "safetensors",
     "shtab": "completion",
     "torch": "export",

@@ -38,6 +38,16 @@ class Scope:
         return found
 
     @cached_property
+    def computed(self) -> set[str]:
+        """The values that are not stored: inputs of the graph or function, and results of its nodes."""
+        names = {name for node in self.container.node for name in node.output}
+        if isinstance(self.container, onnx.GraphProto):
+            names.update(value.name for value in self.container.input)
+        else:
+            names.update(self.container.input)
+        return names - self.stored.keys()
+
+    @cached_property
     def element_types(self) -> dict[str, int]:
         """Element types by value name, as far as the scope itself states them."""
         known = {name: tensor.data_type for name, tensor in self.stored.items()}

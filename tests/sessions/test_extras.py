@@ -57,6 +57,13 @@ def test_a_page_without_jinja2_is_refused_before_the_work(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (2, f"mylinear: {needs}\n")
 
 
+def test_a_drawing_without_graphviz_is_refused_before_the_work(tmp_path: Path) -> None:
+    code = "from ort_ops.cli.main import main; sys.exit(main(['inspect', 'missing.onnx', '--html', 'page.html']))"
+    done = without(["pygraphviz"], code, tmp_path)
+    needs = "`mylinear inspect` needs pygraphviz, and no torch: pip install '.[graph]' in ort-mylinear's source"
+    assert (done.returncode, done.stderr) == (2, f"mylinear: {needs}\n")
+
+
 @pytest.mark.parametrize("command", ["inspect", "doctor", "run"])
 def test_serving_without_rich_prints_plain_text(command: str, tmp_path: Path) -> None:
     onnx.save(make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0])), tmp_path / "m.onnx")
