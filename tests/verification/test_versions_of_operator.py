@@ -13,6 +13,7 @@ import pytest
 
 import exporter
 from ort_ops.models.make import make_model
+from ort_ops.native import library
 from ort_ops.opdef import registry
 from ort_ops.operators.mylinear.version_2 import kit as module
 from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2
@@ -49,3 +50,25 @@ def test_a_wrong_node_is_named_with_its_activation(path: Path, monkeypatch: pyte
         registry.add(right)
     assert not found.is_ok
     assert any("(activation silu)" in str(row.where) for row in found.rows if row.part.name == "NODES")
+
+
+@pytest.mark.native
+def test_an_older_library_is_a_row_that_did_not_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = replace(library.status(), versions={MYLINEAR_2.name: 1})
+    monkeypatch.setattr(library, "status", lambda **_: old)
+    found = exporter.verify(path, compile_backend=None)
+    (row,) = [row for row in found.rows if row.backend == "cpp"]
+    assert row.comparison is None
+    assert f"{old.path} has no MYLINEAR of version 2: it was built from older sources" in row.verdict
+    assert any(row.backend == "body" and row.is_ok for row in found.rows)
+
+
+def test_without_the_library_kernels_that_need_it_are_rows_that_did_not_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(library.LIBRARY_VARIABLE, "/nowhere.so")
+    found = exporter.verify(path, compile_backend=None)
+    verdicts = {row.backend: row.verdict for row in found.rows if row.comparison is None}
+    assert "names no file: /nowhere.so" in verdicts["cpp"]
+    assert verdicts["python"].startswith("not run: onnxruntime-extensions ")
+    assert any(row.backend == "body" and row.is_ok for row in found.rows)

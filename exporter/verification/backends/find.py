@@ -13,6 +13,7 @@ from exporter.verification.backends.base import Backend, ReferenceBackend
 from exporter.verification.backends.session import ON_CUDA, SessionBackend
 from exporter.verification.reasons import LacksTypes, Unavailable
 from ort_ops.installation.extras import install_extra
+from ort_ops.kernels.providers import Offers
 from ort_ops.models.nodes import node_types, operator_nodes
 from ort_ops.native import cuda
 from ort_ops.native import library as native
@@ -44,12 +45,16 @@ def find_backends(
     types = {t.name for of_node in node_types(model) for t in of_node.values() if t.is_floating}
     kits = list({id(found.kit): found.kit for found in operator_nodes(model)}.values())
     kernels = available_kernels()
+    offers = Offers()
     for kernel in kernels:
+        found = [offer for kit in kits if (offer := offers.named(kernel.name, kit)) is not None]
+        # That some operator has the kernel says nothing of the model's, such as a newer version of one.
+        reason = kernel.reason or next((offer.reason for offer in found if not offer.is_available), None)
         missing = types - set(kernel.element_types)
         if kernel.name == "cuda" and not has_cuda:
             continue
-        if kernel.reason is not None:
-            backends.append(Backend(kernel.name, Unavailable(kernel.reason)))
+        if reason is not None:
+            backends.append(Backend(kernel.name, Unavailable(reason)))
         elif missing:
             backends.append(Backend(kernel.name, LacksTypes(tuple(kernel.element_types), tuple(sorted(missing)))))
         elif kernel.name == "cuda":
