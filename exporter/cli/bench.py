@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="mylinear-bench", help="folder to write into (default: ./mylinear-bench)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of them run (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, briefly: under four minutes")
+    parser.add_argument("--quiet", action="store_true", help="time a case until two medians agree within 3 %%")
     parser.add_argument("--fresh", action="store_true", help="measure anew what the folder has already")
     parser.add_argument("--M", dest="rows", metavar="M,...", help="rows of x, such as 1,8")
     parser.add_argument("--shapes", metavar="KxN,...", help="numbers in x numbers out, such as 768x3072,64x64")
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         budget_s=args.budget,
         is_quick=args.quick,
         is_cold=args.cold,
+        is_quiet=args.quiet,
     )
     try:
         with progress("bench", plan.num_steps) as line:

@@ -57,7 +57,7 @@ class Cells:
         monkeypatch.setattr(runner, "identify", lambda plan: {"machine": {"cpu": self.cpu}, "plan": plan.as_dict()})
         self.cpu = "A"
 
-    def __call__(self, cell: Cell, *_: Any) -> CellResult:
+    def __call__(self, cell: Cell, *_: Any, **__: Any) -> CellResult:
         if cell == self.interrupted_at:
             raise KeyboardInterrupt
         self.asked.append(cell)

@@ -120,6 +120,7 @@ class Plan:
         budget_s: seconds of timing for a cell, all backends together; a cell whose calls are slow takes longer.
         is_quick: whether ceilings and the other parts are measured briefly too.
         is_cold: whether every weight of a size worth it comes from memory. Otherwise only narrow ones do, for few rows.
+        is_quiet: whether a cell is timed until two tries agree, as `quiet.until_quiet` does.
     """
 
     device: str
@@ -134,6 +135,7 @@ class Plan:
     budget_s: float
     is_quick: bool
     is_cold: bool = False
+    is_quiet: bool = False
 
     def cells(self) -> Iterator[Cell]:
         """Yield the cells, those of one weight one after the other."""

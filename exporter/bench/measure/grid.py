@@ -8,7 +8,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from exporter.bench.measure.ceilings import Ceilings, least_time, work
 from exporter.bench.measure.cells import OURS, Cell, Kind
 from exporter.bench.measure.cold import num_layers
 from exporter.bench.measure.outcome import Outcome
+from exporter.bench.measure.quiet import Quiet, until_quiet
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
 from ort_ops.numerics.compare import compare, worst_of
@@ -85,6 +86,7 @@ class CellResult:
         ceiling_s: the shortest time that this machine could take; None where ceilings were not measured.
         bound_by: what limits that time: ``flops`` or a level of memory.
         num_layers: how many layers a call computed, with a weight each; times are those of one.
+        quiet: how often it was timed until two tries agreed; None where it was timed once, as it came.
     """
 
     cell: Cell
@@ -94,6 +96,7 @@ class CellResult:
     flops: int
     nbytes: int
     num_layers: int = 1
+    quiet: Quiet | None = None
 
     @property
     def ours(self) -> float | None:
@@ -132,6 +135,7 @@ class CellResult:
             "flops": self.flops,
             "nbytes": self.nbytes,
             "num_layers": self.num_layers,
+            "quiet": None if self.quiet is None else asdict(self.quiet),
         }
 
     @classmethod
@@ -142,6 +146,7 @@ class CellResult:
             {name: BackendResult.from_dict(backend) for name, backend in found["sides"].items()},
             **{name: found[name] for name in ("ceiling_s", "bound_by", "flops", "nbytes")},
             num_layers=found.get("num_layers", 1),
+            quiet=Quiet(**found["quiet"]) if found.get("quiet") else None,
         )
 
 
@@ -177,13 +182,20 @@ def make_problem(rows: int, columns: int, outputs: int, kind: Kind, arithmetic: 
 
 
 def run_cell(
-    cell: Cell, problem: Problem, peers: Sequence[str], budget_s: float, ceilings: Ceilings | None
+    cell: Cell,
+    problem: Problem,
+    peers: Sequence[str],
+    budget_s: float,
+    ceilings: Ceilings | None,
+    *,
+    is_quiet: bool = False,
 ) -> CellResult:
-    """Check and time every backend of one cell."""
+    """Check and time every backend of one cell; until two tries agree, if it is to be quiet."""
     number = num_layers(cell)
     arrays = Arrays(aligned(problem.arrays.x[: cell.M]), problem.arrays.weight, problem.arrays.bias, number)
     results: dict[str, BackendResult] = {}
     backends: dict[str, Backend] = {}
+    quiet = None
     with inference_mode(peers):
         for name in (OURS, *peers):
             try:
@@ -197,7 +209,11 @@ def run_cell(
         if OURS in backends:
             rng = random.Random(zlib.crc32(cell.key.encode()))
             runs = {name: backend.run for name, backend in backends.items()}
-            timings = measure(runs, budget_s, rng=rng, finish=cuda.finish(cell.threads))
+            time_once = partial(measure, runs, budget_s, rng=rng, finish=cuda.finish(cell.threads))
+            if is_quiet:
+                timings, quiet = until_quiet(time_once)
+            else:
+                timings = time_once()
             for name, t in timings.items():
                 results[name] = replace(
                     results[name],
@@ -213,7 +229,7 @@ def run_cell(
     gc.collect()  # sessions end here, not while the next cell is timed
     flops, nbytes = work(cell)
     least, bound_by = (None, "") if ceilings is None else least_time(cell, ceilings)
-    return CellResult(cell, results, least, bound_by, flops, nbytes, number)
+    return CellResult(cell, results, least, bound_by, flops, nbytes, number, quiet)
 
 
 def check(backend: Backend, problem: Problem, *, is_peer: bool = False) -> BackendResult:

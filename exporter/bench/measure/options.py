@@ -42,6 +42,7 @@ def make_plan(
     budget_s: float | None = None,
     is_quick: bool = False,
     is_cold: bool = False,
+    is_quiet: bool = False,
 ) -> Plan:
     """Make a plan of what the command line says; None takes the default, which is the whole grid.
 
@@ -73,6 +74,7 @@ def make_plan(
         budget_s=budget_s if budget_s is not None else _QUICK_BUDGET_S if is_quick else _BUDGET_S,
         is_quick=is_quick,
         is_cold=is_cold,
+        is_quiet=is_quiet,
     )
 
 

@@ -132,7 +132,9 @@ def run_bench(
             on_progress(done, str(cell))
             most = max(plan.rows_of(cell.kind))
             problem = make_problem(most, cell.K, cell.N, cell.kind, cuda.arithmetic(cell.threads))
-            bench.cells[cell.key] = run_cell(cell, problem, plan.peers, plan.budget_s, bench.ceilings)
+            bench.cells[cell.key] = run_cell(
+                cell, problem, plan.peers, plan.budget_s, bench.ceilings, is_quiet=plan.is_quiet
+            )
             bench.save(folder)
         done += 1
     bench.cells = {cell.key: bench.cells[cell.key] for cell in cells}  # in the plan's order

@@ -14,6 +14,7 @@ from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import OURS, runs_on
 from exporter.bench.measure.goals import NOISE, Judged, judge
 from exporter.bench.measure.grid import CellResult
+from exporter.bench.measure.quiet import AGREEMENT
 from exporter.bench.measure.runner import RESULT_NAME, Bench
 from exporter.bench.show import tables
 from ort_ops.console.html_report import Section, write_report
@@ -97,6 +98,7 @@ def _notes(bench: Bench) -> list[tuple[str, list[str]]]:
     size = f"{cache} MiB" if cache else "of unknown size"
     notes = [
         (f"Weights from memory (the largest cache is {size})", tables.cold_notes(results)),
+        (f"Timed until two medians agreed within {AGREEMENT:.0%}", tables.quiet_notes(results)),
         ("What onnxruntime makes of a product and its activation", tables.node_notes(results)),
     ]
     return [(title, lines) for title, lines in notes if lines]

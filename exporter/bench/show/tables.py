@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,13 +13,14 @@ from exporter.bench.measure.cells import OURS, Kind, runs_on
 from exporter.bench.measure.goals import Judged, growth
 from exporter.bench.measure.grid import CellResult
 from exporter.bench.measure.outcome import Outcome
+from exporter.bench.measure.quiet import Quiet
 from ort_ops.console.tone import Tone, Toned
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 CSV_HEADER = (
     "M", "K", "N", "dtype", "device", "threads", "side", "median_us", "q1_us", "q3_us", "slots", "calls",
     "error_in_bounds", "ratio_to_ours", "is_best_peer", "gflops", "ceiling_us", "fraction_of_ceiling", "bound_by",
-    "reason", "weight_dtype", "activation", "layers", "nodes",
+    "reason", "weight_dtype", "activation", "layers", "nodes", "tries", "has_agreed",
 )  # fmt: skip
 
 
@@ -40,6 +42,7 @@ def to_csv(results: Iterable[CellResult]) -> str:
                 + [_number(None if result.ceiling_s is None else result.ceiling_s * 1e6), _number(fraction)]
                 + [result.bound_by, backend.reason, cell.weight or cell.dtype, cell.activation]
                 + [result.num_layers, backend.nodes]
+                + (["", ""] if result.quiet is None else [result.quiet.tries, int(result.quiet.has_agreed)])
             )
     return buffer.getvalue()
 
@@ -79,6 +82,8 @@ def cell_table(results: Iterable[CellResult]) -> tuple[list[str], list[list[str]
     results = list(results)
     peers = list(dict.fromkeys(name for result in results for name in result.backends if name != OURS))
     header = ["cell", "ours", "spread", *(f"{peer} / ours" for peer in peers), "best peer", "of ceiling", "bound by"]
+    is_quiet = any(result.quiet is not None for result in results)
+    header += ["timed until two agreed"] * is_quiet
     rows = []
     for result in results:
         ours = result.backends[OURS]
@@ -91,9 +96,24 @@ def cell_table(results: Iterable[CellResult]) -> tuple[list[str], list[list[str]
                 result.best_peer or "-",
                 format_number(result.fraction),
                 result.bound_by or "-",
+                *([_quiet_words(result.quiet)] * is_quiet),
             ]
         )
     return header, rows
+
+
+def _quiet_words(quiet: Quiet | None) -> str:
+    if quiet is None:
+        return "-"
+    return str(quiet) if quiet.has_agreed else Toned(str(quiet), Tone.BAD)
+
+
+def quiet_notes(results: Iterable[CellResult]) -> list[str]:
+    """Return how often cells were timed until two tries agreed, and the cells where none did."""
+    watched = [(result.cell, result.quiet) for result in results if result.quiet is not None]
+    counts = Counter(quiet.tries for _, quiet in watched if quiet.has_agreed)
+    lines = [f"{counts[tries]} cells agreed after {tries} tries" for tries in sorted(counts)]
+    return lines + [f"{cell}: {quiet}" for cell, quiet in watched if not quiet.has_agreed]
 
 
 def goal_table(judged: Iterable[Judged]) -> tuple[list[str], list[list[str]]]:
