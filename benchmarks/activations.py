@@ -1,6 +1,5 @@
-"""Time activations in the epilogue, and 16-bit weights under float32, beside onnxruntime's own operators.
+"""Time activations in the epilogue beside onnxruntime's own operators; `mylinear bench --activations` does more.
 
-    python benchmarks/activations.py weights            # weights that no cache holds
     python benchmarks/activations.py relu               # against FusedGemm, M = 1 to 1024
     python benchmarks/activations.py others             # gelu, gelu_tanh, silu against Gemm and the activation
 
@@ -29,7 +28,6 @@ from ort_ops.operators.mylinear.version_2.contract import MYLINEAR_2
 Array = np.ndarray[Any, np.dtype[Any]]
 OPSET = 20
 TYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-COLD_BYTES = 640 * 2**20  # of float32 weights, more than any cache here
 
 
 def nodes_of(contender: str, activation: str, number: int) -> list[onnx.NodeProto]:
@@ -148,7 +146,7 @@ def show(rows: int, sizes: tuple[int, int], activation: str, found: dict[str, fl
 def main() -> None:
     """Time what the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["weights", "relu", "others"])
+    parser.add_argument("part", choices=["relu", "others"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", type=float, default=2.0, help="seconds for each case")
     parser.add_argument("--M", default="", help="numbers of rows, such as 1,4")
@@ -157,13 +155,6 @@ def main() -> None:
     wanted = [int(rows) for rows in options.M.split(",") if rows]
     shapes = [(int(a), int(b)) for a, b in (shape.split("x") for shape in options.shapes.split(",") if shape)]
     all_ratios: list[float] = []
-    if options.part == "weights":
-        for sizes in shapes or [(768, 3072), (1024, 4096), (4096, 4096)]:
-            for rows in wanted or [1, 2, 4, 64, 256]:
-                layers = max(1, COLD_BYTES // (sizes[0] * sizes[1] * 4)) if rows <= 4 else 1
-                found = measure(["gemm", "bfloat16", "float16", "float32"], "none", rows, sizes, layers, options)
-                all_ratios += show(rows, sizes, "none", found)
-        return
     activations = ["relu"] if options.part == "relu" else ["gelu", "gelu_tanh", "silu"]
     for sizes in shapes or [(64, 64), (256, 256), (768, 768), (768, 3072), (3072, 768), (1024, 4096)]:
         for rows in wanted or [1, 4, 16, 64, 256, 1024]:
