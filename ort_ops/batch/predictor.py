@@ -113,6 +113,20 @@ class Predictor:
         result = self(import_pyarrow("a schema").RecordBatch.from_pylist([], schema=schema))
         return result.schema
 
+    def columns_read(self, names: Sequence[str]) -> list[str]:
+        """Return those of a table's columns that a call reads or keeps; an engine need not load the others.
+
+        Raises: InputError if one is missing.
+        """
+        kept = self._kept(names)
+        read = [
+            c.name for target in choose_targets(_LABEL, self._served(), names, self._columns) for c in target.columns
+        ]
+        lacking = [name for name in read if name not in names]
+        if lacking:
+            raise InputError(f"the table lacks {len(lacking)} of the model's columns: {shown_names(lacking)}")
+        return [name for name in names if name in {*kept, *read}]
+
     def _predict_array(self, batch: NDArray[Any]) -> NDArray[Any]:
         model = self._served()
         if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -127,11 +141,7 @@ class Predictor:
     def _predict(self, table: Table) -> tuple[list[str], dict[str, NDArray[Any]]]:
         """Return the names of the columns to keep, and the results ``[rows, ...]`` by name. Raises: InputError."""
         model = self._served()
-        kept = table.names if self._keep == "all" else [*self._keep]
-        lacking = [name for name in kept if name not in table.names]
-        if lacking:
-            has = shown_names(table.names) or "none"
-            raise InputError(f"{_LABEL} lacks columns to keep: {shown_names(lacking)}; it has {has}")
+        kept = self._kept(table.names)
         found = self._run(model, table, choose_targets(_LABEL, model, table.names, self._columns))
         results = dict(zip(model.outputs, found, strict=True))
         if model.namer is not None and not self._raw:
@@ -141,6 +151,14 @@ class Predictor:
         if twice:
             raise InputError(f"columns to keep are called like results: {shown_names(twice)}; rename them")
         return kept, results
+
+    def _kept(self, names: Sequence[str]) -> list[str]:
+        kept = [*names] if self._keep == "all" else [*self._keep]
+        lacking = [name for name in kept if name not in names]
+        if lacking:
+            has = shown_names([*names]) or "none"
+            raise InputError(f"{_LABEL} lacks columns to keep: {shown_names(lacking)}; it has {has}")
+        return kept
 
     def _run(self, model: ServedModel, table: Table, targets: Sequence[Target]) -> list[NDArray[Any]]:
         taken = {target.input.name: target.take(_LABEL, table) for target in targets}

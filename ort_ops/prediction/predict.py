@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -122,7 +122,7 @@ class Job:
         if self._keep and not all(suffix in table_files.SUFFIXES for suffix in suffixes):
             raise InputError("columns can be kept from a Parquet or Arrow file into another only")
 
-    def results(self, source: str, start: int = 0) -> Iterator[Result]:
+    def results(self, source: str, start: int = 0) -> Generator[Result]:
         """Yield the results for the rows of a file from ``start`` on, with a progress line where they are many.
 
         Raises: InputError.

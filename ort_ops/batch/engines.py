@@ -1,0 +1,81 @@
+"""Predict for Parquet files by Ray Data or Spark, on this machine or on the cluster that they are set up for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ort_ops.batch.predictor import Predictor
+from ort_ops.batch.sources import Source
+from ort_ops.files.atomic import OutputError
+from ort_ops.files.inputs import InputError
+from ort_ops.prediction.arrow import ExtraError, import_pyarrow
+
+Engine = Callable[[Predictor, Sequence[str], Path], None]
+
+
+def predict_by(engine: str, predictor: Predictor, sources: Sequence[Source], output: Path) -> int:
+    """Run the model on every row of Parquet files by an engine, and write Parquet files into a folder.
+
+    The engine puts rows and files in an order of its own: keep a column that tells the rows apart.
+
+    Args:
+        engine: one of `ENGINES`.
+        predictor: tried on the columns of the files before the engine starts.
+        sources: the files.
+        output: the folder; it must be empty, or not there.
+
+    Returns: the number of rows.
+    Raises: InputError, OutputError, ExtraError.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"the engine must be {', '.join(['local', *ENGINES])}, got '{engine}'")
+    pa = import_pyarrow(f"the engine {engine}")
+    wrong = next((source.path for source in sources if source.path.suffix.lower() != ".parquet"), None)
+    if wrong is not None:
+        raise InputError(f"the engine {engine} reads Parquet files, got '{wrong}'")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"'{output}' must be a new or an empty folder for the engine {engine}")
+    paths = [str(source.path.absolute()) for source in sources]
+    predictor.arrow_schema(pa.parquet.read_schema(paths[0]))  # so that what is wrong is one line, and not a worker's
+    ENGINES[engine](predictor, paths, output.absolute())
+    return sum(pa.parquet.read_metadata(path).num_rows for path in output.rglob("*.parquet"))
+
+
+def by_ray(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
+    """Read, predict and write in each task, so that the rows never leave its process. Raises: ExtraError."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ExtraError(f"the engine ray needs Ray ({error}); run: pip install 'ort-mylinear[ray]'") from error
+
+    def predict(batch: Any) -> Any:
+        return predictor(batch)
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    rows = ray.data.read_parquet([*paths], override_num_blocks=len(paths))
+    rows = rows.select_columns(predictor.columns_read(rows.schema().names))
+    rows.map_batches(predict, batch_format="pyarrow", batch_size=None).write_parquet(str(output))
+
+
+def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
+    """Predict for record batches in Spark's Python workers. Raises: ExtraError."""
+    try:
+        from pyspark.sql import SparkSession
+        from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+    except ImportError as error:
+        raise ExtraError(f"the engine spark needs Spark ({error}); run: pip install 'ort-mylinear[spark]'") from error
+
+    def predict(batches: Iterator[Any]) -> Iterator[Any]:
+        return map(predictor, batches)
+
+    spark = SparkSession.builder.getOrCreate()
+    rows = spark.read.parquet(*paths)
+    rows = rows.select(*predictor.columns_read(rows.columns))
+    schema = from_arrow_schema(predictor.arrow_schema(to_arrow_schema(rows.schema)))
+    rows.mapInArrow(predict, schema).write.mode("append").parquet(str(output))
+
+
+ENGINES: dict[str, Engine] = {"ray": by_ray, "spark": by_spark}
