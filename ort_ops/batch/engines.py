@@ -63,6 +63,7 @@ def by_ray(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
 def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
     """Predict for record batches in Spark's Python workers. Raises: ExtraError."""
     try:
+        from pyspark import SparkConf
         from pyspark.sql import SparkSession
         from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
     except ImportError as error:
@@ -71,7 +72,9 @@ def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         return map(predictor, batches)
 
-    spark = SparkSession.builder.getOrCreate()
+    # Four tries of a task, as on a cluster; Spark's own local[*] has one.
+    conf = SparkConf().setIfMissing("spark.master", "local[*,4]").setIfMissing("spark.ui.enabled", "false")
+    spark = SparkSession.builder.config(conf=conf).getOrCreate()
     rows = spark.read.parquet(*paths)
     rows = rows.select(*predictor.columns_read(rows.columns))
     schema = from_arrow_schema(predictor.arrow_schema(to_arrow_schema(rows.schema)))

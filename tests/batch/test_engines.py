@@ -1,0 +1,111 @@
+"""The examples for Ray and Spark, and `mylinear run --engine`, also while their workers are killed.
+
+Needs the extras ray and spark, and Java: pytest -m slow tests/batch/test_engines.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ort_ops.prediction.metadata import FEATURES_KEY
+from tests.linear_model import make_linear_model
+
+pytestmark = pytest.mark.slow
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+ENGINES = {"ray": "ray", "spark": "pyspark"}
+FILES, ROWS = 8, 250_000
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model and files with rows that are told apart by ``id``."""
+    pa, pq = pytest.importorskip("pyarrow", reason="needs the extra arrow"), pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path_factory.mktemp("engines")
+    model = make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0]))
+    onnx.helper.set_model_props(model, {FEATURES_KEY: json.dumps(["p", "q"])})
+    onnx.save(model, folder / "m.onnx")
+    (folder / "in").mkdir()
+    for number in range(FILES):
+        ids = np.arange(number * ROWS, (number + 1) * ROWS)
+        table = pa.table({"q": ids / 8, "id": ids, "p": ids / 4.0, "other": ids})
+        pq.write_table(table, folder / "in" / f"r{number}.parquet", row_group_size=50_000)
+    return folder
+
+
+def command(engine: str, way: str, given: Path, output: Path) -> list[str]:
+    pytest.importorskip(ENGINES[engine], reason=f"needs the extra {engine}")
+    if way == "example":
+        example = str(EXAMPLES / engine / "predict.py")
+        return [sys.executable, example, str(given / "m.onnx"), str(given / "in"), str(output), "id"]
+    paths = ["--input", str(given / "in"), "--output", str(output), "--keep", "id", "--engine", engine]
+    return [sys.executable, "-m", "ort_ops.cli", "run", str(given / "m.onnx"), *paths]
+
+
+def started(arguments: list[str], mark: str, log: Path) -> subprocess.Popen[bytes]:
+    settings = {"MYLINEAR_TEST_MARK": mark, "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    with log.open("wb") as file:
+        return subprocess.Popen(arguments, env=os.environ | settings, stdout=file, stderr=subprocess.STDOUT)
+
+
+def workers(mark: str, engine: str) -> list[int]:
+    """Return the processes of this test in which an engine runs Python."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() not in (folder / "environ").read_bytes():
+                continue
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if ("ray::" in line and "IDLE" not in line) if engine == "ray" else "pyspark.daemon" in line:
+            found.append(int(folder.name))
+    return found
+
+
+def check(output: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(output)
+    ids = table.column("id").to_numpy()
+    assert table.column_names == ["id", "y"]
+    np.testing.assert_array_equal(np.sort(ids), np.arange(FILES * ROWS))
+    got = table.column("y").combine_chunks().flatten().to_numpy()
+    np.testing.assert_array_equal(got, 2.0 * (ids / 4.0) + 3.0 * (ids / 8) + 4)
+
+
+@pytest.mark.parametrize("way", ["example", "option"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_row_comes_once(engine: str, way: str, given: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = started(command(engine, way, given, tmp_path / "out"), uuid.uuid4().hex, log)
+    assert child.wait(240) == 0, log.read_text()[-3000:]
+    check(tmp_path / "out")
+
+
+@pytest.mark.parametrize("way", ["example", "option"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_row_comes_once_while_workers_are_killed(engine: str, way: str, given: Path, tmp_path: Path) -> None:
+    mark, log = uuid.uuid4().hex, tmp_path / "log"
+    child = started(command(engine, way, given, tmp_path / "out"), mark, log)
+    kills = 0
+    until = time.monotonic() + 240
+    while child.poll() is None and time.monotonic() < until:
+        found = workers(mark, engine)
+        if found and kills < 3:
+            os.kill(found[-1], signal.SIGKILL)  # of Spark, the youngest is a worker rather than the daemon
+            kills += 1
+            time.sleep(1.5)
+        time.sleep(0.02)
+    assert child.wait(10) == 0, log.read_text()[-3000:]
+    assert kills >= 2
+    check(tmp_path / "out")
