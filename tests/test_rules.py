@@ -33,6 +33,7 @@ FULL = {"cpp_ops/ort": "headers alone, one for each thing that the author of a k
 OTHER_FOLDERS = {
     "cpp": "the kernels in C++, under sanitizers",
     "data": "what onnxruntime's headers say",
+    "platforms": "the libraries of other platforms, by wine and qemu",
     "second_operator": "an operator that nothing else knows",
     "sessions": "session.py, session_options.py and what they need",
     "training_runtime": "ort_ops/training; tests/training has the other room of that name, exporter/training",

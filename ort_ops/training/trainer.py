@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ort_ops.errors import ModelError
+from ort_ops.exclusive import exclusive, new_lock
 from ort_ops.training.accumulation import Accumulation
 from ort_ops.training.errors import TrainingError, UnusableError
 from ort_ops.training.file_format import APPLY, GRAD, STEP
@@ -47,7 +47,8 @@ class Trainer:
         two_buffers: the states that are not overwritten in place, each with the reason.
         inputs: names of what a step takes, in order: the inputs, then the targets.
 
-    Several threads may use one trainer: each call waits for the others. A trainer does not survive ``fork``: open the
+    Several threads may use one trainer: each call waits for the others. A call from within another one, as from a
+    Python kernel, is a BusyError. A trainer does not survive ``fork``: open the
     file in the new process. No step imports anything, and nothing imports torch.
 
     Raises: ModelError for a file that is no training file, or damaged; ContractError, KernelError, TrainingError.
@@ -81,7 +82,7 @@ class Trainer:
         self.two_buffers = self._engine.two_buffers
         self.inputs = self._engine.metadata.given
         self._rates = Rates(self._engine.first_rate, self._engine.groups)
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._is_forked = self._is_torn = False
         _trainers.add(self)
 
@@ -96,19 +97,20 @@ class Trainer:
         self._rates.array = self._rates.check(value)
 
     @property
+    @exclusive
     def steps_done(self) -> int:
         """The number of steps that the state has seen, also those before it was saved."""
-        with self._lock:
-            self._check_usable()
-            return self._engine.steps_done
+        self._check_usable()
+        return self._engine.steps_done
 
     @property
+    @exclusive
     def accumulated(self) -> int:
         """The number of batches whose gradients wait for the next step; 0 in a file of whole steps."""
-        with self._lock:
-            self._check_usable()
-            return self._engine.accumulated if isinstance(self._engine, Accumulation) else 0
+        self._check_usable()
+        return self._engine.accumulated if isinstance(self._engine, Accumulation) else 0
 
+    @exclusive
     def step(self, *given: Any, lr: Rate | None = None, **named: Any) -> float:
         """Train one step and return its loss, which was computed before the update.
 
@@ -121,11 +123,10 @@ class Trainer:
         Raises: TrainingError for arrays that do not fit, before anything is changed, and for a failure in onnxruntime;
             what a Python kernel raises.
         """
-        with self._lock:
-            engine = self._engine
-            if self._is_forked or self._is_torn or engine.has_failed:
-                self._check_usable()
-            return engine.step(engine.given.arrays(given, named), self._rates.of_step(lr))
+        engine = self._engine
+        if self._is_forked or self._is_torn or engine.has_failed:
+            self._check_usable()
+        return engine.step(engine.given.arrays(given, named), self._rates.of_step(lr))
 
     def run(
         self,
@@ -165,6 +166,7 @@ class Trainer:
                 break
         return losses
 
+    @exclusive
     def run_loop(self, *given: Any, lr: Rate | None = None, check_finite: bool = True, **named: Any) -> Array:
         """Train many steps in one call of onnxruntime, with the bits of as many calls of `step`.
 
@@ -178,27 +180,25 @@ class Trainer:
         Returns: the losses ``[steps]``, in float64.
         Raises: as `step`.
         """
-        with self._lock:
-            self._check_usable()
-            engine = self._engine
-            if isinstance(engine, Accumulation):
-                raise TrainingError(
-                    "run_loop needs a file of whole steps; this one accumulates gradients, so use run()"
-                )
-            arrays = engine.given.stacked(given, named)
-            return engine.run_loop(arrays, self._rates.of_steps(lr, len(arrays[0])), check_finite)
+        self._check_usable()
+        engine = self._engine
+        if isinstance(engine, Accumulation):
+            raise TrainingError("run_loop needs a file of whole steps; this one accumulates gradients, so use run()")
+        arrays = engine.given.stacked(given, named)
+        return engine.run_loop(arrays, self._rates.of_steps(lr, len(arrays[0])), check_finite)
 
+    @exclusive
     def state(self) -> dict[str, Array]:
         """Return copies of parameters, buffers, the optimizer's state, the number of steps and the learning rate."""
-        with self._lock:
-            return {name: array.copy() for name, array in self._arrays().items()}
+        return {name: array.copy() for name, array in self._arrays().items()}
 
+    @exclusive
     def parameters(self) -> dict[str, Array]:
         """Return copies of the trained parameters by name."""
-        with self._lock:
-            arrays = self._arrays()
-            return {name: arrays[name].copy() for name in self._engine.metadata.parameters}
+        arrays = self._arrays()
+        return {name: arrays[name].copy() for name in self._engine.metadata.parameters}
 
+    @exclusive
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put a state in place of the one of now; also after a failure.
 
@@ -207,12 +207,12 @@ class Trainer:
 
         Raises: TrainingError, before anything is changed.
         """
-        with self._lock:
-            self._check_process()
-            name = self._engine.lr_name
-            new = checked_arrays(state, self._engine.arrays() | {name: self._rates.array}, "state", "state()")
-            self._put(new, self._rates.check(new[name]))
+        self._check_process()
+        name = self._engine.lr_name
+        new = checked_arrays(state, self._engine.arrays() | {name: self._rates.array}, "state", "state()")
+        self._put(new, self._rates.check(new[name]))
 
+    @exclusive
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the training file with the state of now, from which `Trainer` goes on with the same bits.
 
@@ -221,10 +221,10 @@ class Trainer:
 
         Raises: OutputError.
         """
-        with self._lock:
-            self._check_usable()
-            self._engine.save(path, self._rates.array)
+        self._check_usable()
+        self._engine.save(path, self._rates.array)
 
+    @exclusive
     def export_inference(self, path: str | os.PathLike[str]) -> None:
         """Write the model in eval mode with the weights of now, for any onnxruntime.
 
@@ -232,36 +232,36 @@ class Trainer:
         """
         from ort_ops.training.graph.inference import write_inference
 
-        with self._lock:
-            write_inference(path, self._engine.skeleton, self._engine.metadata, self._weights())
+        write_inference(path, self._engine.skeleton, self._engine.metadata, self._weights())
 
+    @exclusive
     def save_parameters(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and buffers to a safetensors file, by name.
 
         Raises: RequirementError if the package ``safetensors`` is missing, OutputError.
         """
-        with self._lock:
-            safetensors_file.write(path, self._weights())
+        safetensors_file.write(path, self._weights())
 
+    @exclusive
     def load_parameters(self, path: str | os.PathLike[str]) -> None:
         """Take parameters and buffers from a safetensors file; the optimizer's state stays.
 
         Raises: RequirementError if the package ``safetensors`` is missing, InputError, TrainingError for a file that
             lacks a name, has another one, or has another dtype or shape.
         """
-        with self._lock:
-            new = checked_arrays(safetensors_file.read(path), self._weights(), f"file '{path}'", "save_parameters()")
-            self._put(self._engine.arrays() | new, self._rates.array)
+        new = checked_arrays(safetensors_file.read(path), self._weights(), f"file '{path}'", "save_parameters()")
+        self._put(self._engine.arrays() | new, self._rates.array)
 
+    @exclusive
     def gradients(self) -> dict[str, Array]:
         """Return copies of the sums of the gradients of `accumulated` batches, by parameter.
 
         Raises: TrainingError for a file of whole steps.
         """
-        with self._lock:
-            self._check_usable()
-            return self._accumulation().gradients()
+        self._check_usable()
+        return self._accumulation().gradients()
 
+    @exclusive
     def apply(
         self, gradients: Mapping[str, Any] | None = None, count: float | None = None, *, lr: Rate | None = None
     ) -> None:
@@ -274,11 +274,10 @@ class Trainer:
 
         Raises: TrainingError for a file of whole steps, for gradients that do not fit, and if there are none.
         """
-        with self._lock:
-            self._check_usable()
-            if gradients is not None and count is None:
-                raise TrainingError("gradients need a count, the number that their sums are divided by")
-            self._accumulation().apply(gradients, count, self._rates.of_step(lr))
+        self._check_usable()
+        if gradients is not None and count is None:
+            raise TrainingError("gradients need a count, the number that their sums are divided by")
+        self._accumulation().apply(gradients, count, self._rates.of_step(lr))
 
     def _accumulation(self) -> Accumulation:
         if not isinstance(self._engine, Accumulation):
@@ -324,7 +323,7 @@ def _not_finite(loss: float, step: int) -> TrainingError:
 def _after_fork() -> None:
     for trainer in list(_trainers):
         trainer._is_forked = True
-        trainer._lock = threading.Lock()
+        trainer._lock = new_lock()
 
 
 if hasattr(os, "register_at_fork"):

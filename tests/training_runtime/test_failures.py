@@ -17,6 +17,7 @@ from onnx import helper
 
 import ort_ops
 from ort_ops import Float64, Trainer, TrainingError
+from ort_ops.exclusive import BusyError
 from ort_ops.training.errors import UnusableError
 from tests.training_runtime.accumulating import accumulating_models
 from tests.training_runtime.hand_made import (
@@ -99,12 +100,14 @@ def test_a_failure_in_a_loop_keeps_the_state(tmp_path: Path) -> None:
 
 @pytest.mark.native
 def test_what_a_kernel_in_python_raises_comes_out_and_the_state_is_kept(tmp_path: Path) -> None:
-    should_fail = False
+    should_fail = should_look = False
 
     @ort_ops.python_kernel("tests.training::Twice")
     def twice(x: Float64) -> Float64:
         if should_fail:
             raise ArithmeticError("not today")
+        if should_look:
+            trainer.state()
         return 2 * x
 
     nodes = [
@@ -122,7 +125,9 @@ def test_what_a_kernel_in_python_raises_comes_out_and_the_state_is_kept(tmp_path
     should_fail = True
     with pytest.raises(ArithmeticError, match="not today"):
         trainer.step(GOOD)
-    should_fail = False
+    should_fail, should_look = False, True
+    with pytest.raises(BusyError, match=r"^state was called while this thread is within another call"):
+        trainer.step(GOOD)
     assert_same_state(trainer.state(), state)
     np.testing.assert_array_equal(trainer.state()["s0"], draw_states(1, 0)["s0"] - 4)
     twice.remove()
