@@ -1,5 +1,5 @@
-// A host in C++ without Python: runs a model with one input of two dimensions, with this project's library or by the
-// function body, and writes the output's bytes.
+// A host in C++ without Python: runs a model with one input of two dimensions, with this project's library or
+// by the function body, and writes the output's bytes.
 //
 //   host MODEL LIBRARY|- INPUT OUTPUT ROWS COLUMNS     INPUT and OUTPUT are the bytes of the tensors
 #include <onnxruntime_cxx_api.h>

@@ -10,8 +10,8 @@
 //   double   1     2      5
 //
 // With these and one half for the rounding, every activation is within the error that the bound of version 2
-// allows to an evaluation: tests/native/test_cuda_on_cpu.py moves each function that far either way. They hold without -use_fast_math
-// alone; the build says -ftz=false -prec-div=true.
+// allows to an evaluation: tests/native/test_cuda_on_cpu.py moves each function that far either way. They
+// hold without -use_fast_math alone; the build says -ftz=false -prec-div=true.
 //
 // cuBLASLt's own epilogues serve none of them. RELU is documented as max(x, 0), which does not say that NaN
 // stays NaN, and CUDA's fmaxf(NaN, 0) is 0. GELU is documented without a formula or an error.
