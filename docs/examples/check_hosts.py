@@ -1,7 +1,8 @@
 """Run the examples of docs/examples and compare them with Python: ``python docs/examples/check_hosts.py``.
 
-Arguments name some of: browser, node, cpp; all by default. Each needs its own tools, and a missing one is a failure
-that says what to install; with --install, Chromium comes from Debian (as root). All else comes into build/.
+Arguments name some of: browser, node, cpp, service; by default all. Each needs its own tools, and a missing one is a
+failure that says what to install; with --install, Chromium comes from Debian (as root), and the packages of the service
+come into this Python. All else comes into build/.
 """
 
 from __future__ import annotations
@@ -76,6 +77,14 @@ def check_cpp() -> bool:
     return is_right
 
 
+def check_service() -> bool:
+    """Ask the HTTP service, kill its workers, and stop it under load."""
+    if "--install" in sys.argv:
+        constraints = HERE.parents[1] / "constraints.txt"
+        call(sys.executable, "-m", "pip", "install", "-q", "-c", constraints, "fastapi", "uvicorn", "prometheus-client")
+    return subprocess.run([sys.executable, HERE / "fastapi" / "check.py"], check=False).returncode == 0
+
+
 def bundle(name: str) -> Path:
     """Make a bundle of the digits for a host, and return the host's folder in it."""
     folder = BUILD / "bundles" / name
@@ -119,7 +128,7 @@ def call(*command: Any, **environment: str) -> None:
         sys.exit(f"failed: {' '.join(map(str, command))}")
 
 
-CHECKS = {"browser": check_browser, "node": check_node, "cpp": check_cpp}
+CHECKS = {"browser": check_browser, "node": check_node, "cpp": check_cpp, "service": check_service}
 
 
 def main(arguments: list[str]) -> int:
