@@ -95,7 +95,7 @@ class Bundle:
 
         Returns: a row for each output. Raises: BundleError for one that is out of its bound.
         """
-        kernel = self.session.kernel if self.session.kernels or self.manifest.libraries else "onnxruntime"
+        kernel = self._kernel()
         rows = compare_outputs(self.folder, self.manifest.outputs, self.run(self.sample()), kernel)
         for row in rows:
             if row.verdict == Verdict.VIOLATED.value:
@@ -104,6 +104,14 @@ class Bundle:
                     f"{onnxruntime.__version__}: {row.detail}; try another onnxruntime, or kernels='body'"
                 )
         return rows
+
+    def _kernel(self) -> str:
+        """Return what runs the operators, also where this process does not know them."""
+        if self.session.kernels:
+            return self.session.kernel
+        if not self.manifest.operators:
+            return "onnxruntime"
+        return CPP if self.manifest.libraries and self._reloading["kernels"] != BODY else BODY
 
     def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[Path, Mapping[str, Any]]]:
         return _loaded_again, (self.folder, self._reloading)

@@ -23,7 +23,9 @@ from ort_ops.errors import MylinearError
 from ort_ops.files.inputs import first_line
 from ort_ops.models.complete import remove_definitions
 from ort_ops.models.files import load_model
+from ort_ops.models.graphs import tensors
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, model_inputs, read_examples
+from ort_ops.models.validation.tensors import tensor_nbytes
 from ort_ops.numerics.compare import Verdict
 from ort_ops.session import InferenceSession
 from ort_ops.session_options import SessionOptions
@@ -34,6 +36,8 @@ _NO_OPERATOR = "onnxruntime"
 """The name of the kernels of a model without registered operators."""
 _SIZES = ((2, None), (2, 12), (1, None), (2, 64))
 """Of the first dynamic dimension of each input, and of others: text of two words may be padding alone."""
+MAX_NBYTES = 2**30
+"""Of the weights of a model that is run in float64: it takes three minutes for a gigabyte, and seventeen runs."""
 _REMEDY = "give real inputs by --sample FILE.npz"
 
 
@@ -56,6 +60,7 @@ def prove(folder: Path, manifest: Manifest, prepared: PreparedModel, sample: str
     feed: dict[str, Array] | None = None
     evaluation: Evaluation | None = None
     reason, rows = "", []
+    first: dict[str, Array] = {}
     for with_library in kinds:
         session = open_sealed(folder, manifest, with_library, _quiet())
         if feed is None:
@@ -65,9 +70,20 @@ def prove(folder: Path, manifest: Manifest, prepared: PreparedModel, sample: str
             manifest = _with_sample(folder, manifest, session, feed, results, evaluation)
         kernel = (session.kernel or "body") if manifest.operators else _NO_OPERATOR
         for row in compare_outputs(folder, manifest.outputs, results, kernel):
-            rows.append(replace(row, detail=reason) if row.verdict == UNTESTED and reason else row)
+            detail = reason + _difference(first.setdefault(row.output, results[row.output]), results[row.output])
+            rows.append(replace(row, detail=detail) if row.verdict == UNTESTED and reason else row)
         del session
     return replace(manifest, parity=tuple(rows))
+
+
+def _difference(first: Array, other: Array) -> str:
+    """Say how far the output of another kernel is from that of the first; empty for the first itself."""
+    if other is first or first.dtype.kind not in "fV" or first.shape != other.shape:
+        return ""
+    wide, others = first.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        change = float(np.max(np.abs(wide - others), initial=0.0))
+    return f"; it is within {change:.2g} of the first kernel's, whose largest number is {np.max(np.abs(wide)):.2g}"
 
 
 def _choose_sample(
@@ -131,6 +147,8 @@ def _quiet() -> SessionOptions:
 def _evaluate(path: Path, feed: Mapping[str, Array]) -> tuple[Evaluation | None, str]:
     """Return exact outputs and their bounds, or why there are none."""
     model = load_model(path, external_data=False)
+    if sum(map(tensor_nbytes, tensors(model))) > MAX_NBYTES:
+        return None, f"the model was not run in float64, for its weights are more than {MAX_NBYTES >> 20} MiB"
     remove_definitions(model)
     try:
         return Float64Run(model, path.parent)(feed), ""

@@ -142,10 +142,13 @@ def run(manifest: dict[str, Any], libraries: list[dict[str, Any]]) -> str:
         values = session.run(names, feed)
     worst = [compare(entry, value) for entry, value in zip(outputs, values)]  # noqa: B905
     proved = sum(bool(entry["exact"]) for entry in outputs)
-    told = (
-        f"{proved} of {len(names)} outputs" if proved < len(names) else f"{len(names)} output{'s' * (len(names) > 1)}"
-    )
-    return f"{told} within {max(worst, default=0.0):.3g} of the bound"
+    told = [f"{in_words(proved)} within {max(worst, default=0.0):.3g} of the bound"] if proved else []
+    return " and ".join(told + [f"{in_words(len(names) - proved)} untested"] * (proved < len(names)))
+
+
+def in_words(count: int) -> str:
+    """Return a number of outputs in words."""
+    return f"{count} output{'s' * (count != 1)}"
 
 
 def main() -> int:

@@ -264,3 +264,12 @@ def test_a_library_that_does_not_load_is_told(bundle: Path) -> None:
     )
     with pytest.raises(ort_ops.KernelError, match="cannot be registered"):
         ort_ops.load_bundle(bundle)
+
+
+@LIBRARY
+def test_it_runs_where_the_operator_is_unknown(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ort_ops.opdef.registry.kits", lambda: ())
+    found = ort_ops.load_bundle(bundle)
+    assert found.session.kernels == {}
+    assert [(row.kernel, row.verdict) for row in found.check()] == [("cpp", "ok")]
+    assert [row.kernel for row in ort_ops.load_bundle(bundle, kernels="body").check()] == ["body"]
