@@ -12,8 +12,10 @@ export PATH="$(dirname "$python"):$PATH"
 build/cuda-venv/bin/python -m pip install -q -r cpp_ops/cuda/requirements.txt
 root=$(build/cuda-venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib') + '/nvidia/cu13')")
 
+# The version of the installed library, beside which the backend is tried below.
+version=$("$python" -c "from ort_ops.native import library; print(library.status().version)")
 cmake -S cpp_ops -B build/cuda-check -G Ninja -DCMAKE_BUILD_TYPE=Release -DMYLINEAR_CUDA=ON -DMYLINEAR_CUDA_ROOT="$root" \
-  -DMYLINEAR_BUILD_TESTS=ON
+  -DMYLINEAR_BUILD_TESTS=ON -DMYLINEAR_VERSION="$version"
 cmake --build build/cuda-check --target mylinear_cuda cuda_backend_test cuda_fused_backend_test cuda_grad_backend_test \
   cuda_parts_test cuda_backend_on_cpu
 ctest --test-dir build/cuda-check --output-on-failure --no-tests=error --parallel 2 \
