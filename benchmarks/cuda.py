@@ -8,7 +8,7 @@ Needs a GPU, nvcc and cuBLAS, cmake, torch with CUDA, onnx, and onnxruntime-gpu 
 not be installed. Each part reports its failures, and the others go on; the exit status is 1 if any part failed.
 
 - ``build``: both libraries, into the working tree.
-- ``tests``: ``tests/native/test_cuda.py`` and ``test_cuda_gradient.py``.
+- ``tests``: ``tests/native/test_cuda.py``, ``test_cuda_gradient.py`` and ``test_cuda_version_2.py``.
 - ``sanitizer``: compute-sanitizer's memcheck and racecheck over the backend alone.
 - ``kernel``: the backend against torch's ``F.linear``, both replayed from a CUDA graph, which leaves the
   host's time out; the same with cuBLASLt in place of the GEMV kernel; the rate at 8192 x 8192 x 8192, against cuBLAS';
@@ -143,7 +143,7 @@ def build() -> str:
 def tests() -> str:
     """Run the tests on this device; a run that skips everything is a failure."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
-    files = ("tests/native/test_cuda.py", "tests/native/test_cuda_gradient.py")
+    files = [f"tests/native/{name}.py" for name in ("test_cuda", "test_cuda_gradient", "test_cuda_version_2")]
     text = command(*words, "-m", "cuda", *files, timeout=550, PYTHONPATH=str(ROOT))
     print(text[-1500:])
     if " passed" not in text:
