@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", metavar="W,...", help="their dtype under float32: of same, bfloat16, float16")
     parser.add_argument("--cold", action="store_true", help="take every weight of 1 MiB and more from memory")
-    parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino; or none")
+    parser.add_argument("--peers", metavar="P,...", help="of gemm, matmul, torch, compile, openvino, zentorch; or none")
     parser.add_argument("--parts", metavar="P,...", help="of ceilings, grid, load, memory, chain, bits (default: all)")
     parser.add_argument("--goals", action="store_true", help="compare the result with the goals of this project too")
     parser.add_argument(

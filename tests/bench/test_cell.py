@@ -151,12 +151,17 @@ def test_cold_weights_exceed_twice_the_cache_unless_memory_is_short(monkeypatch:
 
 
 def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torch", "openvino"):
+    for name in ("torch", "openvino", "zentorch"):
         monkeypatch.setitem(sys.modules, name, None)
     cell = Cell(1, 2, 1, "float32", 1)
     drawn = arrays.draw(1, 2, 1, "float32")
     with torch_peers.inference_mode(("torch",)):
-        for peer, package in (("torch", "torch"), ("compile", "torch"), ("openvino", "openvino")):
+        for peer, package in (
+            ("torch", "torch"),
+            ("compile", "torch"),
+            ("openvino", "openvino"),
+            ("zentorch", "zentorch"),
+        ):
             with pytest.raises(arrays.UnavailableError, match=f"{package} is not installed"):
                 backends.make_backend(peer, cell, drawn)
 

@@ -78,7 +78,7 @@ def test_options_choose() -> None:
         (["--shapes", "0x3"], "--shapes must be pairs KxN"),
         (["--dtypes", "float8"], "--dtypes must be among float64, float32, float16, bfloat16, got 'float8'"),
         (["--threads", "4096"], "--threads must be at most"),
-        (["--peers", "mkl"], "--peers must be among gemm, matmul, torch, compile, openvino, got 'mkl'"),
+        (["--peers", "mkl"], "--peers must be among gemm, matmul, torch, compile, openvino, zentorch, got 'mkl'"),
         (["--peers", "none,gemm"], "got 'none'"),
         (["--parts", "all"], "--parts must be among ceilings, grid, load, memory, chain, bits, got 'all'"),
         (

@@ -192,5 +192,6 @@ _MAKERS: dict[str, Callable[[Cell, Arrays], Backend]] = {
     "matmul": partial(_make_onnx, "matmul"),
     torch_peers.EAGER: torch_peers.make_eager,
     torch_peers.COMPILED: torch_peers.make_compiled,
+    torch_peers.ZENTORCH: torch_peers.make_zentorch,
     "openvino": _make_openvino,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from exporter.bench.backends.arrays import Array, Arrays, Backend
 from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import NO_ACTIVATION, Cell
 
-EAGER, COMPILED = "torch", "compile"
+EAGER, COMPILED, ZENTORCH = "torch", "compile", "zentorch"
 
 
 def make_eager(cell: Cell, arrays: Arrays) -> Backend:
@@ -21,19 +22,25 @@ def make_eager(cell: Cell, arrays: Arrays) -> Backend:
     return _backend(_function(cell), cell, arrays)
 
 
-def make_compiled(cell: Cell, arrays: Arrays) -> Backend:
+def make_zentorch(cell: Cell, arrays: Arrays) -> Backend:
+    """Return the same compiled by AMD's ZenDNN. Raises: ModuleNotFoundError without torch or zentorch."""
+    import_module(ZENTORCH)  # which makes its compiler known to torch
+    return make_compiled(cell, arrays, ZENTORCH)
+
+
+def make_compiled(cell: Cell, arrays: Arrays, compiler: str = "inductor") -> Backend:
     """Return the same by ``torch.compile``, for the cell's shape alone. Raises: ModuleNotFoundError without torch."""
     import torch
 
     torch._dynamo.reset()  # otherwise the ninth shape would run eagerly
-    backend = _backend(torch.compile(_function(cell), dynamic=False), cell, arrays)
+    backend = _backend(torch.compile(_function(cell), dynamic=False, backend=compiler), cell, arrays)
     backend.run()
     return backend
 
 
 def inference_mode(peers: Sequence[str]) -> AbstractContextManager[object]:
     """Return torch's inference mode if torch takes part; otherwise a context that does nothing."""
-    if not {EAGER, COMPILED} & set(peers):
+    if not {EAGER, COMPILED, ZENTORCH} & set(peers):
         return nullcontext()
     try:
         import torch

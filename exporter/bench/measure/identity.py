@@ -14,7 +14,7 @@ from exporter.bench.measure.cells import Plan, usable_cores
 from ort_ops.native import cuda
 from ort_ops.native import library as native
 
-PACKAGES = ("ort-mylinear", "onnxruntime", "onnxruntime-gpu", "numpy", "torch", "openvino")
+PACKAGES = ("ort-mylinear", "onnxruntime", "onnxruntime-gpu", "numpy", "torch", "openvino", "zentorch")
 _CPUINFO = Path("/proc/cpuinfo")
 
 

@@ -12,7 +12,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024)
 OTHER_ROWS = (1, 2, 4, 64, 1024)
 SHAPES = ((2, 1), (64, 64), (256, 256), (768, 768), (768, 3072), (3072, 768), (1024, 4096), (4096, 4096))
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-PEERS = ("gemm", "matmul", "torch", "compile", "openvino")
+PEERS = ("gemm", "matmul", "torch", "compile", "openvino", "zentorch")
 PARTS = ("ceilings", "grid", "load", "memory", "chain", "bits")
 SAME = "same"
 """The weight's dtype is that of x."""
