@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 import ort_ops
-from ort_ops.bundle import abi, libraries, prove, write
+from ort_ops.bundle import prove, write
 from ort_ops.bundle.manifest import BundleError
-from ort_ops.bundle.platforms import platforms_of, this_platform
 from ort_ops.bundle.write import write_bundle
 from ort_ops.cli import main as cli
 from ort_ops.errors import MylinearError
-from ort_ops.models.make import make_model
-from ort_ops.native import library as native
-from ort_ops.opdef import registry
-
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "models" / "digits_mlp.onnx"
-LIBRARY = pytest.mark.native
-HERE = this_platform()
-OTHER = "linux-aarch64" if HERE != "linux-aarch64" else "linux-x86_64"
-_MACHINES = {"linux-aarch64": 183, "linux-x86_64": 62}
-
-
-def one_node(version: int, dtype: str = "float32", **attributes: Any) -> onnx.ModelProto:
-    """Return a model of one node of the first operator that there is, of one version."""
-    kit = next(kit for kit in registry.kits() if kit.operator.since_version == version)
-    shapes: list[Any] = [["batch", 5], [3, 5], [3]]
-    types = {variable.name: dtype for variable in kit.operator.variables}
-    return make_model(kit.operator, shapes, attributes, types=types)
-
-
-def smoke(folder: Path) -> tuple[int, str]:
-    """Run the smoke test of a bundle in a process of its own; return its status and its line."""
-    command = [sys.executable, "-I", str(folder / "smoke_test.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    assert done.stdout.count("\n") == 1
-    return done.returncode, done.stdout
-
-
-def save(model: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path:
-    (folder / name).write_bytes(model.SerializeToString())
-    return folder / name
+from tests.bundle.support import LIBRARY, MODEL, gather_model, noisy, one_node, save, smoke
 
 
 @LIBRARY
@@ -82,31 +46,6 @@ def test_a_bfloat16_model_runs(tmp_path: Path) -> None:
     assert [row.verdict for row in found.check()] == ["ok"]
     status, line = smoke(tmp_path / "b")
     assert (status, "with library" in line) == (0, True), line
-
-
-def gather_model() -> onnx.ModelProto:
-    """Return a model without any operator of ours: integers, a mask and text in; numbers, integers and text out."""
-    table = helper.make_tensor("table", 1, [7, 4], np.arange(28, dtype=np.float32) / 28)
-    nodes = [
-        helper.make_node("Gather", ["table", "ids"], ["rows"]),
-        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"]),
-        helper.make_node("Where", ["wide", "rows", "zero"], ["y"]),
-        helper.make_node("ArgMax", ["rows"], ["best"], axis=-1, keepdims=0),
-        helper.make_node("Identity", ["text"], ["same"]),
-    ]
-    inputs = [
-        helper.make_tensor_value_info("ids", 7, ["n", "m"]),
-        helper.make_tensor_value_info("mask", 9, ["n", "m"]),
-        helper.make_tensor_value_info("text", 8, ["k"]),
-    ]
-    outputs = [
-        helper.make_tensor_value_info("y", 1, ["n", "m", 4]),
-        helper.make_tensor_value_info("best", 7, ["n", "m"]),
-        helper.make_tensor_value_info("same", 8, ["k"]),
-    ]
-    stored = [table, helper.make_tensor("last", 7, [1], [-1]), helper.make_tensor("zero", 1, [], [0.0])]
-    graph = helper.make_graph(nodes, "plain", inputs, outputs, stored)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def test_a_model_without_our_operators_is_bundled_and_says_so(
@@ -193,18 +132,6 @@ def test_a_given_sample_is_the_sample(tmp_path: Path) -> None:
         write_bundle(MODEL, tmp_path / "c", sample=tmp_path / "s.npz")
 
 
-def noisy() -> onnx.ModelProto:
-    """Return a model with an output that no bound limits: log of a rounding error."""
-    nodes = [
-        helper.make_node("Exp", ["x"], ["a"]),
-        helper.make_node("Log", ["a"], ["b"]),
-        helper.make_node("Sub", ["b", "x"], ["y"]),
-    ]
-    values = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
-    graph = helper.make_graph(nodes, "noisy", values[:1], values[1:])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-
-
 def test_what_is_not_proved_is_refused_unless_allowed(tmp_path: Path) -> None:
     model = save(noisy(), tmp_path)
     with pytest.raises(BundleError, match=r"output 'y' is not proved: .*; give real inputs by --sample FILE\.npz, or"):
@@ -259,8 +186,8 @@ def test_a_folder_is_replaced_by_force_if_it_is_a_bundle(tmp_path: Path) -> None
         ({"platforms": "amiga"}, "--platforms must be none, or among linux-x86_64"),
         ({"libraries": ["linux-x86_64"]}, "--library must be PLATFORM=PATH"),
         ({"libraries": ["amiga=a.so"]}, "--library must be PLATFORM=PATH"),
-        ({"libraries": [f"{OTHER}=none.so"]}, "there is no library 'none.so'"),
-        ({"libraries": [f"{OTHER}=none.whl"]}, "there is no wheel 'none.whl'"),
+        ({"libraries": ["windows-arm64=none.so"]}, "there is no library 'none.so'"),
+        ({"libraries": ["windows-arm64=none.whl"]}, "there is no wheel 'none.whl'"),
         ({"target": "0.9"}, "target must be onnxruntime 1.17 or newer"),
     ],
 )
@@ -272,94 +199,6 @@ def test_bad_requests_are_one_line(
         write_bundle(MODEL, "b", **arguments)
     assert said in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def library_for(platform: str) -> bytes:
-    """Return the installed library, said to be for another machine."""
-    data = bytearray(Path(native.library_path()).read_bytes())
-    data[18:20] = _MACHINES[platform].to_bytes(2, "little")
-    return bytes(data)
-
-
-@LIBRARY
-@pytest.mark.skipif(not HERE.startswith("linux"), reason="the library here is no ELF file")
-def test_libraries_of_other_platforms_come_from_files_and_wheels(tmp_path: Path) -> None:
-    name = Path(native.library_path()).name
-    wheel = tmp_path / f"ort_mylinear-{native.status().version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(f"ort_ops/{name}", library_for(OTHER))
-    for given in (tmp_path / name, wheel):
-        if given.suffix != ".whl":
-            given.write_bytes(library_for(OTHER))
-        made = write_bundle(MODEL, tmp_path / f"b{given.suffix}", libraries=[f"{OTHER}={given}"])
-        assert made.manifest.platforms == (HERE, OTHER)
-        assert [library.is_run for library in made.manifest.libraries] == [True, False]
-        assert "did not run here; smoke_test.py proves it there" in repr(made)
-        ort_ops.load_bundle(tmp_path / f"b{given.suffix}")
-    with pytest.raises(BundleError, match=f"platform {OTHER} needs 'mylinear_ort', .* got none; give it by --library"):
-        write_bundle(MODEL, tmp_path / "c", platforms=OTHER)
-    with pytest.raises(BundleError, match=f"must be for {HERE}, got one for {OTHER}"):
-        write_bundle(MODEL, tmp_path / "c", libraries=[f"{HERE}={wheel}"])
-    (tmp_path / "libother.so").write_bytes(library_for(OTHER))
-    with pytest.raises(BundleError, match=r"needs 'mylinear_ort', .*, got libother\.so"):
-        write_bundle(MODEL, tmp_path / "c", libraries=[f"{OTHER}={tmp_path / 'libother.so'}"])
-    old = wheel.rename(tmp_path / "ort_mylinear-0.0.1-py3-none-any.whl")
-    with pytest.raises(BundleError, match=r"must be of version .*, got 0\.0\.1"):
-        write_bundle(MODEL, tmp_path / "c", libraries=[f"{OTHER}={old}"])
-
-
-@LIBRARY
-def test_without_a_library_the_body_runs(tmp_path: Path) -> None:
-    made = write_bundle(MODEL, tmp_path / "b", platforms="none")
-    assert [row.kernel for row in made.manifest.parity] == ["body"]
-    assert ort_ops.load_bundle(tmp_path / "b").session.kernel == "body"
-    with pytest.raises(BundleError, match="has libraries for no platform"):
-        ort_ops.load_bundle(tmp_path / "b", kernels="cpp")
-
-
-@LIBRARY
-def test_an_operator_without_a_definition_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = onnx.load(MODEL)
-    del model.functions[:]
-    monkeypatch.setattr("ort_ops.bundle.model.has_function", lambda *_: False)
-    monkeypatch.setattr("ort_ops.bundle.model.attach_functions", lambda *_: None)
-    path = save(model, tmp_path)
-    write_bundle(path, tmp_path / "b")
-    with pytest.raises(BundleError, match=r"has no definition of .* to run in place of a library"):
-        ort_ops.load_bundle(tmp_path / "b", kernels="body")
-    assert "without library: not run" in smoke(tmp_path / "b")[1]
-    with pytest.raises(BundleError, match="runs by a library alone, and there is none for"):
-        write_bundle(path, tmp_path / "c", platforms="none")
-
-
-@LIBRARY
-def test_the_library_says_which_onnxruntime_it_needs() -> None:
-    assert abi.oldest_runtime_of(native.library_path()) == "1.17"
-    assert abi.oldest_runtime_of(__file__) is None
-
-
-@pytest.mark.parametrize(
-    ("head", "expected"),
-    [
-        (b"\xcf\xfa\xed\xfe\x0c\0\0\1", ("macos-arm64",)),
-        (b"\xca\xfe\xba\xbe\0\0\0\2\1\0\0\7" + bytes(16) + b"\1\0\0\x0c" + bytes(16), ("macos-x86_64", "macos-arm64")),
-        (b"MZ" + bytes(58) + b"\x40\0\0\0PE\0\0\x64\x86", ("windows-x86_64",)),
-        (b"MZ", ()),
-        (b"\x7fELF\2\1" + bytes(12) + b"\xf3\0", ()),
-        (b"", ()),
-    ],
-)
-def test_the_platform_of_a_library_is_read(head: bytes, expected: tuple[str, ...]) -> None:
-    assert platforms_of(head) == expected
-
-
-def test_libraries_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    kits = [kit for kit in registry.kits() if kit.library is not None][:2]
-    from dataclasses import replace
-
-    paths = iter(["/a/one/_kernel.abi3.so", "/b/two/_kernel.abi3.so"])
-    found = libraries.needed_libraries([replace(kit, library=lambda: next(paths)) for kit in kits])
-    assert [library.name for library in found] == ["one._kernel", "two._kernel"]
 
 
 def test_the_smoke_test_finds_damage(tmp_path: Path) -> None:
