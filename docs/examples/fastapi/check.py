@@ -6,6 +6,7 @@ while processes that predict are killed. Then the service is stopped under load:
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import importlib.util
 import json
@@ -76,6 +77,7 @@ def start() -> tuple[subprocess.Popen[str], int]:
     command = [sys.executable, "-m", "uvicorn", "--app-dir", HERE, "service:app", "--port", "0", "--no-access-log"]
     environment = os.environ | {"MODEL": str(MODEL)}
     service = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    atexit.register(service.kill)  # also where a check fails
     assert service.stdout is not None
     for line in service.stdout:
         if "running on" in line:
