@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 
 # platform: target of zig, tag of the wheel
 declare -A TARGETS=(
-  [linux-x86_64]="x86_64-linux-gnu.2.17 manylinux_2_17_x86_64.manylinux2014_x86_64"
-  [linux-aarch64]="aarch64-linux-gnu.2.17 manylinux_2_17_aarch64.manylinux2014_aarch64"
+  [linux-x86_64]="x86_64-linux-gnu.2.17 manylinux2014_x86_64.manylinux_2_17_x86_64"
+  [linux-aarch64]="aarch64-linux-gnu.2.17 manylinux2014_aarch64.manylinux_2_17_aarch64"
   [windows-x86_64]="x86_64-windows-gnu win_amd64"
   [macos-arm64]="aarch64-macos.11.0 macosx_11_0_arm64"
   [macos-x86_64]="x86_64-macos.11.0 macosx_11_0_x86_64"

@@ -28,7 +28,7 @@ for test in "${tests[@]}"; do
 done
 
 rm -rf "$out/aarch64-wheel"
-"$wheels/bin/python" -m zipfile -e "$(ls -t dist/*manylinux_2_17_aarch64*.whl | head -1)" "$out/aarch64-wheel"
+"$wheels/bin/python" -m zipfile -e "$(ls -t dist/*manylinux_2_17_aarch64.whl | head -1)" "$out/aarch64-wheel"
 export MYLINEAR_LIBRARY="$PWD/$out/aarch64-wheel/ort_ops/libmylinear_ort.so" MYLINEAR_EXPECTED_KERNELS="cpp python body"
 # Left out: tests that start Python in a process of its own, which only a kernel with binfmt_misc can do.
 PYTHONPATH="$PWD:$PWD/$out/aarch64-site" "${qemu[@]}" "$out/aarch64/usr/bin/python3.11" -m pytest -q -p no:cacheprovider \
