@@ -157,6 +157,7 @@ def load_bundle(
     _check_runtime(root, manifest, libraries)
     check_sealed(root, manifest)
     session = open_sealed(root, manifest, bool(libraries), sess_options, providers)
+    _check_names(root, manifest, session)
     reloading = {"kernels": kernels, "sess_options": sess_options, "providers": providers, "sha256": sha256}
     return Bundle(root, session, manifest, reloading)
 
@@ -247,6 +248,19 @@ def _check_runtime(root: Path, manifest: Manifest, libraries: Sequence[Any]) -> 
                 f"'{root}': {what} needs onnxruntime {rule}, got {here}; install that, or bundle for this one, with "
                 f"--target {here.major}.{here.minor}"
             )
+
+
+def _check_names(root: Path, manifest: Manifest, session: InferenceSession) -> None:
+    """Check that the manifest speaks of this model's inputs and outputs. Raises: BundleError."""
+    required = {value.name for value in session.get_inputs()}
+    known = required | {value.name for value in session.get_overridable_initializers()}
+    named = [tensor.name for tensor in manifest.inputs]
+    outputs, got = [tensor.name for tensor in manifest.outputs], [value.name for value in session.get_outputs()]
+    if not required <= {*named} <= known or outputs != got:
+        raise BundleError(
+            f"'{root}': the model must have inputs {named} and outputs {outputs}, as {FILE_NAME} says, got "
+            f"{sorted(known)} and {got}; {AGAIN}"
+        )
 
 
 def _check_locations(root: Path, manifest: Manifest, model: bytes) -> None:

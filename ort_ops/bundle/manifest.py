@@ -1,4 +1,7 @@
-"""What a bundle says of itself: `manifest.json`, written as it is read, and checked field by field."""
+"""What a bundle says of itself: `manifest.json`, written as it is read, and checked field by field.
+
+Long because it is one table: the fields of a manifest, and what each must be.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ TEXT = "string"
 """The dtype of text, beside those of numbers."""
 AGAIN = "make it again with `mylinear bundle model.onnx DIR`"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_VERSION = re.compile(r"\d+\.\d+")
+_VERSION = re.compile(r"\d+\.\d+(\.|$)")
 _Part = TypeVar("_Part")
+_PLAIN = {"str": (str,), "str | None": (str, type(None)), "int": (int,), "bool": (bool,)}
+"""The types that fields of plain values have, by their annotation."""
 
 
 class BundleError(MylinearError, ValueError):
@@ -190,6 +195,7 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     """
     try:
         plain = json.loads(data, object_pairs_hook=_without_doubles)
+        json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()  # raises for half a character, and for NaN
     except (ValueError, RecursionError) as error:
         raise _damaged(where, f"it is no JSON ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
@@ -201,9 +207,9 @@ def read_manifest(data: bytes, where: str) -> Manifest:
             "install the ort-mylinear that made it"
         )
     try:
-        files = {path: SealedFile(**entry) for path, entry in plain.pop("files").items()}
+        files = {path: _typed(SealedFile, entry) for path, entry in plain.pop("files").items()}
         manifest = Manifest(
-            model=BundledModel(**_with_tuples(plain.pop("model"), "external_data")),
+            model=_typed(BundledModel, _with_tuples(plain.pop("model"), "external_data")),
             inputs=_parts(BundledTensor, plain.pop("inputs"), "shape"),
             outputs=_parts(BundledTensor, plain.pop("outputs"), "shape"),
             operators=_parts(BundledOperator, plain.pop("operators"), "dtypes"),
@@ -237,12 +243,12 @@ def _fault(manifest: Manifest) -> str:
     for path, entry in manifest.files.items():
         if not is_inside(path) or path == FILE_NAME:
             return f"path '{path}' leaves the bundle, or is not plain"
-        if not isinstance(entry.sha256, str) or not _SHA256.fullmatch(entry.sha256) or not _is_count(entry.nbytes):
-            return f"'{path}' has no sha256 and size"
+        if not _SHA256.fullmatch(entry.sha256):
+            return f"'{path}' has no sha256"
     model = manifest.model
     named = [model.path, *model.external_data, *(library.path for library in manifest.libraries)]
     for tensor in (*manifest.inputs, *manifest.outputs):
-        if not isinstance(tensor.name, str) or tensor.dtype not in (*ELEMENT_TYPES, TEXT):
+        if tensor.dtype not in (*ELEMENT_TYPES, TEXT):
             return f"'{tensor.name}' has dtype {tensor.dtype!r}"
         named += [path for path in (tensor.sample, tensor.exact, tensor.bound) if path != ""]
     for path in named:
@@ -250,12 +256,10 @@ def _fault(manifest: Manifest) -> str:
             return f"{path!r} is used, and not among the files"
     for library in manifest.libraries:
         oldest, newest = library.oldest_onnxruntime, library.newest_onnxruntime
-        if not all(limit is None or (isinstance(limit, str) and _VERSION.match(limit)) for limit in (oldest, newest)):
+        if not all(limit is None or _VERSION.match(limit) for limit in (oldest, newest)):
             return f"library '{library.name}' is for onnxruntime {oldest!r} to {newest!r}"
     if not (model.oldest_onnxruntime is None or _VERSION.match(model.oldest_onnxruntime)):
         return f"the model is for onnxruntime {model.oldest_onnxruntime!r}"
-    if not all(isinstance(found.since_version, int) for found in manifest.operators):
-        return "an operator has no version"
     if not all(is_inside(folder) for folder in manifest.open_folders):
         return f"the open folders are {list(manifest.open_folders)}"
     if any(path.startswith(f"{folder}/") for folder in manifest.open_folders for path in named):
@@ -274,14 +278,22 @@ def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _parts(kind: type[_Part], entries: Any, *lists: str) -> tuple[_Part, ...]:
     if not isinstance(entries, list):
         raise TypeError(f"a list of {kind.__name__} is missing")
-    return tuple(kind(**_with_tuples(entry, *lists)) for entry in entries)
+    return tuple(_typed(kind, _with_tuples(entry, *lists)) for entry in entries)
+
+
+def _typed(kind: type[_Part], entry: dict[str, Any]) -> _Part:
+    """Make a part of its fields. Raises: TypeError for one that is missing, unknown, or of another type."""
+    made = kind(**entry)
+    for name, annotation in kind.__annotations__.items():
+        value = getattr(made, name)
+        if annotation in _PLAIN and type(value) not in _PLAIN[annotation]:
+            raise TypeError(f"'{name}' must be {annotation}, got {value!r:.60}")
+        if annotation == "int" and not 0 <= value < 2**63:
+            raise TypeError(f"'{name}' must be a count, got {value!r:.60}")
+    return made
 
 
 def _with_tuples(entry: Any, *lists: str) -> dict[str, Any]:

@@ -179,6 +179,11 @@ def test_a_path_that_leaves_the_bundle_is_refused(bundle: Path, path: str) -> No
         lambda plain: plain["files"]["smoke_test.py"].update(sha256="0"),
         lambda plain: plain["files"]["smoke_test.py"].update(nbytes=True),
         lambda plain: plain["files"].update(more=None),
+        lambda plain: plain["files"]["smoke_test.py"].update(nbytes=10**30),
+        lambda plain: plain["inputs"][0].update(name=["x"]),
+        lambda plain: plain["operators"][0].update(library=[]),
+        lambda plain: plain["operators"][0].update(since_version=None),
+        lambda plain: plain["parity"][0].update(verdict=1),
         lambda plain: plain.update(open_folders=["../a"]),
         lambda plain: plain.update(open_folders=["sample"]),
     ],
@@ -186,6 +191,13 @@ def test_a_path_that_leaves_the_bundle_is_refused(bundle: Path, path: str) -> No
 def test_a_damaged_manifest_is_refused(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit(bundle, change)
     assert "is damaged: manifest.json: " in refused(bundle)
+
+
+def test_a_manifest_of_another_model_is_refused(bundle: Path) -> None:
+    edit(bundle, lambda plain: plain["inputs"][0].update(name="z"))
+    assert "the model must have inputs ['z'] and outputs ['y'], as manifest.json says, got ['x']" in refused(bundle)
+    edit(bundle, lambda plain: plain.update(inputs=[]))
+    assert "the model must have inputs [] and outputs ['y']" in refused(bundle)
 
 
 def test_an_open_folder_may_hold_anything_and_nothing_else_may(bundle: Path) -> None:
