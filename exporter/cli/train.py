@@ -14,6 +14,7 @@ from exporter.training.options import (
     DEFAULTS,
     DTYPES,
     ENGINES,
+    LOGS,
     OLD_NAMES,
     OPTIMIZERS,
     OptionError,
@@ -41,6 +42,7 @@ EXAMPLES = (
     "mylinear train linear",
     "mylinear train --data houses.csv --target price --hidden 64,64",
     "mylinear train --resume",
+    "mylinear train digits --log tensorboard --log mlflow",
 )
 """Of command lines, for the help."""
 
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Train on the linear example, y = 2 x0 + 3 x1 + 4 (linear), on an example of scikit-learn (digits, diabetes), "
         "or on a file."
     )
-    parser.epilog = "In several processes: torchrun --nproc-per-node 2 --no-python mylinear train ..."
+    parser.epilog = "In several processes: torchrun --nproc-per-node 2 --no-python -- mylinear train ..."
     parser.add_argument(
         "problem",
         nargs="?",
@@ -97,6 +99,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), help=f"(default {defaults.device})")
     how.add_argument("--engine", choices=ENGINES, help=f"what computes the steps (default {defaults.engine})")
     parser.add_argument("--output", default=DEFAULT_FOLDER, metavar="DIR", help="folder (default ./%(default)s)")
+    logging = parser.add_argument_group("logs (extras tensorboard and mlflow)")
+    logging.add_argument(
+        "--log", action="append", choices=LOGS, help="show the training in this tool too; may be repeated"
+    )
+    logging.add_argument(
+        "--log-dir",
+        metavar="DIR",
+        help="for tensorboard/ and mlruns/ (default: the output folder; MLflow heeds MLFLOW_TRACKING_URI)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
 
 
@@ -167,7 +178,15 @@ def _train_and_tell(
             def show(done: int, loss: float) -> None:
                 line.update(done, f"loss {loss:.4g}")
 
-            result = train(problem, options, folder=args.output, resume=checkpoint, on_step=show)
+            result = train(
+                problem,
+                options,
+                folder=args.output,
+                resume=checkpoint,
+                on_step=show,
+                log=args.log or (),
+                log_folder=args.log_dir,
+            )
     except TrainingInterrupted as interrupt:
         print(_interrupt_message(args, interrupt), file=sys.stderr)
         return _INTERRUPTED
@@ -187,6 +206,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         for name in ("target", "task", *_TABLE_OPTIONS, "fill"):
             if getattr(args, name) is not None:
                 raise OptionError(f"--{name} is about a file; it needs --data FILE")
+    if args.log_dir is not None and args.log is None:
+        raise OptionError("--log-dir is for logs; it needs --log tensorboard or --log mlflow")
     if args.problem == "linear":
         for name in ("hidden", "validation"):
             if getattr(args, name) is not None:
@@ -262,5 +283,9 @@ def _interrupt_message(args: argparse.Namespace, interrupt: TrainingInterrupted)
                 command += [str(value)] if name == "problem" else [f"--{name}", str(value)]
     if args.output != DEFAULT_FOLDER:
         command += ["--output", args.output]
+    for name in args.log or ():
+        command += ["--log", name]
+    if args.log_dir is not None:
+        command += ["--log-dir", args.log_dir]
     message += f"the checkpoint of epoch {interrupt.saved_epoch} is in '{interrupt.checkpoint}'\n"
     return message + f"go on with: {shlex.join([*command, '--resume'])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,12 @@ from exporter.training.checkpoints.checkpoint import Checkpoint, Metrics
 from exporter.training.distributed import PeerLostError, Processes
 from exporter.training.folder_lock import lock_folder
 from exporter.training.history import EpochRecord
+from exporter.training.logs.log import Course
+from exporter.training.logs.open_logs import Logs, open_logs
 from exporter.training.networks import network_kit
 from exporter.training.options import OptionError, TrainingOptions, default_options
 from exporter.training.resume import check_resume
-from exporter.training.run import OnStep, Problem, Run, TrainingError
+from exporter.training.run import LOSS_CSV_NAME, LOSS_PLOT_NAME, OnStep, Problem, Run, TrainingError
 from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import make_folder
 
@@ -79,6 +81,8 @@ def train(
     folder: str | Path | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
+    log: str | Sequence[str] = (),
+    log_folder: str | Path | None = None,
 ) -> TrainingResult:
     """Train a network of layers that call a registered operator.
 
@@ -98,6 +102,10 @@ def train(
         resume: the checkpoint to go on from; the data and all options that influence the result must be the same, but
             for the device and the engine.
         on_step: called after each step with the steps done, of `count_steps`, and the step's loss.
+        log: ``tensorboard``, ``mlflow`` or both: where the losses of each epoch go, the options, the final metrics, and
+            the paths of what was written. A resumed training goes on in the same log.
+        log_folder: where TensorBoard's files and MLflow's database go: its folders ``tensorboard`` and ``mlruns``. By
+            default ``folder``, and for MLflow the server of MLFLOW_TRACKING_URI if that is set.
 
     Raises:
         DataError: the rows are too few, or too large for the dtype.
@@ -109,6 +117,7 @@ def train(
         CheckpointError: it cannot be written, or ``resume`` is of another training.
         FolderInUseError: another training has the folder.
         PeerLostError: another process of this training has ended.
+        LogError: MLflow does not answer; RequirementError: a log's package is missing.
         OutputError: the folder or the loss curve cannot be written.
     """
     if options is None:
@@ -122,22 +131,52 @@ def train(
         written = None if folder is None or not processes.is_writer else make_folder(folder)
         if written is not None:
             stack.enter_context(lock_folder(written))
+        logs = stack.enter_context(open_logs(log, folder, log_folder) if processes.is_writer else Logs())
         run = Run(problem, options, device, processes, written)
         check_network_gradients(run.network.architecture, device)
         run.start(resume)
-        _train_all_epochs(run, on_step)
+        logs.begin(_course(run))
+        _train_all_epochs(run, on_step, logs)
+        logs.finish(run.metrics, _files(run))
     network = run.network.cpu().eval()
     return TrainingResult(
         network, tuple(run.history), run.metrics, options, run.checkpoint_path, dict(run.engine.kernels)
     )
 
 
-def _train_all_epochs(run: Run, on_step: OnStep | None) -> None:
+def _course(run: Run) -> Course:
+    return Course(
+        run.problem.name,
+        run.options,
+        "accuracy" if run.problem.task == "classification" else "r2",
+        run.steps_per_epoch,
+        tuple(run.history),
+        dict(run.engine.kernels),
+    )
+
+
+def _files(run: Run) -> dict[str, Path]:
+    """Return the paths of what a training wrote, by what they are."""
+    if run.folder is None or run.checkpoint_path is None:
+        return {}
+    files = {"checkpoint": run.checkpoint_path}
+    files |= {"loss_table": run.folder / LOSS_CSV_NAME, "loss_curve": run.folder / LOSS_PLOT_NAME}
+    return {name: path.resolve() for name, path in files.items()}
+
+
+def _train_all_epochs(run: Run, on_step: OnStep | None, logs: Logs) -> None:
     """Train the remaining epochs, with checkpoints between them and the loss curve at the end."""
     options = run.options
+
+    def step(done: int, loss: float) -> None:
+        logs.step(done, loss)
+        if on_step is not None:
+            on_step(done, loss)
+
     try:
         while run.epoch < options.epochs:
-            run.train_epoch(on_step)
+            run.train_epoch(step)
+            logs.epoch(run.history[-1])  # before the checkpoint: a resume then misses none
             if run.epoch % options.checkpoint_interval == 0 or run.epoch == options.epochs:
                 run.save()
     except KeyboardInterrupt as error:

@@ -11,6 +11,7 @@ from ort_ops.opdef.element_types import FLOATS
 
 ENGINES = ("torch", "onnxruntime")
 OPTIMIZERS = ("sgd", "adamw")
+LOGS = ("tensorboard", "mlflow")
 DTYPES = tuple(element_type.name for element_type in FLOATS)
 
 

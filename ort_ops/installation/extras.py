@@ -10,6 +10,8 @@ _EXTRAS = {
     "markupsafe": "report",
     "matplotlib": "report",
     "pygraphviz": "graph",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
     "safetensors": "safetensors",
     "shtab": "completion",
     "torch": "export",
@@ -17,6 +19,8 @@ _EXTRAS = {
     "sklearn": "export",
 }
 """The smallest extra of ``pyproject.toml`` that has each module."""
+_WITH_TORCH = ("export", "tensorboard", "mlflow")
+"""Extras of what needs torch too."""
 _OF_THE_COMMAND_LINE = ("rich",)
 """Modules of the base install that only commands need."""
 _PACKAGES = {"onnx_ir": "onnx-ir", "sklearn": "scikit-learn", "markupsafe": "jinja2"}
@@ -43,5 +47,5 @@ def missing_extra(error: ModuleNotFoundError, what: str) -> RequirementError | N
         return RequirementError(f"{what} needs {module}: {install_command(module)}")
     if module not in _EXTRAS:
         return None
-    needs = _PACKAGES.get(module, module) + (", and no torch" if _EXTRAS[module] != "export" else "")
+    needs = _PACKAGES.get(module, module) + (", and no torch" if _EXTRAS[module] not in _WITH_TORCH else "")
     return RequirementError(f"{what} needs {needs}: {install_extra(module)}")

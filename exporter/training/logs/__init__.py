@@ -1,0 +1,1 @@
+"""Show the course of a training in other tools: TensorBoard and MLflow."""
