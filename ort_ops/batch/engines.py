@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,8 @@ def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
 
     # Four tries of a task, as on a cluster; Spark's own local[*] has one.
     conf = SparkConf().setIfMissing("spark.master", "local[*,4]").setIfMissing("spark.ui.enabled", "false")
+    if str(conf.get("spark.master")).startswith("local"):  # else Spark takes whichever python3 the shell finds
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     rows = spark.read.parquet(*paths)
     rows = rows.select(*predictor.columns_read(rows.columns))
