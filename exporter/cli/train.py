@@ -119,13 +119,14 @@ def run(args: argparse.Namespace) -> int:
     _check_combinations(args)
     from exporter.training.checkpoints.checkpoint import CHECKPOINT_NAME, load_checkpoint
     from exporter.training.distributed import may_write
-    from exporter.training.folder_lock import lock_folder
+    from ort_ops.files.folder_lock import lock_folder
 
     problem = _load_problem(args)
     folder = Path(args.output)
     with ExitStack() as stack:
         if args.resume and folder.is_dir() and may_write():
-            stack.enter_context(lock_folder(folder))  # before the checkpoint is read, so that nobody writes a newer one
+            # Before the checkpoint is read, so that nobody writes a newer one.
+            stack.enter_context(lock_folder(folder, "training"))
         checkpoint = load_checkpoint(folder / CHECKPOINT_NAME) if args.resume else None
         return _train_together(args, problem, _options(args, checkpoint), checkpoint)
 
@@ -134,18 +135,18 @@ def _train_together(
     args: argparse.Namespace, problem: Problem, options: TrainingOptions, checkpoint: Checkpoint | None
 ) -> int:
     from exporter.training.distributed import joined
-    from exporter.training.folder_lock import lock_folder
     from exporter.training.loop import TrainingInterrupted, check_processes, train, training_device
     from exporter.training.resume import check_resume
     from exporter.training.run import TrainingError
     from ort_ops.files.atomic import make_folder
+    from ort_ops.files.folder_lock import lock_folder
 
     if checkpoint is not None:
         check_resume(checkpoint, problem.describe(), options)
     with joined(training_device(options).type) as processes:
         check_processes(options, processes)
         if processes.is_writer:
-            with lock_folder(make_folder(args.output)):  # before anything is printed about the training
+            with lock_folder(make_folder(args.output), "training"):  # before anything is printed about the training
                 return _train_and_tell(args, problem, options, checkpoint, processes.count)
         try:
             train(problem, options, resume=checkpoint)

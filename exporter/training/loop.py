@@ -15,7 +15,6 @@ from exporter.torch_ops.gradients import check_gradients
 from exporter.torch_ops.workloads.network import Architecture, Network, statistics
 from exporter.training.checkpoints.checkpoint import Checkpoint, Metrics
 from exporter.training.distributed import PeerLostError, Processes
-from exporter.training.folder_lock import lock_folder
 from exporter.training.history import EpochRecord
 from exporter.training.logs.log import Course
 from exporter.training.logs.open_logs import Logs, open_logs
@@ -25,6 +24,7 @@ from exporter.training.resume import check_resume
 from exporter.training.run import LOSS_CSV_NAME, LOSS_PLOT_NAME, OnStep, Problem, Run, TrainingError
 from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import make_folder
+from ort_ops.files.folder_lock import lock_folder
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -130,7 +130,7 @@ def train(
     with ExitStack() as stack:
         written = None if folder is None or not processes.is_writer else make_folder(folder)
         if written is not None:
-            stack.enter_context(lock_folder(written))
+            stack.enter_context(lock_folder(written, "training"))
         logs = stack.enter_context(open_logs(log, folder, log_folder) if processes.is_writer else Logs())
         run = Run(problem, options, device, processes, written)
         check_network_gradients(run.network.architecture, device)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ort_ops.batch.sources import Source
 from ort_ops.files.atomic import OutputError, make_folder, write_atomically
-from ort_ops.files.folder_lock import locked
+from ort_ops.files.folder_lock import LOCK_NAME, lock_folder
 from ort_ops.files.inputs import InputError
 from ort_ops.prediction.predict import Job, Result
 
@@ -73,7 +73,7 @@ def predict_folder(
     record = {**made_from, "part_rows": part_rows, "batch_size": job.batch_size, "suffix": suffix, "sources": stats}
     text = json.dumps(record, indent=1).encode()
     make_folder(output)
-    with locked(output):
+    with lock_folder(output, "run"):
         _claim(output, text)
         num_rows = num_parts = num_found = 0
         for source in sources:
@@ -111,7 +111,7 @@ def _write_parts(job: Job, source: Source, start: int, part_rows: int, parts: It
 def _claim(output: Path, record: bytes) -> None:
     """Check that the folder is empty or of the same run, and remove what a killed run left unfinished."""
     path = output / RECORD
-    others = [found for found in output.rglob("*") if found.is_file()]
+    others = [found for found in output.rglob("*") if found.is_file() and found != output / LOCK_NAME]
     for found in others:
         if _TEMPORARY.fullmatch(found.name):
             found.unlink(missing_ok=True)

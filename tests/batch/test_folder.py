@@ -7,6 +7,7 @@ import multiprocessing.process
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ import pytest
 from ort_ops.batch.folder import RECORD, SUCCESS, predict_folder
 from ort_ops.batch.sources import find_sources
 from ort_ops.cli import main as cli
-from ort_ops.files.atomic import OutputError
-from ort_ops.files.folder_lock import locked
+from ort_ops.files.folder_lock import FolderInUseError, lock_folder
 from ort_ops.files.inputs import InputError
 from ort_ops.prediction.predict import Job
 from ort_ops.session import InferenceSession
@@ -121,8 +121,11 @@ def test_another_run_does_not_write_into_the_folder(given: Path, capsys: pytest.
 def test_two_processes_do_not_write_into_one_folder(given: Path) -> None:
     job = Job(InferenceSession(MODEL.SerializeToString(), kernels="body"))
     (given / "out").mkdir()
-    with locked(given / "out"), pytest.raises(OutputError, match=r"another process is writing into '.*out'; wait"):
-        predict_folder(job, find_sources([str(given / "in")]), given / "out", made_from={})
+    sources = find_sources([str(given / "in")])
+    with lock_folder(given / "out", "run"), ThreadPoolExecutor(1) as other:
+        second = other.submit(predict_folder, job, sources, given / "out", made_from={})
+        with pytest.raises(FolderInUseError, match=r"out' is in use by another run: process \d+ on .*; wait"):
+            second.result()
 
 
 def test_files_are_found_and_bad_ones_are_named(given: Path) -> None:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from exporter.training import folder_lock
 from exporter.training.data.linear_example import LinearExample
-from exporter.training.folder_lock import LOCK_NAME, FolderInUseError, lock_folder
 from exporter.training.loop import train
 from exporter.training.options import TrainingOptions
+from ort_ops.files import folder_lock
+from ort_ops.files.folder_lock import LOCK_NAME, FolderInUseError, lock_folder
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 _HOLD = """
 import sys, time
 from pathlib import Path
-from exporter.training.folder_lock import lock_folder
-with lock_folder(Path(sys.argv[1])):
+from ort_ops.files.folder_lock import lock_folder
+with lock_folder(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -59,7 +59,7 @@ def test_a_process_that_was_killed_has_nothing_locked(holder: subprocess.Popen[s
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / LOCK_NAME).exists()
-    with lock_folder(tmp_path):
+    with lock_folder(tmp_path, "training"):
         assert str(os.getpid()) in (tmp_path / LOCK_NAME).read_text()
     assert list(tmp_path.iterdir()) == []
 
@@ -69,13 +69,13 @@ def test_a_thread_may_take_its_folder_again_and_another_may_not(tmp_path: Path) 
 
     def take() -> None:
         try:
-            with lock_folder(tmp_path):
+            with lock_folder(tmp_path, "training"):
                 pass
         except FolderInUseError as error:
             errors.append(error)
 
-    with lock_folder(tmp_path):
-        with lock_folder(tmp_path):
+    with lock_folder(tmp_path, "training"):
+        with lock_folder(tmp_path, "training"):
             pass
         thread = threading.Thread(target=take)
         thread.start()
@@ -98,17 +98,17 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(
         flock(descriptor, operation)
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", remove_first)
-    with lock_folder(tmp_path), pytest.raises(FolderInUseError):
-        folder_lock._acquire(tmp_path / LOCK_NAME)
+    with lock_folder(tmp_path, "training"), pytest.raises(FolderInUseError):
+        folder_lock._acquire(tmp_path / LOCK_NAME, "training")
     assert len(calls) == 3
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"pid": "x", "host": 1, "since": 2}'])
 def test_a_holder_that_has_not_said_who_it_is_is_another_process(tmp_path: Path, content: str) -> None:
-    with lock_folder(tmp_path):
+    with lock_folder(tmp_path, "training"):
         (tmp_path / LOCK_NAME).write_text(content)
         with pytest.raises(FolderInUseError, match="another training: another process"):
-            folder_lock._acquire(tmp_path / LOCK_NAME)
+            folder_lock._acquire(tmp_path / LOCK_NAME, "training")
 
 
 @pytest.mark.slow
@@ -116,11 +116,11 @@ def test_of_many_processes_one_has_the_folder_at_a_time(tmp_path: Path) -> None:
     script = """
 import os, sys, time
 from pathlib import Path
-from exporter.training.folder_lock import FolderInUseError, lock_folder
+from ort_ops.files.folder_lock import FolderInUseError, lock_folder
 folder, end, taken = Path(sys.argv[1]), time.monotonic() + 3, 0
 while time.monotonic() < end:
     try:
-        with lock_folder(folder):
+        with lock_folder(folder, "training"):
             descriptor = os.open(folder.parent / "alone", os.O_CREAT | os.O_EXCL)
             taken += 1
             os.close(descriptor)
