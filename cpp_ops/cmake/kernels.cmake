@@ -2,7 +2,7 @@
 # by this project's own build, and by `find_package(mylinear COMPONENTS kernels)` in others.
 set(MYLINEAR_ROOM ${CMAKE_CURRENT_LIST_DIR}/../kernels)
 add_library(mylinear_kernels OBJECT ${MYLINEAR_ROOM}/gemm.cc ${MYLINEAR_ROOM}/matmul/matmul.cc
-  ${MYLINEAR_ROOM}/activation/activation.cc ${MYLINEAR_ROOM}/adam/adam.cc
+  ${MYLINEAR_ROOM}/activation/activation.cc ${MYLINEAR_ROOM}/adam/adam.cc ${MYLINEAR_ROOM}/turned/scratch.cc
   ${MYLINEAR_ROOM}/isa/baseline.cc ${MYLINEAR_ROOM}/isa/isa.cc)
 target_include_directories(mylinear_kernels PUBLIC ${CMAKE_CURRENT_LIST_DIR}/..)
 target_compile_features(mylinear_kernels PUBLIC cxx_std_17)

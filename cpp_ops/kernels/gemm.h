@@ -10,6 +10,7 @@
 #define MYLINEAR_KERNELS_GEMM_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/activation/activation.h"
 #include "kernels/half.h"
@@ -39,9 +40,16 @@ struct GemmParams {
   // Whether the kernel's can_dot is true for w, which saves a check: another hint that changes no bit of y.
   bool w_can_dot = false;
   Activation activation = Activation::kNone;
+  // Whether to turn X or W round where rows are many (turned/panels.h); without, only where K is short. One
+  // more hint that changes no bit of y.
+  bool may_turn = has_large_l1();
+  // A number that no other call in this process has, or 0: tiles of one call that run on one thread share
+  // what they make of X and W.
+  uint64_t call = 0;
 };
 
-// One row of the kernel table. All functions are thread-safe, allocate nothing and throw nothing.
+// One row of the kernel table. All functions are thread-safe and throw nothing; they allocate nothing but a
+// thread's own memory, once (turned/scratch.h).
 //
 // The work is cut into `num_tiles(p)` tiles of the output. Tiles may run in any order and on any threads: an
 // element of Y belongs to one tile, and its sum runs over K in an order that depends on K alone. So the

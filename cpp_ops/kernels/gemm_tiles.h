@@ -13,6 +13,7 @@
 #include "kernels/gemm.h"
 #include "kernels/micro_kernel.h"
 #include "kernels/short_rows.h"
+#include "kernels/turned/panels.h"
 #include "kernels/wide_panels.h"
 
 namespace mylinear::kernels {
@@ -20,15 +21,12 @@ namespace mylinear::kernels {
 template <class Tag, class S, int kMr, class SW = S>
 struct Gemm : MicroKernel<Tag, S, SW> {
   using Base = MicroKernel<Tag, S, SW>;
+  using Base::hold;
   using Base::kConverts;
   using Base::kLanes;
   using Base::kNr;
-  using Base::kStep;
-  using Base::load;
-  using Base::load_partial;
   using Base::round_up;
   using typename Base::Held;
-  using typename Base::Operand;
   using typename Base::Prefetch;
   using typename Base::Simd;
   using typename Base::Strip;
@@ -55,28 +53,14 @@ struct Gemm : MicroKernel<Tag, S, SW> {
   // 72 KiB, which fits an L2 and, with the sums of types that are converted, the 128 KiB of the smallest
   // usual stack of a thread.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
+  using Turned = TurnedPanels<Tag, S, SW, kMaxBlock>;  // for many rows, with the same bits
+  static constexpr bool kTurns = Simd::kHasTurned && !kConverts;
   static_assert(kMc % kMr == 0 && kNc % kNr == 0);
 
   // The length of a block of K: as few blocks as possible, and all but the last alike.
   static size_t block_length(size_t K) {
     if (K <= kMaxBlock) return K;
     return round_up(divide_up(K, divide_up(K, kMaxBlock)));
-  }
-
-  // Writes `count` elements in the type that they are multiplied in, then zeros up to a whole vector.
-  static void hold(const S* from, size_t count, Held* to) {
-    if constexpr (sizeof(S) == sizeof(Held)) {
-      const auto put = [to](size_t i, const Operand& value) {
-        __builtin_memcpy(to + i, &value, sizeof value);
-      };
-      size_t i = 0;
-      for (; i + kStep <= count; i += kStep) put(i, load(from + i));
-      if (i < count) put(i, load_partial(from + i, count - i));
-    } else {
-      size_t i = 0;
-      for (; i + kLanes <= count; i += kLanes) Simd::store(to + i, Simd::load(from + i));
-      if (i < count) Simd::store(to + i, Simd::load_partial(from + i, count - i));
-    }
   }
 
   // With fewer rows than this, looking for small weights would cost more than their products.
@@ -140,18 +124,11 @@ struct Gemm : MicroKernel<Tag, S, SW> {
   // Computes a tile of Y of short rows, `s.x` as held.
   static void short_tile(const GemmParams& p, const Strip& s, size_t rows, const SW* w, T* sums, S* y,
                          bool is_dot) {
-    if constexpr (kConverts) {
-      if (p.activation != Activation::kNone) {
-        Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, sums, kNc, is_dot);
-        for (size_t i = 0; i < rows; ++i)
-          Finish::round_row(p.activation, sums + i * kNc, s.columns, y + i * p.N);
-        return;
-      }
+    if (p.activation == Activation::kNone) {
+      return Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, y, p.N, is_dot);
     }
-    Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, y, p.N, is_dot);
-    if constexpr (!kConverts) {
-      if (p.activation != Activation::kNone) Finish::activate(p.activation, y, p.N, rows, s.columns);
-    }
+    Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, sums, kNc, is_dot);
+    for (size_t i = 0; i < rows; ++i) Finish::round_row(p.activation, sums + i * kNc, s.columns, y + i * p.N);
   }
 
   // Computes a tile of Y. `next` is the W of the tile after it, or null; `called` is the W that was
@@ -196,7 +173,7 @@ struct Gemm : MicroKernel<Tag, S, SW> {
         strip.sums_stride = p.N;
       }
       const bool is_dot = may_dot(strip, rows, p.w_can_dot);
-      if constexpr (Simd::kHasPanels) {
+      if constexpr (Simd::kHasPanels && kConverts) {
         if (Short::is_short(p, rows, columns)) {
           return short_tile(p, strip, rows, w, sums, y, is_dot);
         }
@@ -257,12 +234,35 @@ struct Gemm : MicroKernel<Tag, S, SW> {
 
   static size_t num_tiles(const GemmParams& params) {
     const GemmParams p = oriented(params);
+    if constexpr (kTurns) {
+      if (Turned::applies(p)) return Turned::num_tiles(p);
+    }
     return cut_rows(p).pieces * cut_columns(p).pieces;
+  }
+
+  // Tiles of TurnedPanels without its memory.
+  static void run_turned(const GemmParams& p, size_t first, size_t last) {
+    const size_t block = round_up(block_length(p.K)), most = min(kMc, kMaxHeld / block / kMr * kMr);
+    const SW* called = nullptr;
+    for (size_t tile = first; tile < last; ++tile) {
+      const auto [m, rows, n, columns] = Turned::place(p, tile);
+      for (size_t i = 0; i < rows; i += most) {
+        for (size_t j = 0; j < columns; j += kNc) {
+          run_tile(p, m + i, min(most, rows - i), n + j, min(kNc, columns - j), false, nullptr, &called);
+        }
+      }
+    }
   }
 
   // Tiles that share rows of W follow each other: a thread that runs several reads those from its cache.
   static void run(const GemmParams& params, size_t first, size_t last) {
     const GemmParams p = oriented(params);
+    if constexpr (kTurns) {
+      if (Turned::applies(p)) {
+        if (!Turned::run(p, block_length(p.K), first, last)) run_turned(p, first, last);
+        return;
+      }
+    }
     const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
     const SW* called = nullptr;
     for (size_t tile = first; tile < last; ++tile) {

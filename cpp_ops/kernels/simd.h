@@ -5,9 +5,10 @@
 // it sums (missing elements are zero), store(S*, Vec) with one rounding, fma(a, b, c) = a * b + c, add(a, b),
 // sum4(const Vec[4], Scalar[4]), and keep(Vec*), which keeps the compiler from loading a value anew for each
 // use. Loads and stores need no alignment. Where kHasPanels is true there are also kSumOrder, the lanes in
-// the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). Where kHasScale is
-// true, scale(v, n) is v 2^n, rounded once. A third struct,
-// Bfloat, is Float again where there is no instruction for dot products of bfloat16; see isa/avx512_bf16.cc.
+// the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). Where kHasTurned
+// is true there is store_turned too (turned/panels.h), beside these. Where kHasScale is true, scale(v, n) is
+// v 2^n, rounded once. A third struct, Bfloat, is Float again where there is no instruction for dot products
+// of bfloat16; see isa/avx512_bf16.cc.
 #ifndef MYLINEAR_KERNELS_SIMD_H_
 #define MYLINEAR_KERNELS_SIMD_H_
 
@@ -22,6 +23,7 @@ namespace mylinear::kernels {
 struct NoDot {
   static constexpr bool kHasDot = false;
   static constexpr bool kHasPanels = false;
+  static constexpr bool kHasTurned = false;
   static constexpr bool kHasScale = false;
 };
 template <class Simd, bool kHasDot = Simd::kHasDot>
@@ -109,6 +111,22 @@ struct Elements {
       return Simd::dot(a, b, c);
     } else {
       return Simd::fma(a, b, c);
+    }
+  }
+
+  // Writes `count` elements in the type that they are multiplied in, then zeros up to a whole vector.
+  static void hold(const S* from, size_t count, Held* to) {
+    if constexpr (sizeof(S) == sizeof(Held)) {
+      const auto put = [to](size_t i, const Operand& value) {
+        __builtin_memcpy(to + i, &value, sizeof value);
+      };
+      size_t i = 0;
+      for (; i + kStep <= count; i += kStep) put(i, load(from + i));
+      if (i < count) put(i, load_partial(from + i, count - i));
+    } else {
+      size_t i = 0;
+      for (; i + kLanes <= count; i += kLanes) Simd::store(to + i, Simd::load(from + i));
+      if (i < count) Simd::store(to + i, Simd::load_partial(from + i, count - i));
     }
   }
 

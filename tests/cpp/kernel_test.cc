@@ -73,6 +73,7 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
   fill(type, bias, is_wide, &random);
   GemmParams params{M, N, K, x.data(), w.data(), has_bias ? bias.data() : nullptr, y.data()};
   params.activation = activation;
+  params.may_turn = true;
   kernel.run(params, 0, kernel.num_tiles(params));
 
   const auto x_copy = aligned_copy(x, type, type), w_copy = aligned_copy(w, weight_type, type),
@@ -107,9 +108,16 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
     params.w = w.data();
   }
   params.is_near = true;
+  params.may_turn = false;
   params.w_can_dot = kernel.can_dot && kernel.can_dot(w.data(), N * K);
   run_on_threads(kernel, params, 3);
   CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads, with other hints");
+  params.may_turn = true;
+  static uint64_t num_calls = 0;
+  params.call = ++num_calls;
+  for (size_t tile = kernel.num_tiles(params); tile-- > 0;) kernel.run(params, tile, tile + 1);
+  CHECK_MESSAGE(again.same_bytes(y), name + ": other bits a tile at a time");
+  params.call = 0;
   for (size_t m = 0; m < M; ++m) {
     Buffer row(N * size);
     GemmParams alone = params;
@@ -153,6 +161,9 @@ void test_kernel(const GemmKernel& kernel) {
                          {40, 17, 1},
                          {35, 16, 63},
                          {17, 20, 255},
+                         {62, 75, block + 21},
+                         {130, 47, block + 21},
+                         {210, 205, 9},
                          {5, 40, 0},
                          {1, 3, 0},
                          {0, 5, 3},
@@ -174,6 +185,10 @@ void test_kernel(const GemmKernel& kernel) {
     for (int a = 1; a < kNumActivations; ++a) {
       test_product(kernel, sizes, a % 2 == 0, false, static_cast<Activation>(a), &worst);
     }
+  }
+  // Rows that are turned, of which a thread's memory does not hold all blocks of K.
+  if (kernel.type == ElementType::kFloat32) {
+    test_product(kernel, {63, 65, 4170}, true, false, Activation::kNone, &worst);
   }
   std::printf("%s %s by %s: largest error %.3f bounds\n", kernel.isa,
               kElementTypeNames[static_cast<int>(kernel.type)],

@@ -82,6 +82,7 @@ struct Avx512 {
     using Vec = __m512;
     static constexpr size_t kLanes = 16;
     static constexpr bool kHasPanels = true;
+    static constexpr bool kHasTurned = true;
     static constexpr size_t kSumOrder[kLanes] = {0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15};
 
     static Vec zero() { return _mm512_setzero_ps(); }
@@ -125,6 +126,44 @@ struct Avx512 {
       Avx512::transpose(words);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) v[i] = _mm512_castsi512_ps(words[i]);
+    }
+    // y (+)= the rows of eight columns, the first `skipped` of them left out, + bias, or null. Rows of y are
+    // `stride` apart.
+    static void store_turned(const Vec (&columns)[8], float* y, size_t stride, size_t rows, size_t skipped,
+                             bool adds, const float* bias) {
+      Vec quads[8];  // [2 r] and [2 r + 1]: four columns each of the rows r, r + 4, r + 8 and r + 12
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const Vec* c = columns + 4 * i;
+        const __m512d low0 = _mm512_castps_pd(_mm512_unpacklo_ps(c[0], c[1]));
+        const __m512d low1 = _mm512_castps_pd(_mm512_unpacklo_ps(c[2], c[3]));
+        const __m512d high0 = _mm512_castps_pd(_mm512_unpackhi_ps(c[0], c[1]));
+        const __m512d high1 = _mm512_castps_pd(_mm512_unpackhi_ps(c[2], c[3]));
+        quads[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low0, low1));
+        quads[2 + i] = _mm512_castpd_ps(_mm512_unpackhi_pd(low0, low1));
+        quads[4 + i] = _mm512_castpd_ps(_mm512_unpacklo_pd(high0, high1));
+        quads[6 + i] = _mm512_castpd_ps(_mm512_unpackhi_pd(high0, high1));
+      }
+      alignas(32) float turned[16][8];
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) {
+        const __m512d a = _mm512_castps_pd(quads[2 * r]), b = _mm512_castps_pd(quads[2 * r + 1]);
+        const Vec low =
+            _mm512_castpd_ps(_mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b));
+        const Vec high =
+            _mm512_castpd_ps(_mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b));
+        _mm256_store_ps(turned[r], _mm512_castps512_ps256(low));
+        _mm256_store_ps(turned[r + 4], _mm512_extractf32x8_ps(low, 1));
+        _mm256_store_ps(turned[r + 8], _mm512_castps512_ps256(high));
+        _mm256_store_ps(turned[r + 12], _mm512_extractf32x8_ps(high, 1));
+      }
+      const __mmask8 mask = static_cast<__mmask8>(0xffu << skipped);
+      const __m256 added = bias ? _mm256_maskz_loadu_ps(mask, bias) : _mm256_set1_ps(-0.0f);
+      for (size_t i = 0; i < rows; ++i, y += stride) {
+        __m256 sum = _mm256_load_ps(turned[i]);
+        if (adds) sum = _mm256_add_ps(_mm256_maskz_loadu_ps(mask, y), sum);
+        _mm256_mask_storeu_ps(y, mask, _mm256_add_ps(sum, added));
+      }
     }
     static void store(float* to, Vec value) { _mm512_storeu_ps(to, value); }
     static void store_first(float* to, Vec value, size_t count) {

@@ -116,7 +116,30 @@ enum Index : size_t {
 constexpr Isa kIsas[] = {MYLINEAR_ISA_LIST(MYLINEAR_ISA_ROW)};
 #undef MYLINEAR_ISA_ROW
 
+// The size of a core's first data cache in bytes, or 0 if the CPU does not say.
+size_t l1_bytes() {
+#if defined(__x86_64__) && defined(__linux__)
+  // Intel's leaf, and the same of AMD, list the caches; all have the type in EAX, 0 after the last.
+  constexpr unsigned kLeaves[] = {4, 0x8000001d};
+  for (const unsigned leaf : kLeaves) {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    for (unsigned cache = 0; cache < 8; ++cache) {
+      if (!__get_cpuid_count(leaf, cache, &eax, &ebx, &ecx, &edx) || (eax & 31) == 0) break;
+      const bool is_data = (eax & 31) != 2, is_first = (eax >> 5 & 7) == 1;
+      if (!is_data || !is_first) continue;
+      return (size_t{ebx >> 22} + 1) * ((ebx >> 12 & 1023) + 1) * ((ebx & 4095) + 1) * (size_t{ecx} + 1);
+    }
+  }
+#endif
+  return 0;
+}
+
 }  // namespace
+
+bool has_large_l1() {
+  static const bool is_large = l1_bytes() >= 48 * 1024;
+  return is_large;
+}
 
 const Isa* compiled_isas(size_t* count) {
   *count = sizeof kIsas / sizeof kIsas[0];

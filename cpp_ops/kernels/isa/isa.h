@@ -20,6 +20,10 @@ const Isa* compiled_isas(size_t* count);
 // The ISA called `name`, or the first usable one if `name` is null or empty. Null if there is none.
 const Isa* find_isa(const char* name);
 
+// Whether a core's first data cache has 48 KiB or more, as of CPUs with two ports for 512-bit FMAs. False
+// where that is not known.
+bool has_large_l1();
+
 }  // namespace mylinear::kernels
 
 #endif  // MYLINEAR_KERNELS_ISA_ISA_H_

@@ -91,7 +91,10 @@ void CpuKernel::run(const ort::Call& call, const GemmParams& params) const {
       static_cast<double>(params.M) * static_cast<double>(params.N) * static_cast<double>(params.K);
   const size_t chunks = tiles < max_chunks_ ? tiles : max_chunks_;
   if (chunks <= 1 || work < kMinParallelWork) return kernel_.run(params, 0, tiles);
-  call.parallel_for(tiles, chunks, [&](size_t first, size_t last) { kernel_.run(params, first, last); });
+  static std::atomic<uint64_t> num_calls{0};
+  GemmParams numbered = params;
+  numbered.call = num_calls.fetch_add(1, std::memory_order_relaxed) + 1;
+  call.parallel_for(tiles, chunks, [&](size_t first, size_t last) { kernel_.run(numbered, first, last); });
 }
 
 }  // namespace mylinear::my_linear
