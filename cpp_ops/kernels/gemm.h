@@ -25,6 +25,9 @@ inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "
                                                                     "bfloat16"};
 inline constexpr size_t kElementSizes[kNumElementTypes] = {8, 4, 2, 2};
 
+// Always; where has_large_l1() or where K is short; where K is short.
+enum class Turning : int { kAlways, kLargeL1, kShort };
+
 // One call. Nothing need be aligned: external data may lie at any offset of a file. y overlaps no input. The
 // kernel keeps nothing after the call.
 struct GemmParams {
@@ -40,9 +43,8 @@ struct GemmParams {
   // Whether the kernel's can_dot is true for w, which saves a check: another hint that changes no bit of y.
   bool w_can_dot = false;
   Activation activation = Activation::kNone;
-  // Whether to turn X or W round where rows are many (turned/panels.h); without, only where K is short. One
-  // more hint that changes no bit of y.
-  bool may_turn = has_large_l1();
+  // When to turn X or W round where rows are many (turned/panels.h): one more hint that changes no bit of y.
+  Turning turning = Turning::kLargeL1;
   // A number that no other call in this process has, or 0: tiles of one call that run on one thread share
   // what they make of X and W.
   uint64_t call = 0;

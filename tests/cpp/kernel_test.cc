@@ -73,7 +73,7 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
   fill(type, bias, is_wide, &random);
   GemmParams params{M, N, K, x.data(), w.data(), has_bias ? bias.data() : nullptr, y.data()};
   params.activation = activation;
-  params.may_turn = true;
+  params.turning = Turning::kAlways;
   kernel.run(params, 0, kernel.num_tiles(params));
 
   const auto x_copy = aligned_copy(x, type, type), w_copy = aligned_copy(w, weight_type, type),
@@ -108,11 +108,11 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
     params.w = w.data();
   }
   params.is_near = true;
-  params.may_turn = false;
+  params.turning = Turning::kShort;
   params.w_can_dot = kernel.can_dot && kernel.can_dot(w.data(), N * K);
   run_on_threads(kernel, params, 3);
   CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads, with other hints");
-  params.may_turn = true;
+  params.turning = Turning::kAlways;
   static uint64_t num_calls = 0;
   params.call = ++num_calls;
   for (size_t tile = kernel.num_tiles(params); tile-- > 0;) kernel.run(params, tile, tile + 1);

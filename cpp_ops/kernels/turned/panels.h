@@ -45,7 +45,8 @@ struct TurnedPanels : Elements<Tag, S> {
   // False too where lanes would be wasted.
   static bool applies(const GemmParams& p) {
     if (p.M < kMinRows || p.N < kMinColumns || p.K < kMinLength) return false;
-    if (!p.may_turn && p.K > kShort) return false;
+    const bool may_turn = p.turning == Turning::kAlways || (p.turning == Turning::kLargeL1 && has_large_l1());
+    if (!may_turn && p.K > kShort) return false;
     const size_t turned = turns_x(p) ? p.M : p.N;
     return 7 * Kernel::round_up(turned) <= 8 * turned;
   }
