@@ -29,8 +29,8 @@ struct Coefficients<float> {
   static constexpr float kNormalBottom[] = {0x1p0f,         0x1.ac94dep0f,  0x1.33b5cap0f,
                                             0x1.e066bep-2f, 0x1.a0c6b6p-4f, 0x1.518ffep-7f};
 
-  // From here on the result is that for an infinite x, and what scaled() makes of e^-z is 0.
-  static constexpr float kGeluLimit = 16, kGeluTanhLimit = 12, kExpLimit = 130, kTanhLimit = 10;
+  // From here on the result is that for an infinite x: what is left of it is less than half of 2^-149.
+  static constexpr float kGeluLimit = 14.5f, kGeluTanhLimit = 10.9f, kExpLimit = 110, kTanhLimit = 10;
 };
 
 template <>
@@ -80,7 +80,7 @@ struct Coefficients<double> {
                                              0x1.2491c086e0682p-16,
                                              0x1.2cb6d1f847a1fp-21};
 
-  static constexpr double kGeluLimit = 40, kGeluTanhLimit = 26, kExpLimit = 780, kTanhLimit = 20;
+  static constexpr double kGeluLimit = 38.8, kGeluTanhLimit = 21.6, kExpLimit = 755, kTanhLimit = 20;
 };
 
 }  // namespace mylinear::kernels
