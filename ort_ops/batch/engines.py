@@ -12,6 +12,7 @@ from ort_ops.batch.predictor import Predictor
 from ort_ops.batch.sources import Source
 from ort_ops.files.atomic import OutputError
 from ort_ops.files.inputs import InputError
+from ort_ops.installation.extras import install_extra
 from ort_ops.prediction.arrow import ExtraError, import_pyarrow
 
 Engine = Callable[[Predictor, Sequence[str], Path], None]
@@ -50,7 +51,7 @@ def by_ray(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
     try:
         import ray
     except ImportError as error:
-        raise ExtraError(f"the engine ray needs Ray ({error}); run: pip install 'ort-mylinear[ray]'") from error
+        raise ExtraError(f"the engine ray needs Ray ({error}): {install_extra('ray')}") from error
 
     def predict(batch: Any) -> Any:
         return predictor(batch)
@@ -69,7 +70,7 @@ def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
         from pyspark.sql import SparkSession
         from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
     except ImportError as error:
-        raise ExtraError(f"the engine spark needs Spark ({error}); run: pip install 'ort-mylinear[spark]'") from error
+        raise ExtraError(f"the engine spark needs Spark ({error}): {install_extra('pyspark')}") from error
 
     def predict(batches: Iterator[Any]) -> Iterator[Any]:
         return map(predictor, batches)

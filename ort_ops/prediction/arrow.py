@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.errors import MylinearError
+from ort_ops.installation.extras import install_extra
 from ort_ops.prediction.tables import ColumnError
 
 
@@ -28,7 +29,7 @@ def import_pyarrow(what: str) -> Any:
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
-        raise ExtraError(f"{what} needs pyarrow ({error}); run: pip install 'ort-mylinear[arrow]'") from error
+        raise ExtraError(f"{what} needs pyarrow ({error}): {install_extra('pyarrow')}") from error
     return pyarrow
 
 

@@ -175,7 +175,7 @@ def test_a_missing_pyarrow_is_one_line_with_the_command(
         ["--input", "3,2", "--output", str(given / "o.parquet")],
     ):
         assert cli.main(["run", str(given / "m.onnx"), *arguments]) == 2
-        assert "run: pip install 'ort-mylinear[arrow]'" in capsys.readouterr().err
+        assert "pip install '.[arrow]' in ort-mylinear's source" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

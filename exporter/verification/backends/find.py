@@ -48,8 +48,11 @@ def find_backends(
     offers = Offers()
     for kernel in kernels:
         found = [offer for kit in kits if (offer := offers.named(kernel.name, kit)) is not None]
-        # That some operator has the kernel says nothing of the model's, such as a newer version of one.
-        reason = kernel.reason or next((offer.reason for offer in found if not offer.is_available), None)
+        # That some operator has the kernel says nothing of the model's, such as a newer version of one. A kernel in
+        # Python that is there and cannot be made is not missing: its row runs, and fails.
+        is_made_here = kernel.name == "python" and native.status().is_usable
+        missing_offers = [] if is_made_here else [offer.reason for offer in found if not offer.is_available]
+        reason = kernel.reason or next(iter(missing_offers), None)
         missing = types - set(kernel.element_types)
         if kernel.name == "cuda" and not has_cuda:
             continue
