@@ -222,7 +222,7 @@ def test_the_cuda_kernel_is_right_on_the_cpu_and_a_wrong_one_is_named() -> None:
         exporter.check_library(kit, built, "cuda on the CPU").check()
         assert registry.find(*kit.operator.key) is kit
         wrong = {
-            "i += step": "i += 2 * step",  # an element of the second round of the grid
+            "auto total = ": "auto total = (i >= step ? 2 : 1) * ",  # in the second round of the grid
             "[i % p.width]": "[i / p.width]",
         }
         for number, (part, instead) in enumerate(wrong.items()):
