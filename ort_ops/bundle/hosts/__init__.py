@@ -5,7 +5,8 @@
     {"summary": "what it is, in a few words",
      "run": "the command that starts it, in the bundle's folder",
      "copies": {"folder of the host": "folder of the bundle, whose files are copied there"},
-     "open": ["folders of the host that its own tools fill, such as node_modules"]}
+     "open": ["folders of the host that its own tools fill, such as node_modules"],
+     "without_libraries": "a runtime that loads none, so that every operator must have a definition in the model"}
 
 All but the first two may be left out. Every other file of the folder goes to ``hosts/<name>/`` of the bundle, at the
 same place. In its text, in its path and in ``host.json`` each word between two ``@`` is replaced, if it is one of:
@@ -45,6 +46,7 @@ class Host:
     run: str
     copies: Mapping[str, str] = field(default_factory=dict)
     open: tuple[str, ...] = ()
+    without_libraries: str = ""
 
     @property
     def folder(self) -> Path:
@@ -62,7 +64,9 @@ def find_host(name: str) -> Host:
     if name not in host_names():
         raise BundleError(f"--for must be among {', '.join(host_names())}, got '{name}'")
     plain = json.loads((_HERE / name / _DESCRIPTION).read_text(encoding="utf-8"))
-    return Host(name, plain["summary"], plain["run"], plain.get("copies", {}), tuple(plain.get("open", ())))
+    without_libraries = plain.get("without_libraries", "")
+    opened = tuple(plain.get("open", ()))
+    return Host(name, plain["summary"], plain["run"], plain.get("copies", {}), opened, without_libraries)
 
 
 def write_host(host: Host, bundle: Path, manifest: Manifest) -> tuple[str, tuple[str, ...]]:
@@ -72,7 +76,13 @@ def write_host(host: Host, bundle: Path, manifest: Manifest) -> tuple[str, tuple
         bundle: the folder of the bundle, whose model, libraries and sample are there already.
 
     Returns: the command that starts it, and the folders that are not sealed.
+    Raises: BundleError for an operator without a definition, where the host has no other way to run it.
     """
+    if host.without_libraries and manifest.bodiless:
+        raise BundleError(
+            f"--for {host.name} cannot run {', '.join(manifest.bodiless)}: {host.without_libraries} loads no library, "
+            f"and the model has no definition; add one with `mylinear adopt`, or leave {host.name} out"
+        )
     words = _words(host, manifest)
     target = bundle / FOLDER / host.name
     for source in sorted(host.folder.rglob("*")):
