@@ -19,7 +19,7 @@ from ort_ops.bundle.sample import UNTESTED
 from ort_ops.bundle.seal import seal, sealed_file, total_nbytes
 from ort_ops.console.shown import Shown, Table
 from ort_ops.errors import MylinearError
-from ort_ops.files.atomic import OutputError, output_error, temporary_folder
+from ort_ops.files.atomic import OutputError, output_error, replace_folder, temporary_folder
 from ort_ops.installation.requirements import DISTRIBUTION, installed_version
 from ort_ops.numerics.compare import Verdict
 
@@ -143,7 +143,7 @@ def write_bundle(
             data = manifest.to_json()
             (whole / FILE_NAME).write_bytes(data)
             sealed_file(whole / FILE_NAME, sync=True)
-            _put(whole, place, temporary / "old")
+            replace_folder(whole, place, temporary / "old")
         except OSError as error:
             if isinstance(error, MylinearError):
                 raise
@@ -168,19 +168,6 @@ def _checked_place(folder: Path, force: bool) -> Path:
         except BundleError as error:
             raise BundleError(f"--force replaces a bundle alone, and '{folder}' is none: {error}") from error
     return place
-
-
-def _put(whole: Path, place: Path, aside: Path) -> None:
-    """Give the bundle its name; one that is there already goes aside first, and comes back if that fails."""
-    if not place.exists():
-        whole.rename(place)
-        return
-    place.rename(aside)
-    try:
-        whole.rename(place)
-    except OSError:
-        aside.rename(place)
-        raise
 
 
 def _name(model: Path) -> str:

@@ -222,6 +222,22 @@ def _take_owner_and_mode(temporary: Path, target: Path) -> None:
         os.chmod(temporary, stat.S_IMODE(old.st_mode))
 
 
+def replace_folder(new: Path, target: Path, aside: Path) -> None:
+    """Rename a folder to ``target``; one that is there goes ``aside`` first, and comes back if that fails.
+
+    Raises: OSError.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
 def _replace(temporary: Path, target: Path) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ort_ops.files.atomic import temporary_folder
+from ort_ops.files.atomic import replace_folder, temporary_folder
 from ort_ops.installation.requirements import DISTRIBUTION, installed_version
 from ort_ops.native.library import NativeLibraryError, include_path
 from ort_ops.scaffold.attributes import PackageError
@@ -108,12 +108,7 @@ def update_headers(folder: str | Path) -> list[str]:
         (new / "README.md").write_text(readme)
         _copy_headers(new)
         before, after = _contents(target), _contents(new)
-        target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
+        replace_folder(new, target, old)
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 

@@ -154,7 +154,7 @@ def test_a_killed_bundle_leaves_nothing_that_loads(tmp_path: Path, monkeypatch: 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "_put", fail)
+    monkeypatch.setattr(write, "replace_folder", fail)
     with pytest.raises(KeyboardInterrupt):
         write_bundle(MODEL, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
