@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,7 @@ def by_ray(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
         return predictor(batch)
 
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     rows = ray.data.read_parquet([*paths], override_num_blocks=len(paths))
     rows = rows.select_columns(predictor.columns_read(rows.schema().names))
     rows.map_batches(predict, batch_format="pyarrow", batch_size=None).write_parquet(str(output))

@@ -30,16 +30,18 @@ class Predictor:
     only as far as the model's own do not.
 
     Args:
-        model: path of the model, which the workers must see under the same name, or its bytes, which travel along.
+        model: path of the model, which the workers must see under the same name, or its bytes, which travel along; or
+            the folder of a bundle, which each process checks as `load_bundle` does before it opens the session.
         columns: those that make the model's input, in order; or for a model with several inputs, a dictionary of the
             column, or the columns, of each. By default what the model's metadata names; for a model without, a column
             called like the input, or as many columns as it takes, in their order.
         keep: columns to copy into the result, such as a key; ``"all"`` for every one.
         raw: whether to return the model's own numbers, also where it names classes.
         batch_size: rows in a run of the session; a batch may have more or fewer.
-        kernels: as in `InferenceSession`.
+        kernels: as in `InferenceSession`, or for a bundle as in `load_bundle`.
         threads: of the session; None for what the engine gives: ``OMP_NUM_THREADS``, which Ray, Spark and Dask set to
             the CPUs of the task, else 1.
+        sha256: of the bundle's manifest, as for `load_bundle`; None to take any.
 
     Raises: InputError for arguments that cannot be right.
     """
@@ -54,6 +56,7 @@ class Predictor:
         batch_size: int = 1024,
         kernels: str = "auto",
         threads: int | None = None,
+        sha256: str | None = None,
     ) -> None:
         if batch_size < 1 or (threads is not None and threads < 1):
             raise InputError(f"batch_size and threads must be 1 or more, got {batch_size} and {threads}")
@@ -62,6 +65,7 @@ class Predictor:
         self._model = model if isinstance(model, bytes) else str(Path(model).absolute())
         self._columns, self._keep = columns, keep
         self._raw, self._batch_size, self._kernels, self._threads = raw, batch_size, kernels, threads
+        self._sha256 = sha256
 
     @property
     def session(self) -> InferenceSession:
@@ -173,4 +177,4 @@ class Predictor:
         return [np.concatenate(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
 
     def _served(self) -> ServedModel:
-        return served_model(self._model, self._kernels, self._threads or threads_given())
+        return served_model(self._model, self._kernels, self._threads or threads_given(), self._sha256)

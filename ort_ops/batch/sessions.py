@@ -8,6 +8,8 @@ import threading
 from collections.abc import Hashable
 from pathlib import Path
 
+from ort_ops.bundle.load import load_bundle
+from ort_ops.bundle.manifest import FILE_NAME
 from ort_ops.files.inputs import InputError
 from ort_ops.prediction.served import ServedModel
 from ort_ops.session import InferenceSession
@@ -20,20 +22,33 @@ _served: dict[Hashable, ServedModel] = {}
 _lock = threading.Lock()
 
 
-def served_model(model: str | bytes, kernels: str, num_threads: int) -> ServedModel:
+def served_model(model: str | bytes, kernels: str, num_threads: int, sha256: str | None = None) -> ServedModel:
     """Return a model with this process's session of it, which is opened at the first call.
 
-    A file that was replaced since is opened anew.
+    A file that was replaced since is opened anew, and so is a bundle.
 
-    Raises: as `InferenceSession` and `ServedModel`.
+    Args:
+        model: path or bytes of a model, or the folder of a bundle, all of which is checked when it is opened.
+        sha256: of the bundle's manifest; None for any, and for what is no bundle.
+
+    Raises: as `InferenceSession`, `load_bundle` and `ServedModel`.
     """
-    key = (model, _state(model), kernels, num_threads)
+    key = (model, _state(model), kernels, num_threads, sha256)
     with _lock:
         if key not in _served:
             while len(_served) >= MAX_SESSIONS:
                 _served.pop(next(iter(_served)))
-            _served[key] = ServedModel(InferenceSession(model, quiet_options(num_threads), kernels=kernels))
+            _served[key] = ServedModel(_open(model, kernels, num_threads, sha256))
         return _served[key]
+
+
+def _open(model: str | bytes, kernels: str, num_threads: int, sha256: str | None) -> InferenceSession:
+    options = quiet_options(num_threads)
+    if sha256 is not None or (isinstance(model, str) and Path(model).is_dir()):
+        if isinstance(model, bytes):
+            raise InputError("sha256 is for the folder of a bundle, got the bytes of a model")
+        return load_bundle(model, kernels=kernels, sess_options=options, sha256=sha256).session
+    return InferenceSession(model, options, kernels=kernels)
 
 
 def quiet_options(num_threads: int = 0) -> SessionOptions:
@@ -66,7 +81,8 @@ def threads_given() -> int:
 def _state(model: str | bytes) -> tuple[int, ...]:
     if isinstance(model, bytes) or not Path(model).exists():
         return ()
-    found = os.stat(model)
+    manifest = Path(model) / FILE_NAME
+    found = os.stat(manifest if manifest.exists() else model)
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

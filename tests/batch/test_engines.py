@@ -1,4 +1,4 @@
-"""The examples for Ray and Spark, and `mylinear run --engine`, also while their workers are killed.
+"""The examples for Ray and Spark, those of a bundle, and `mylinear run --engine`, also while workers are killed.
 
 Needs the extras ray and spark, and Java: pytest -m slow tests/batch/test_engines.py.
 """
@@ -18,12 +18,14 @@ import numpy as np
 import onnx
 import pytest
 
+from ort_ops.bundle.write import write_bundle
 from ort_ops.prediction.metadata import FEATURES_KEY
 from tests.linear_model import make_linear_model
 
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 ENGINES = {"ray": "ray", "spark": "pyspark"}
+WAYS = ["bundle", "example", "option"]
 FILES, ROWS = 8, 250_000
 
 
@@ -35,6 +37,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = make_linear_model(["batch", 2], np.array([[2.0, 3.0]]), np.array([4.0]))
     onnx.helper.set_model_props(model, {FEATURES_KEY: json.dumps(["p", "q"])})
     onnx.save(model, folder / "m.onnx")
+    write_bundle(folder / "m.onnx", folder / "bundle", for_hosts=[*ENGINES])
     (folder / "in").mkdir()
     for number in range(FILES):
         ids = np.arange(number * ROWS, (number + 1) * ROWS)
@@ -45,6 +48,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(engine: str, way: str, given: Path, output: Path) -> list[str]:
     pytest.importorskip(ENGINES[engine], reason=f"needs the extra {engine}")
+    if way == "bundle":
+        host = str(given / "bundle" / "hosts" / engine / "predict.py")
+        return [sys.executable, host, str(given / "in"), str(output), "id"]
     if way == "example":
         example = str(EXAMPLES / engine / "predict.py")
         return [sys.executable, example, str(given / "m.onnx"), str(given / "in"), str(output), "id"]
@@ -83,7 +89,7 @@ def check(output: Path) -> None:
     np.testing.assert_array_equal(got, 2.0 * (ids / 4.0) + 3.0 * (ids / 8) + 4)
 
 
-@pytest.mark.parametrize("way", ["example", "option"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_row_comes_once(engine: str, way: str, given: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
@@ -92,7 +98,7 @@ def test_every_row_comes_once(engine: str, way: str, given: Path, tmp_path: Path
     check(tmp_path / "out")
 
 
-@pytest.mark.parametrize("way", ["example", "option"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_row_comes_once_while_workers_are_killed(engine: str, way: str, given: Path, tmp_path: Path) -> None:
     mark, log = uuid.uuid4().hex, tmp_path / "log"
