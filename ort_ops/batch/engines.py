@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,12 +12,19 @@ from typing import Any
 
 from ort_ops.batch.predictor import Predictor
 from ort_ops.batch.sources import Source
+from ort_ops.errors import MylinearError
 from ort_ops.files.atomic import OutputError
-from ort_ops.files.inputs import InputError
+from ort_ops.files.inputs import InputError, first_line
 from ort_ops.installation.extras import install_extra
 from ort_ops.prediction.arrow import ExtraError, import_pyarrow
 
 Engine = Callable[[Predictor, Sequence[str], Path], None]
+# An error of a worker reaches the driver as text, with a traceback, since a JVM may lie between.
+_OURS = re.compile(r"^ort_ops\.[\w.]+: (.+)$", re.MULTILINE)
+
+
+class EngineError(MylinearError, RuntimeError):
+    """An engine did not start, or gave a job up; the message has the reason that a worker stated."""
 
 
 def predict_by(engine: str, predictor: Predictor, sources: Sequence[Source], output: Path) -> int:
@@ -31,7 +39,7 @@ def predict_by(engine: str, predictor: Predictor, sources: Sequence[Source], out
         output: the folder; it must be empty, or not there.
 
     Returns: the number of rows.
-    Raises: InputError, OutputError, ExtraError.
+    Raises: InputError, OutputError, ExtraError; EngineError if the engine fails.
     """
     if engine not in ENGINES:
         raise InputError(f"the engine must be {', '.join(['local', *ENGINES])}, got '{engine}'")
@@ -43,7 +51,13 @@ def predict_by(engine: str, predictor: Predictor, sources: Sequence[Source], out
         raise OutputError(f"'{output}' must be a new or an empty folder for the engine {engine}")
     paths = [str(source.path.absolute()) for source in sources]
     predictor.arrow_schema(pa.parquet.read_schema(paths[0]))  # so that what is wrong is one line, and not a worker's
-    ENGINES[engine](predictor, paths, output.absolute())
+    try:
+        ENGINES[engine](predictor, paths, output.absolute())
+    except ExtraError:
+        raise
+    except Exception as error:
+        found = _OURS.findall(str(error))
+        raise EngineError(f"the engine {engine} stopped: {found[-1] if found else first_line(error)}") from error
     return sum(pa.parquet.read_metadata(path).num_rows for path in output.rglob("*.parquet"))
 
 
@@ -81,6 +95,8 @@ def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
     if str(conf.get("spark.master")).startswith("local"):  # else Spark takes whichever python3 the shell finds
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
+    if not spark.conf.get("spark.remote", None):
+        spark.sparkContext.setLogLevel("OFF")  # an error comes as an exception, and by the hundred lines in the log
     rows = spark.read.parquet(*paths)
     rows = rows.select(*predictor.columns_read(rows.columns))
     schema = from_arrow_schema(predictor.arrow_schema(to_arrow_schema(rows.schema)))

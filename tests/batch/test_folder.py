@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from ort_ops.batch import engines
 from ort_ops.batch.folder import RECORD, SUCCESS, predict_folder
 from ort_ops.batch.sources import find_sources
 from ort_ops.cli import main as cli
@@ -190,6 +191,25 @@ def test_bad_options(given: Path, options: list[str], message: str, capsys: pyte
     options = [str(given / "in" / text) if text.endswith(".npy") else text for text in options]
     assert cli.main(["run", str(given / "m.onnx"), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["no room", "Traceback ...\n  in task\nort_ops.files.inputs.InputError: no room\nmore"]
+)
+def test_an_engine_that_fails_is_one_line(
+    text: str, given: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the extra arrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"p": [1.0], "q": [2.0]}), given / "r.parquet")
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setitem(engines.ENGINES, "ray", fail)
+    options = ["--input", str(given / "r.parquet"), "--output", str(given / "out"), "--engine", "ray"]
+    assert cli.main(["run", str(given / "m.onnx"), *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "mylinear: the engine ray stopped: no room"
 
 
 @pytest.mark.long
