@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from exporter.bench.backends import arrays, torch_peers
 from exporter.bench.backends import contestants as backends
@@ -164,6 +166,13 @@ def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -
         ):
             with pytest.raises(arrays.UnavailableError, match=f"{package} is not installed"):
                 backends.make_backend(peer, cell, drawn)
+
+
+def test_zentorch_is_no_peer_where_it_optimizes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zentorch", ModuleType("zentorch"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.raises(arrays.UnavailableError, match="zentorch optimizes on CPUs with AVX-512 only, got AVX2"):
+        backends.make_backend("zentorch", Cell(1, 2, 1, "float32", 1), arrays.draw(1, 2, 1, "float32"))
 
 
 def test_arrays_start_at_cache_lines() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from exporter.bench.backends import cuda
-from exporter.bench.backends.arrays import Array, Arrays, Backend
+from exporter.bench.backends.arrays import Array, Arrays, Backend, UnavailableError
 from exporter.bench.backends.subject import subject
 from exporter.bench.measure.cells import NO_ACTIVATION, Cell
 
@@ -23,8 +23,15 @@ def make_eager(cell: Cell, arrays: Arrays) -> Backend:
 
 
 def make_zentorch(cell: Cell, arrays: Arrays) -> Backend:
-    """Return the same compiled by AMD's ZenDNN. Raises: ModuleNotFoundError without torch or zentorch."""
+    """Return the same compiled by AMD's ZenDNN. Raises: ModuleNotFoundError without torch or zentorch;
+    UnavailableError on a CPU without AVX-512, where zentorch warns and hands the graph to torch as it is.
+    """
     import_module(ZENTORCH)  # which makes its compiler known to torch
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    if "AVX512" not in capability:
+        raise UnavailableError(f"zentorch optimizes on CPUs with AVX-512 only, got {capability}")
     return make_compiled(cell, arrays, ZENTORCH)
 
 
