@@ -23,9 +23,7 @@ from ort_ops.errors import MylinearError
 from ort_ops.files.inputs import first_line
 from ort_ops.models.complete import remove_definitions
 from ort_ops.models.files import load_model
-from ort_ops.models.graphs import tensors
 from ort_ops.models.inputs.draw import InputDrawer, NoExampleError, model_inputs, read_examples
-from ort_ops.models.validation.tensors import tensor_nbytes
 from ort_ops.numerics.compare import Verdict
 from ort_ops.session import InferenceSession
 from ort_ops.session_options import SessionOptions
@@ -36,8 +34,6 @@ _NO_OPERATOR = "onnxruntime"
 """The name of the kernels of a model without registered operators."""
 _SIZES = ((2, None), (2, 12), (1, None), (2, 64))
 """Of the first dynamic dimension of each input, and of others: text of two words may be padding alone."""
-MAX_NBYTES = 2**30
-"""Of the weights of a model that is run in float64, nine times and more: 2.8 GiB were not done after 500 s."""
 _REMEDY = "give real inputs by --sample FILE.npz"
 
 
@@ -147,8 +143,6 @@ def _quiet() -> SessionOptions:
 def _evaluate(path: Path, feed: Mapping[str, Array]) -> tuple[Evaluation | None, str]:
     """Return exact outputs and their bounds, or why there are none."""
     model = load_model(path, external_data=False)
-    if sum(map(tensor_nbytes, tensors(model))) > MAX_NBYTES:
-        return None, f"the model was not run in float64, for its weights are more than {MAX_NBYTES >> 20} MiB"
     remove_definitions(model)
     try:
         return Float64Run(model, path.parent)(feed), ""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ort_ops.numerics.bound import ROUNDED, Arithmetic, Bound, gamma
-from ort_ops.numerics.sums import largest_finite
+from ort_ops.numerics.sums import by_columns, largest_finite, matmul
 from ort_ops.opdef.element_types import ELEMENT_TYPES, ElementType
 
 Array = NDArray[Any]
@@ -34,15 +34,18 @@ def exact_product(a: Array, b: Array, bias: Array | None = None) -> Float64Array
     Args:
         a: ``[..., n]``, b: ``[n, m]``, bias: ``[m]`` or None; of any floating-point dtype.
     """
-    with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
-        a64, b64 = (array.astype(np.float64, copy=False) for array in (a, b))
-        bias64 = None if bias is None else bias.astype(np.float64, copy=False)
-        product: Float64Array = np.matmul(a64, b64)
+
+    def compute(b64: Array, bias64: Array | None) -> list[Array]:
+        product = matmul(a64, b64)
         result = product if bias64 is None else product + bias64
         if a.itemsize == 8 and not np.isfinite(result).all():
             # A partial sum may have overflowed where the exact sum does not.
             result = np.where(np.isfinite(result), result, np.ldexp(*scaled_product(a64, b64, bias64)))
-        return result
+        return [result]
+
+    with np.errstate(all="ignore"):  # NaN and infinities are results here, not mistakes
+        a64 = a.astype(np.float64, copy=False)
+        return by_columns(a64, b, bias, compute)[0]
 
 
 def scaled_product(a: Array, b: Array, bias: Array | None) -> tuple[Float64Array, int]:

@@ -53,6 +53,9 @@ class OperatorKit:
             several calls are bounded together. Empty for none.
         is_elementwise: whether each kernel computes an element of an output from the same element of the inputs of its
             shape, and reads it before it writes there, so that an output may take the memory of one of them.
+        widens: whether `reference`, `bound`, `error_sizes` and `may_overflow` take each floating-point input in
+            whatever type it is stored, beside float64 ones, and widen it in parts. Else a stored weight becomes float64
+            as a whole before, which takes twice its memory and more.
         error_sizes: call of float64 arrays -> each result as `reference` gives it, with the size of its rounding error,
             or None for a result that has none; `ort_ops.analysis.float64.local_error` says what a size is. Sums of many
             terms err far less than their bound, and the bound of a graph is as much sharper. None: the bound is taken.
@@ -83,6 +86,7 @@ class OperatorKit:
     lowering: Callable[[], Callable[..., Any]] | None = None
     rows: str = ""
     is_elementwise: bool = False
+    widens: bool = False
     error_sizes: Callable[[Call], Sequence[tuple[Array, Array | None]]] | None = None
     may_overflow: Callable[[Call], bool] | None = None
     has_steps: bool = False

@@ -16,7 +16,7 @@ from ort_ops.bundle import prove, write
 from ort_ops.bundle.manifest import BundleError
 from ort_ops.bundle.write import write_bundle
 from ort_ops.cli import main as cli
-from ort_ops.errors import MylinearError
+from ort_ops.errors import ModelError, MylinearError
 from tests.bundle.support import LIBRARY, MODEL, gather_model, noisy, one_node, save, smoke
 
 
@@ -236,9 +236,12 @@ def test_the_command_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @LIBRARY
-def test_a_model_that_is_too_large_for_float64_is_untested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prove, "MAX_NBYTES", 1000)
-    with pytest.raises(BundleError, match="not proved: the model was not run in float64, for its weights are more"):
+def test_a_model_that_cannot_be_run_in_float64_is_untested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ModelError("the model cannot be run in float64: no")
+
+    monkeypatch.setattr(prove, "Float64Run", fail)
+    with pytest.raises(BundleError, match="is not proved: the model cannot be run in float64: no; give real inputs"):
         write_bundle(MODEL, tmp_path / "b")
     made = write_bundle(MODEL, tmp_path / "b", allow_untested=True)
     assert [row.verdict for row in made.manifest.parity] == ["untested", "untested"]

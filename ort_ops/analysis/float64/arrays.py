@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx.reference.op_run import OpRun
 
+from ort_ops.analysis.operator_op import OperatorOp
+from ort_ops.analysis.stored import Stored
 from ort_ops.numerics.bound import Bound
 from ort_ops.opdef.element_types import FLOATS, ElementType
 from ort_ops.opdef.kit import OperatorKit
@@ -18,14 +21,30 @@ FLOATS_BY_NAME = {element_type.name: element_type for element_type in FLOATS}
 FLOAT64 = FLOATS_BY_NAME["float64"]
 
 
+def is_product(proto: onnx.NodeProto) -> bool:
+    """Whether a node multiplies matrices."""
+    return proto.domain in ("", "ai.onnx") and proto.op_type in ("MatMul", "Gemm")
+
+
+def takes_narrow(node: OpRun, index: int, value: Any) -> bool:
+    """Whether an input comes to a node in the type that it is stored in: what may be large, and is read in parts."""
+    if not isinstance(value, Stored):
+        return False
+    if isinstance(node, OperatorOp):
+        return node.own_kit.widens
+    proto = node.onnx_node
+    is_table = proto.domain in ("", "ai.onnx") and proto.op_type == "Gather" and index == 0
+    return is_table or (is_product(proto) and index == 1)
+
+
 def factors(
     proto: onnx.NodeProto, attributes: Mapping[str, Any], inputs: list[Any]
 ) -> tuple[Array, Array, Array | None] | None:
     """Return the matrices that a node multiplies, and what it adds; None for a node that does not, or for vectors."""
-    if proto.domain not in ("", "ai.onnx") or proto.op_type not in ("MatMul", "Gemm"):
+    if not is_product(proto):
         return None
     a, b, c = (*inputs, None)[:3]
-    if min(a.ndim, b.ndim) < 2 or not (is_float(a) and is_float(b)):
+    if min(a.ndim, b.ndim) < 2 or not (is_float(a) and b.dtype.name in FLOATS_BY_NAME):
         return None
     if proto.op_type == "MatMul":
         return a, b, None

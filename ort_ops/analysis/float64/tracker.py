@@ -19,10 +19,12 @@ from ort_ops.analysis.float64.arrays import (
     as_array,
     factors,
     is_float,
+    is_product,
     is_same,
     overflow_limit,
     rounds_between,
     size_of_bound,
+    takes_narrow,
     widen,
 )
 from ort_ops.analysis.float64.local_error import STEPS, local_error
@@ -31,7 +33,7 @@ from ort_ops.analysis.float64.result_types import result_type
 from ort_ops.analysis.operator_op import OperatorOp, element_type_of
 from ort_ops.analysis.stored import Stored
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
-from ort_ops.numerics.sums import sum_size
+from ort_ops.numerics.sums import sum_size, wide_product
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ElementType
 from ort_ops.opdef.kit import OperatorKit
@@ -87,8 +89,8 @@ class Tracker:
         self._count += 1
         inputs = [value.load() if isinstance(value, Stored) else value for value in values]
         self.input_types = types = [self.type_of(value) for value in inputs]
-        inputs = [widen(value) for value in inputs]
         proto = node.onnx_node
+        inputs = [v if takes_narrow(node, i, values[i]) else widen(v) for i, v in enumerate(inputs)]
         if isinstance(node, OperatorOp):
             return self._operator(node, inputs, types, values, declared)
         if isinstance(node, OpFunction) or node.has_subgraph:
@@ -98,13 +100,15 @@ class Tracker:
         result_types = [result_type(proto, i, types, known) for i, known in enumerate(declared)]
         held = next((t for t in result_types if t is not None), None) or next((t for t in types if t is not None), None)
         products = None if held is None else factors(proto, attributes, inputs)
+        if products is None and is_product(proto):  # of vectors
+            inputs = [widen(value) for value in inputs]
         if self.perturbation is None and products is not None and held is not None:
             self._keep_size(*products, held)
         perturbation = self.perturbation
         scale = 0.0 if perturbation is None or held is None else perturbation.scale(held)
         if not scale or held is None or perturbation is None:
-            results = [as_array(result) for result in run(*inputs)]
-            pairs = enumerate(zip(results, result_types, strict=False))
+            results = run(*inputs) if products is None else [wide_product(*products)]
+            pairs = enumerate(zip(map(as_array, results), result_types, strict=False))
             return [self._settle(proto, i, result, held_in, inputs) for i, (result, held_in) in pairs]
         if products is not None:
             result, size = self._sum(*products, held)
@@ -223,12 +227,9 @@ class Tracker:
         assert self.perturbation is not None
         # With free decisions, nodes may run in another number, and a count is then that of another node.
         kept = self._sizes.get(self._count) if self.perturbation.is_frozen else None
-        size = None if kept is None else kept[0]
-        if size is None:
+        if kept is None or kept[0] is None:
             return sum_size(a, b, element_type, bias)
-        with np.errstate(all="ignore"):
-            total = np.matmul(a, b)
-            return total if bias is None else total + bias, size
+        return wide_product(a, b, bias), kept[0]
 
     def _settle(
         self, proto: onnx.NodeProto, index: int, result: Any, element_type: ElementType | None, inputs: list[Any]

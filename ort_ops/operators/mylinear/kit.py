@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def _reference(call: Call) -> Sequence[Array]:
-    from ort_ops.operators.mylinear.parts import joined
-    from ort_ops.operators.mylinear.reference import linear_float64
+    from ort_ops.numerics.products import exact_product
 
-    return [joined(call, lambda part: linear_float64(*part))]
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    return [exact_product(x, weight.T, bias)]
 
 
 def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
@@ -101,6 +103,7 @@ KIT = OperatorKit(
     inspection=("linear", _describe),
     rows="X",
     error_sizes=_error_sizes,
+    widens=True,
     may_overflow=_may_overflow,
     torch="exporter.operators.mylinear.kit:KIT",
     bench="exporter.operators.mylinear.bench:KIT",

@@ -26,12 +26,6 @@ def parts(call: Call) -> Iterator[Part]:
         yield x, weight[part], None if bias is None else bias[part]
 
 
-def joined(call: Call, compute: Callable[[Part], Array]) -> Array:
-    """Return the results of all parts as one."""
-    found = [compute(part) for part in parts(call)]
-    return found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
-
-
 def joined_bounds(call: Call, bound: Callable[[Part], Bound]) -> Bound:
     """Return the bounds of all parts as one."""
     found = [bound(part) for part in parts(call)]

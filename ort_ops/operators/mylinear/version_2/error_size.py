@@ -22,7 +22,7 @@ def activation_size(
     An error of the sum of `FACTOR` sizes passes through the activation; the evaluation and the last rounding add.
 
     Args:
-        x: ``[..., in_features]``, weight: ``[out_features, in_features]``, bias: ``[out_features]`` or None; float64.
+        x: ``[..., in_features]``, weight: ``[out_features, in_features]``, bias: ``[out_features]`` or None; any dtype.
         activation: the attribute's value.
         element_type: of the result.
     """

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 def _reference(call: Call) -> Sequence[Array]:
     from ort_ops.numerics.products import exact_product
-    from ort_ops.operators.mylinear.parts import joined
     from ort_ops.operators.mylinear.version_2.activations import activated
 
-    total = joined(call, lambda part: exact_product(part[0], part[1].T, part[2]))
-    return [activated(total, call.attributes["activation"])]
+    x, weight, bias = call.arrays
+    assert x is not None
+    assert weight is not None
+    return [activated(exact_product(x, weight.T, bias), call.attributes["activation"])]
 
 
 def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
@@ -103,6 +104,7 @@ KIT = OperatorKit(
     lowering=_lowering,
     rows="X",
     error_sizes=_error_sizes,
+    widens=True,
     may_overflow=_may_overflow,
     has_steps=True,
     torch="exporter.operators.mylinear.version_2.kit:KIT",
