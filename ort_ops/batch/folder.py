@@ -58,7 +58,7 @@ def predict_folder(
         sources: the files.
         output: the folder; made if it is not there.
         suffix: of the parts, such as ``.parquet``; None for that of each source.
-        part_rows: rows in a part; made a multiple of the job's batch size.
+        part_rows: rows in a part; made a multiple of the job's batch size, and of a block of batches.
         made_from: what else determines the results, such as the model's hash; anything that JSON takes.
         tell: called with a sentence on a file without rows, and on what is left to do.
 
@@ -66,7 +66,8 @@ def predict_folder(
     """
     if part_rows < 1:
         raise InputError(f"the rows of a part must be 1 or more, got {part_rows}")
-    part_rows = -(-part_rows // job.batch_size) * job.batch_size
+    block_rows = job.block_rows(-(-part_rows // job.batch_size) * job.batch_size)
+    part_rows = -(-part_rows // block_rows) * block_rows  # so that a block is the same wherever a run goes on
     for source in sources:
         job.check_suffixes(str(source.path), f"part{suffix or source.path.suffix.lower()}")
     stats = {str(source.path): (source.path.stat().st_size, source.path.stat().st_mtime_ns) for source in sources}
@@ -84,7 +85,7 @@ def predict_folder(
                 found += 1
             num_found += found
             parts = (_part(stem, number, end) for number in count(found))
-            written = _write_parts(job, source, found * part_rows, part_rows, parts)
+            written = _write_parts(job, source, found * part_rows, part_rows, block_rows, parts)
             if not written and not found:
                 tell(f"'{source.path}' has no rows")
             num_rows, num_parts = num_rows + sum(written), num_parts + len(written)
@@ -92,10 +93,12 @@ def predict_folder(
     return Done(num_rows, num_parts, num_found)
 
 
-def _write_parts(job: Job, source: Source, start: int, part_rows: int, parts: Iterator[Path]) -> list[int]:
+def _write_parts(
+    job: Job, source: Source, start: int, part_rows: int, block_rows: int, parts: Iterator[Path]
+) -> list[int]:
     """Write the parts from a row on, and return the rows of each."""
     written: list[int] = []
-    with closing(job.results(str(source.path), start)) as results:
+    with closing(job.results(str(source.path), start, block_rows)) as results:
         result: Result | None = next(results, None)
         while result is not None:
             num_rows = 0

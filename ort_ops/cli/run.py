@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnxruntime
 
+    from ort_ops.prediction.predict import SideBySide
     from ort_ops.session import InferenceSession
 
 FORMATS = ("parquet", "arrow", "feather", "csv", "npy")
@@ -23,6 +24,7 @@ EXAMPLES = (
 """Of command lines, for the help."""
 
 LOCAL = "local"
+_SMALL_MODEL = 2**26  # bytes of a file up to which a second session costs nobody's memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +106,7 @@ def _run_file(args: argparse.Namespace, session: InferenceSession, by: str) -> s
         positional=args.positional,
         keep=args.keep,
         tell=_tell,
+        side_by_side=_side_by_side(args, session),
     )
     return "" if args.output is None else f"{args.output}: {count} rows{by}"
 
@@ -132,6 +135,7 @@ def _run_folder(args: argparse.Namespace, session: InferenceSession, by: str, ex
         positional=args.positional,
         keep=args.keep,
         tell=_tell,
+        side_by_side=_side_by_side(args, session),
     )
     done = predict_folder(
         job,
@@ -150,6 +154,18 @@ def _run_folder(args: argparse.Namespace, session: InferenceSession, by: str, ex
     )
     found = f" ({done.num_found} parts were there)" if done.num_found else ""
     return f"{args.output}: {done.num_rows} rows in {done.num_parts} parts{found}{by}"
+
+
+def _side_by_side(args: argparse.Namespace, session: InferenceSession) -> SideBySide | None:
+    """Return how to run several blocks at a time; None where that costs memory, or a kernel may not be called twice."""
+    from ort_ops.prediction.predict import SideBySide
+    from ort_ops.session import InferenceSession
+
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    is_safe = {*session.kernels.values()} <= {"cpp", "body"} and session.get_providers() == ["CPUExecutionProvider"]
+    if count < 2 or not is_safe or Path(args.model).stat().st_size > _SMALL_MODEL:
+        return None
+    return SideBySide(lambda: InferenceSession(args.model, _session_options(1), kernels=args.kernels), count)
 
 
 def _is_folder(output: str | None) -> bool:
@@ -171,7 +187,7 @@ def _tell(text: str) -> None:
     print(f"mylinear: {text}", file=sys.stderr)
 
 
-def _session_options() -> onnxruntime.SessionOptions:
+def _session_options(num_threads: int = 0) -> onnxruntime.SessionOptions:
     from ort_ops.batch.sessions import quiet_options
 
-    return quiet_options()
+    return quiet_options(num_threads)

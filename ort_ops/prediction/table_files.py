@@ -15,7 +15,6 @@ from ort_ops.prediction.arrow import import_pyarrow, to_arrow
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 """Parquet, and Arrow's IPC file format under both of its names."""
-_READ_ROWS = 16384
 _GROUP_ROWS = 131072  # of a file that is written; also the most results in memory
 
 
@@ -57,13 +56,13 @@ class TableFile:
     ) -> None:
         self._stack.close()
 
-    def batches(self, names: Sequence[str], start: int = 0, *, multiple_of: int = 1) -> Iterator[Any]:
+    def batches(self, names: Sequence[str], start: int, size: int) -> Iterator[Any]:
         """Yield record batches with some columns, from a row on; each but the last has the same number of rows.
 
         Args:
             names: of the columns; no other is read.
             start: rows to leave out, without decoding the row groups of Parquet that they fill.
-            multiple_of: the number of rows of a batch is a multiple of it.
+            size: the number of rows of a batch.
 
         Raises: InputError for damage, and for a name that is there twice.
         """
@@ -71,7 +70,6 @@ class TableFile:
         if twice:
             raise InputError(f"{self._label}: two columns are called {shown_names(twice)}")
         pa = import_pyarrow("a table of Arrow")
-        size = max(1, _READ_ROWS // multiple_of) * multiple_of
         with self._as_input_error():
             held: list[Any] = []
             num_held = 0

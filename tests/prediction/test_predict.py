@@ -69,7 +69,10 @@ def test_batches_give_what_one_run_gives(session: InferenceSession, tmp_path: Pa
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "out.csv", skiprows=1), np.load(output)[:, 0])
 
 
-def test_long_input_shows_progress(session: InferenceSession, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_long_input_shows_progress(
+    session: InferenceSession, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ort_ops.prediction.predict.BLOCK_ROWS", 3)
     np.save(tmp_path / "rows.npy", np.zeros((10, 2)))
     predict(session, str(tmp_path / "rows.npy"), tmp_path / "out.csv", batch_size=3)
     assert "10/10" in capsys.readouterr().err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ort_ops.files import csv_file
 from ort_ops.files.csv_file import open_csv
 from ort_ops.files.inputs import InputError, open_input
 from ort_ops.files.npy_file import open_npy, read_npz
-from ort_ops.prediction.predict import predict
+from ort_ops.prediction.predict import SideBySide, predict
 from ort_ops.session import InferenceSession
 from tests.linear_model import make_linear_model
 
@@ -38,6 +40,7 @@ def session() -> InferenceSession:
 def test_only_a_few_batches_are_in_memory_at_a_time(
     session: InferenceSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, suffix: str
 ) -> None:
+    monkeypatch.setattr("ort_ops.prediction.predict.BLOCK_ROWS", 4)
     rows = np.arange(400.0).reshape(200, 2)
     np.save(tmp_path / "rows.npy", rows)
     np.savetxt(tmp_path / "rows.csv", rows, delimiter=",")
@@ -203,3 +206,40 @@ def test_any_batch_size_gives_the_same_rows(session: InferenceSession, tmp_path:
     for source in ("rows.csv", "rows.npy"):
         assert predict(session, str(tmp_path / source), tmp_path / "out.npy", batch_size=batch_size) == 20
         np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), rows @ [[2.0], [3.0]] + 4)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_blocks_side_by_side_come_in_order_and_change_no_byte(
+    session: InferenceSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    rows = np.arange(400.0).reshape(200, 2)
+    if suffix == "npy":
+        np.save(tmp_path / "rows.npy", rows)
+    else:
+        pa = pytest.importorskip("pyarrow", reason="needs the extra arrow")
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({"a": rows[:, 0], "b": rows[:, 1]}), tmp_path / "rows.parquet")
+    source, outputs = str(tmp_path / f"rows.{suffix}"), [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    monkeypatch.setattr("ort_ops.prediction.predict.BLOCK_ROWS", 8)
+    assert predict(session, source, outputs[0], batch_size=4) == 200
+    threads: set[int] = set()
+    plain = session.run
+
+    def run(names: Any, feed: dict[str, np.ndarray]) -> list[Any]:
+        threads.add(threading.get_ident())
+        time.sleep(0.001 * (feed["x"][0, 0] % 3))  # so that a later block is ready before an earlier one
+        return plain(names, feed)
+
+    monkeypatch.setattr(session, "run", run)
+    side = SideBySide(lambda: session, 3)
+    assert predict(session, source, outputs[1], batch_size=4, side_by_side=side) == 200
+    assert len(threads) > 1
+    assert threading.get_ident() not in threads
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert predict(session, source, outputs[1], batch_size=100, side_by_side=side) == 200
+    assert threading.get_ident() in threads  # too few batches for three at a time
+    before = outputs[1].read_bytes()
+    monkeypatch.setattr(session, "run", lambda names, feed: [feed["x"][1:]])
+    with pytest.raises(InputError, match="must have a row for each row of its input, got"):
+        predict(session, source, outputs[1], batch_size=4, side_by_side=side)
+    assert outputs[1].read_bytes() == before
