@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from exporter.errors import ExportError, NoOperatorWarning
-from exporter.to_onnx.checks.narrow import compare_narrowed
+from exporter.to_onnx.checks.narrow import narrow_and_compare
 from exporter.to_onnx.checks.node_counts import count_in_model, count_in_program
 from exporter.to_onnx.dynamo import export_dynamo, symbolic_only
 from exporter.to_onnx.example_call import DynamicShapes, flatten_outputs, is_plain_output, kind_of, make_example
@@ -30,7 +30,7 @@ from exporter.torch_ops.tensors import to_numpy
 from ort_ops.analysis.float64_run import Float64Run
 from ort_ops.console.shown import Shown, Table
 from ort_ops.files.atomic import check_output, open_atomically, temporary_folder
-from ort_ops.models.narrow_weights import Narrowed, narrow_weights
+from ort_ops.models.narrow_weights import Narrowed
 from ort_ops.models.runtimes import TargetError, run_elsewhere
 from ort_ops.numerics.compare import Comparison
 from ort_ops.numerics.narrow import NARROW_TYPES
@@ -135,7 +135,7 @@ def export(
             outputs are not compared.
         weight_dtype: ``bfloat16`` or ``float16`` to store float32 weights in, of operators that take them so: rounded
             to nearest, and computed in float32. The result says how far they changed; the outputs are compared with
-            those of the model as it is, within a bound that includes that. For models of at most 1.5 GiB.
+            those of the model as it is, within a bound that includes that.
 
     Raises: ExportError, TargetError, OutputError, and ContractError for shapes, dtypes and opsets that an operator
         does not have.
@@ -170,18 +170,8 @@ def export(
             axes = symbolic_only(program, inputs, axes)
         job = Job(example, program, opset, inputs, results, axes, expected_nodes, training)
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
-        if is_large and weight_dtype is not None:
-            raise ExportError(
-                "weight_dtype takes models of at most 1.5 GiB; export without it, then `mylinear adopt --weights "
-                f"{weight_dtype}` the file"
-            )
-        narrowed = None
-        if is_large:
-            proto, comparisons = _export_large(job, engine, path, metadata or {}, target, target_python)
-        else:
-            proto, comparisons, narrowed = _export_small(
-                job, engine, path, metadata or {}, target, target_python, weight_dtype
-            )
+        write = _export_large if is_large else _export_small
+        proto, comparisons, narrowed = write(job, engine, path, metadata or {}, target, target_python, weight_dtype)
     num_nodes = dict(count_in_model(proto))
     if not num_nodes:
         warnings.warn(NoOperatorWarning(_no_operator()), stacklevel=2)
@@ -248,14 +238,7 @@ def _export_small(
     narrowed = None
     if weight_dtype is not None:
         original, proto = proto, onnx.load_model_from_string(raw)
-        narrowed = narrow_weights(proto, weight_dtype)
-        if not narrowed.names:
-            reasons = [f"'{name}': {reason}" for name, reason in narrowed.left.items()]
-            why = "; ".join(reasons) or "it must be float32, and of a node whose operator takes such ones"
-            raise ExportError(f"the model has no weight to be stored in {weight_dtype}: {why}")
-        finish(proto, job.opset, metadata)
-        if job.is_comparable():
-            comparisons = compare_narrowed(original, proto, narrowed, job)
+        narrowed, comparisons = narrow_and_compare(job, original, proto, metadata, weight_dtype)
     with open_atomically(path) as temporary:
         onnx.save(proto, temporary)
         if target is not None and target_python is not None:
@@ -270,18 +253,24 @@ def _export_large(
     metadata: Mapping[str, str],
     target: str | None,
     target_python: str | Path | None,
-) -> tuple[onnx.ModelProto, dict[str, Comparison]]:
+    weight_dtype: str | None,
+) -> tuple[onnx.ModelProto, dict[str, Comparison], Narrowed | None]:
     """Export by way of files, so that the weights are never in one message of protobuf."""
     with temporary_folder(beside=path) as folder:
         file = folder / "model.onnx"
         proto = export_dynamo(job, file) if engine == "dynamo" else export_torchscript(job, file)
         check_value_names(proto, job.inputs, job.outputs)
+        raw = proto.SerializeToString()
         finish(proto, job.opset, metadata, file)
         comparisons = job.compare(proto, file)
+        narrowed = None
+        if weight_dtype is not None:
+            original, proto, file = proto, onnx.load_model_from_string(raw), folder / "narrow.onnx"
+            narrowed, comparisons = narrow_and_compare(job, original, proto, metadata, weight_dtype, file)
         if target is not None and target_python is not None:
             _run_on_target(job, proto, file, target, target_python)
         write_model(read_model(file).load(), path, external=True)
-    return proto, comparisons
+    return proto, comparisons, narrowed
 
 
 def _run_on_target(job: Job, proto: onnx.ModelProto, file: Path, target: str, python: str | Path) -> None:

@@ -134,7 +134,7 @@ class Float64Run:
         Raises: as the call itself.
         """
         self._calls = {}
-        self._tracker.reset(None)
+        self._tracker.reset(None, is_exact_alone=True)
         return {name: value for name, (value, _) in self._run(feed, None).items()}
 
     def _perturb(

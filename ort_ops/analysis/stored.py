@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,18 @@ class Stored:
         entries = {entry.key: entry.value for entry in self.tensor.external_data}
         raw = np.memmap(folder / entries["location"], np.uint8, "r", int(entries.get("offset", "0")), (nbytes,))
         return np.asarray(raw).view(dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Derived(Stored):
+    """A tensor whose numbers are made from those of a tensor of the model, each time that they are needed.
+
+    Attributes:
+        change: makes them.
+    """
+
+    change: Callable[[Array], Array] = lambda array: array
+
+    def load(self) -> Array:
+        """Return the numbers that ``change`` makes."""
+        return self.change(super().load())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
 
 from ort_ops.models.graphs import all_nodes
 from ort_ops.models.nodes import OperatorNode, has_all_types, operator_nodes, with_shapes
@@ -18,6 +20,7 @@ from ort_ops.opdef.element_types import ELEMENT_TYPES, element_type_name
 from ort_ops.opdef.operator import ContractError
 
 _FLOAT32 = TensorProto.FLOAT
+_ALIGNMENT = 4096  # of weights in a file, as onnx_ir has it
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Narrowed:
         return "; ".join([told, *(f"'{name}' stays: {reason}" for name, reason in self.left.items())])
 
 
-def narrow_weights(model: onnx.ModelProto, dtype: str) -> Narrowed:
+def narrow_weights(model: onnx.ModelProto, dtype: str, data: Path | None = None) -> Narrowed:
     """Round float32 weights to ``dtype`` where the operators of all nodes that take them have that; changes the model.
 
     A weight that several nodes take is stored once, as before. The versions of the domains that the model imports stay:
@@ -50,6 +53,8 @@ def narrow_weights(model: onnx.ModelProto, dtype: str) -> Narrowed:
 
     Args:
         dtype: ``bfloat16`` or ``float16``.
+        data: a new file in the folder of the model's external data, for those of its weights that are rounded. They
+            are read and written one at a time.
 
     Raises: ContractError for a number that ``dtype`` does not hold.
     """
@@ -66,7 +71,11 @@ def narrow_weights(model: onnx.ModelProto, dtype: str) -> Narrowed:
         if tensor.name in fixed or uses[tensor.name] > taken[tensor.name]:
             left[tensor.name] = "others take it as it is"
             continue
-        change = max(change, _round(tensor, dtype))
+        if tensor.data_location != TensorProto.EXTERNAL:
+            change = max(change, _round(tensor, dtype))
+        else:
+            assert data is not None
+            change = max(change, _round_outside(tensor, dtype, data))
         names.append(tensor.name)
     others = [value for value in model.graph.value_info if value.name not in names]
     del model.graph.value_info[:]
@@ -107,4 +116,20 @@ def _round(tensor: TensorProto, dtype: str) -> float:
     stored = TensorProto(name=tensor.name, data_type=element_type.onnx_type, dims=tensor.dims)
     stored.raw_data = np.ascontiguousarray(narrow(array, dtype)).tobytes()
     tensor.CopyFrom(stored)
+    return change
+
+
+def _round_outside(tensor: TensorProto, dtype: str, data: Path) -> float:
+    """Round a tensor whose numbers lie in another file of the folder, and append them to ``data``."""
+    whole = TensorProto()
+    whole.CopyFrom(tensor)
+    load_external_data_for_tensor(whole, str(data.parent))
+    change = _round(whole, dtype)
+    with data.open("ab") as file:
+        offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
+        file.write(bytes(offset - file.tell()))
+        length = file.write(whole.raw_data)
+    set_external_data(whole, data.name, offset, length)
+    whole.ClearField("raw_data")
+    tensor.CopyFrom(whole)
     return change

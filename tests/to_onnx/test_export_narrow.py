@@ -52,6 +52,43 @@ def test_weights_are_rounded_and_the_result_says_how_far(engine: str, dtype: str
     assert 0 < np.abs(got - model(x).detach().numpy()).max() < 0.05
 
 
+@pytest.mark.parametrize(("engine", "dtype"), [("dynamo", "bfloat16"), ("torchscript", "float16")])
+def test_weights_beside_the_model_are_the_same(
+    engine: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = make_model(), torch.randn(3, 12)
+    inside = export(model, x, tmp_path / "small.onnx", engine=engine, weight_dtype=dtype)
+    monkeypatch.setattr(export_module, "MAX_NBYTES_INSIDE", 1000)
+    result = export(model, x, tmp_path / "large.onnx", engine=engine, weight_dtype=dtype)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data", "small.onnx"]
+    assert (result.weights, result.num_nodes) == (inside.weights, inside.num_nodes)
+    assert result.comparisons["y"].max_in_bounds == pytest.approx(inside.comparisons["y"].max_in_bounds, rel=1e-3)
+    for wanted, got in zip(*(onnx.load(found.path).graph.initializer for found in (inside, result)), strict=True):
+        assert (got.name, got.data_type, list(got.dims)) == (wanted.name, wanted.data_type, list(wanted.dims))
+        np.testing.assert_array_equal(numpy_helper.to_array(got), numpy_helper.to_array(wanted))
+    largest = max(parameter.nbytes for parameter in model.parameters()) // 2
+    assert largest <= (tmp_path / "large.onnx.data").stat().st_size < 4096 + sum(p.nbytes for p in model.parameters())
+    outputs = [InferenceSession(found.path).run(None, {"x": x.numpy()})[0] for found in (inside, result)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_wrong_weights_beside_the_model_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "MAX_NBYTES_INSIDE", 1000)
+    model, x = make_model(), torch.randn(3, 12)
+    for scale, is_compared, complaint in (
+        (1.01, True, r"'0.weight' of the exported graph is not that of the model, rounded"),
+        (1.05, False, "not what the graph with the model's own weights gives"),
+    ):
+        monkeypatch.setattr(narrow_weights_module, "_round", scaled(scale))
+        if not is_compared:
+            monkeypatch.setattr(narrow, "check_rounded", lambda *_: None)
+        with pytest.raises(ExportError, match=complaint):
+            export(model, x, tmp_path / "model.onnx", weight_dtype="bfloat16")
+        monkeypatch.undo()
+        monkeypatch.setattr(export_module, "MAX_NBYTES_INSIDE", 1000)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Tied(nn.Module):
     def __init__(self, *, embeds: bool) -> None:
         super().__init__()
@@ -120,8 +157,8 @@ def test_wrong_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         with pytest.raises(ExportError, match="not what the graph with the model's own weights gives"):
             export(model, x, path, weight_dtype="bfloat16")
 
-        def swapped(proto: onnx.ModelProto, dtype: str) -> Any:
-            found = right(proto, dtype)
+        def swapped(proto: onnx.ModelProto, *given: Any) -> Any:
+            found = right(proto, *given)
             (second,) = (node for node in proto.graph.node if "2.weight" in node.input)
             second.input[1] = "other"
             (tensor,) = (t for t in proto.graph.initializer if t.name == "2.weight")
@@ -131,9 +168,9 @@ def test_wrong_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             other.raw_data = np.frombuffer(tensor.raw_data, np.int16).reshape(40, 40).T.tobytes()
             return found
 
-        right = export_module.narrow_weights
+        right = narrow.narrow_weights
         patched.setattr(narrow_weights_module, "_round", scaled(1.0))
-        patched.setattr(export_module, "narrow_weights", swapped)
+        patched.setattr(narrow, "narrow_weights", swapped)
         with pytest.raises(ExportError, match="not what the graph with the model's own weights gives"):
             export(model, x, path, weight_dtype="bfloat16")
     assert not path.exists()

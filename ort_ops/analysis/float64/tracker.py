@@ -54,13 +54,13 @@ class Tracker:
         self._types: dict[int, tuple[Any, ElementType]] = {}
         self.reset(None)
 
-    def reset(self, on_value: OnValue | None) -> None:
-        """Forget everything, for another input.
+    def reset(self, on_value: OnValue | None, *, is_exact_alone: bool = False) -> None:
+        """Forget everything, for another input; ``on_value`` is called with each result in the main graph.
 
         Args:
-            on_value: called with name and value of each result in the main graph.
+            is_exact_alone: whether no perturbed run follows, for which the exact one measures errors.
         """
-        self.on_value = on_value
+        self.on_value, self._measures = on_value, not is_exact_alone
         self.perturbation: Perturbation | None = None
         self.has_flips = False
         self.found_types: set[bool] = set()
@@ -102,7 +102,7 @@ class Tracker:
         products = None if held is None else factors(proto, attributes, inputs)
         if products is None and is_product(proto):  # of vectors
             inputs = [widen(value) for value in inputs]
-        if self.perturbation is None and products is not None and held is not None:
+        if self.perturbation is None and self._measures and products is not None and held is not None:
             self._keep_size(*products, held)
         perturbation = self.perturbation
         scale = 0.0 if perturbation is None or held is None else perturbation.scale(held)
@@ -137,10 +137,11 @@ class Tracker:
         call = node.make_call(inputs, [t or element_type_of(v) for t, v in zip(types, inputs, strict=True)], stated)
         if self.perturbation is None:
             stored = [v if isinstance(v, Stored) else a for v, a in zip(values, inputs, strict=True)]
-            absent = [None] * (len(call.inputs) - len(stored))
-            self.on_call(kit, node.own_origin, replace(call, inputs=(*stored, *absent)))
+            stored += [None] * (len(call.inputs) - len(stored))
+            self.on_call(kit, node.own_origin, replace(call, inputs=tuple(stored)))
             results = [as_array(result) for result in kit.reference(call)]
-            self._keep_sizes(kit, call, results)
+            if self._measures:
+                self._keep_sizes(kit, call, results)
         else:
             results = [as_array(result) for result in self._perturbed_results(kit, call, self.perturbation)]
             if not self.perturbation.is_frozen:
