@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -181,3 +182,38 @@ def test_arrays_start_at_cache_lines() -> None:
         assert array.ctypes.data % 64 == 0
         assert array.dtype.name == "bfloat16"
         assert array.flags.c_contiguous
+
+
+@pytest.mark.native
+def test_silu_of_two_nodes_has_room_for_the_error_of_a_sigmoid(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(256, 256, 64, "float32", 1, activation="silu")
+    problem = grid.make_problem(256, 256, 64, cell.kind)
+    assert problem.bound is problem.peer_bound
+    assert problem.nodes_bound.max() > 4 * problem.bound[problem.nodes_bound > 1.01 * problem.bound].min()
+    assert (problem.nodes_bound >= problem.bound).all()
+    found = grid.run_cell(cell, problem, ("gemm", "torch"), 0.01, None)
+    assert {backend.outcome for backend in found.backends.values()} == {Outcome.TIMED}, found
+    gemm, torch = found.backends["gemm"], found.backends["torch"]
+    assert (torch.error_in_our_bounds, found.backends[OURS].error_in_our_bounds) == (None, None)
+    assert gemm.error_in_our_bounds is not None
+    assert CellResult.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    notes = tables.node_notes([replace(found, backends={"gemm": replace(gemm, error_in_our_bounds=9.58)})])
+    assert notes == [
+        "gemm, float32, silu: Gemm + QuickGelu; right for these nodes, and off by up to 9.6 times what our "
+        "kernel may be"
+    ]
+
+    # Off as two right nodes may be where x is negative, and one right kernel may not.
+    def off(maker: Callable[..., arrays.Backend], nodes: str) -> Callable[..., arrays.Backend]:
+        def make(cell: Cell, given: arrays.Arrays) -> arrays.Backend:
+            backend = maker(cell, given)
+            sums = given.x.astype(np.float64) @ given.weight.T.astype(np.float64) + given.bias
+            change = np.where(sums < 0, 3 * 2.0**-24 * sums, 0.0)
+            return arrays.Backend(backend.run, lambda: (problem.expected + change).astype(np.float32), nodes)
+
+        return make
+
+    for name, nodes, outcome in (("gemm", "Gemm + QuickGelu", Outcome.TIMED), ("gemm", "", Outcome.WRONG)):
+        monkeypatch.setitem(backends._MAKERS, name, off(backends._MAKERS[name], nodes))
+        made = grid.run_cell(cell, problem, (name,), 0.01, None).backends[name]
+        assert made.outcome is outcome, made

@@ -20,13 +20,13 @@ from exporter.bench.backends.contestants import make_backend
 from exporter.bench.backends.subject import subject
 from exporter.bench.backends.torch_peers import inference_mode
 from exporter.bench.measure.ceilings import Ceilings, least_time, work
-from exporter.bench.measure.cells import OURS, Cell, Kind
+from exporter.bench.measure.cells import NO_ACTIVATION, OURS, Cell, Kind
 from exporter.bench.measure.cold import num_layers
 from exporter.bench.measure.outcome import Outcome
 from exporter.bench.measure.quiet import Quiet, until_quiet
 from exporter.bench.measure.timing import measure
 from ort_ops.numerics.bound import ROUNDED, Arithmetic
-from ort_ops.numerics.compare import compare, worst_of
+from ort_ops.numerics.compare import Comparison, compare, worst_of
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 
 
@@ -39,6 +39,7 @@ class BackendResult:
         slots, calls: how often it was timed, with how many calls each time.
         error_in_bounds: its largest error in units of the derived bound; at most 1 for a right result. None where it
             did not run, and where NaN or infinity stand in the wrong place.
+        error_in_our_bounds: the same in units of what our result may be off, where the bound is that of other nodes.
         outcome: what became of it.
         detail: more on an outcome other than `TIMED`: what is wrong, or why it does not run.
         nodes: what onnxruntime made of its model, where an activation follows.
@@ -50,6 +51,7 @@ class BackendResult:
     slots: int = 0
     calls: int = 0
     error_in_bounds: float | None = None
+    error_in_our_bounds: float | None = None
     outcome: Outcome = Outcome.TIMED
     detail: str = ""
     nodes: str = ""
@@ -156,12 +158,14 @@ class Problem:
 
     Attributes:
         peer_bound: for peers, which round once more where an activation follows as a node or function of its own.
+        nodes_bound: for peers that compute the activation as ONNX's own nodes, where those may be off further.
     """
 
     arrays: Arrays
     expected: NDArray[np.float64]
     bound: NDArray[np.float64]
     peer_bound: NDArray[np.float64]
+    nodes_bound: NDArray[np.float64]
 
 
 @lru_cache(maxsize=1)  # cells of one weight follow each other; their rows are the first of these
@@ -172,13 +176,17 @@ def make_problem(rows: int, columns: int, outputs: int, kind: Kind, arithmetic: 
     layer = a.weight, a.bias
     if kind.is_plain or kit.newer_exact is None:
         expected, bound = kit.exact(a.x, [layer], arithmetic)
-        return Problem(a, expected, bound, bound)
+        return Problem(a, expected, bound, bound, bound)
     expected, bound = kit.newer_exact(a.x, layer, kind.activation, arithmetic)
-    element_type = ELEMENT_TYPES[kind.dtype]
-    if element_type.accumulator == element_type.name:
-        return Problem(a, expected, bound, bound)
-    rounding = replace(arithmetic, rounds_between=True)
-    return Problem(a, expected, bound, kit.newer_exact(a.x, layer, kind.activation, rounding)[1])
+    peer_bound, element_type = bound, ELEMENT_TYPES[kind.dtype]
+    if element_type.accumulator != element_type.name:
+        rounding = replace(arithmetic, rounds_between=True)
+        peer_bound = kit.newer_exact(a.x, layer, kind.activation, rounding)[1]
+    nodes_bound, activation = peer_bound, kit.activations.get(kind.activation)
+    if activation is not None and activation.nodes_error is not None:
+        sums = kit.newer_exact(a.x, layer, NO_ACTIVATION, arithmetic)
+        nodes_bound = peer_bound + activation.nodes_error(*sums, element_type)
+    return Problem(a, expected, bound, peer_bound, nodes_bound)
 
 
 def run_cell(
@@ -245,15 +253,26 @@ def check(backend: Backend, problem: Problem, *, is_peer: bool = False) -> Backe
         return BackendResult(outcome=Outcome.WRONG, detail=f"{y.dtype} instead of {dtype}")
     layers = y if y.ndim > 2 else y[np.newaxis]
     rows = layers.shape[1]
-    bound = problem.peer_bound if is_peer else problem.bound
+    bound = problem.bound if not is_peer else problem.nodes_bound if backend.nodes else problem.peer_bound
     element_type = ELEMENT_TYPES[dtype.name]
-    # Each layer's rows of W are moved on by one, and so are its results.
-    found = worst_of(
-        compare(np.roll(layer, -i, axis=-1), problem.expected[:rows], bound[:rows], element_type)
-        for i, layer in enumerate(layers)
-    )
-    error_in_bounds = found.max_in_bounds if math.isfinite(found.max_in_bounds) else None
-    outcome = Outcome.NOT_TIMED if found.complaint is None else Outcome.WRONG
+
+    def compared(bound: NDArray[np.float64]) -> Comparison:
+        # Each layer's rows of W are moved on by one, and so are its results.
+        return worst_of(
+            compare(np.roll(layer, -i, axis=-1), problem.expected[:rows], bound[:rows], element_type)
+            for i, layer in enumerate(layers)
+        )
+
+    found = compared(bound)
+    in_ours = compared(problem.peer_bound).max_in_bounds if bound is not problem.peer_bound and is_peer else None
     return BackendResult(
-        error_in_bounds=error_in_bounds, outcome=outcome, detail=found.complaint or "", nodes=backend.nodes
+        error_in_bounds=_finite(found.max_in_bounds),
+        error_in_our_bounds=_finite(in_ours),
+        outcome=Outcome.NOT_TIMED if found.complaint is None else Outcome.WRONG,
+        detail=found.complaint or "",
+        nodes=backend.nodes,
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -220,15 +220,15 @@ def cold_notes(results: Iterable[CellResult]) -> list[str]:
 
 
 def node_notes(results: Iterable[CellResult]) -> list[str]:
-    """Return a line for each peer and activation: the nodes that onnxruntime made of them."""
-    return list(
-        dict.fromkeys(
-            f"{name}, {r.cell.dtype}, {r.cell.activation}: {backend.nodes}"
-            for r in results
-            for name, backend in r.backends.items()
-            if backend.nodes
-        )
-    )
+    """Return a line for each peer and activation: the nodes that onnxruntime made of them, and how far they are off."""
+    found: dict[str, float] = {}
+    for r in results:
+        for name, backend in r.backends.items():
+            if backend.nodes:
+                line = f"{name}, {r.cell.dtype}, {r.cell.activation}: {backend.nodes}"
+                found[line] = max(found.get(line, 0.0), backend.error_in_our_bounds or 0.0)
+    further = "; right for these nodes, and off by up to {:.1f} times what our kernel may be"
+    return [line + (further.format(error) if error > 1 else "") for line, error in found.items()]
 
 
 def format_number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from ort_ops.numerics.bound import Arithmetic
+from ort_ops.opdef.element_types import ElementType
 from ort_ops.opdef.operator import Operator
 
 Array = NDArray[Any]
@@ -28,12 +29,15 @@ class BenchActivation:
         torch_function: () -> torch's own function of the sum.
         fused: the node that onnxruntime makes of this and `BenchKit.fused` in float32; empty for none.
         is_on_grid: whether it is measured by default.
+        nodes_error: (exact sum, how far it may be off, element type) -> how much further than a right kernel of the
+            operator a runtime may be that computes ``nodes``, each rightly; None for no further.
     """
 
     nodes: Callable[[str, str], list[NodeProto]]
     torch_function: Callable[[], Callable[[Any], Any]]
     fused: str = ""
     is_on_grid: bool = True
+    nodes_error: Callable[[Array, Array, ElementType], Array] | None = None
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,7 @@ class Tracker:
     def reset(self, on_value: OnValue | None, *, is_exact_alone: bool = False) -> None:
         """Forget everything, for another input; ``on_value`` is called with each result in the main graph.
 
-        Args:
-            is_exact_alone: whether no perturbed run follows, for which the exact one measures errors.
+        Where the exact run stands alone, and no perturbed one follows, it measures no errors.
         """
         self.on_value, self._measures = on_value, not is_exact_alone
         self.perturbation: Perturbation | None = None
