@@ -108,6 +108,23 @@ def test_a_link_to_a_file_outside_docs_leads_to_its_page(tmp_path: Path) -> None
     assert 'href="repository/ort_ops/errors.py.html"' in (tmp_path / "site" / "index.html").read_text()
 
 
+def test_a_screenshot_is_shown_where_a_check_has_left_one(tmp_path: Path) -> None:
+    image = ROOT / "build" / f"test-site-{os.getpid()}.png"
+    image.parent.mkdir(exist_ok=True)
+    data = b"\x89PNG\r\n\x1a\n\xff"
+    image.write_bytes(data)
+    page = f"# Here\n\n<!-- screenshot build/{image.name}: a page -->\n<!-- screenshot build/no-such.png: no page -->\n"
+    try:
+        done = small_site(tmp_path, page)
+    finally:
+        image.unlink()
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "site" / "index.html").read_text()
+    assert re.search(rf'<img alt="a page" src="repository/build/{image.name}"', html)
+    assert (tmp_path / "site" / "repository" / "build" / image.name).read_bytes() == data
+    assert "no-such.png" not in html
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -5,6 +5,9 @@ so the link works without a network, shows the source that the page was written 
 A link to a file that is not there stays as it is, and `mkdocs build --strict` refuses it. Entries of `nav` in
 mkdocs.yml that begin with `repository/` name files outside docs/ too, such as the changelog. A notebook is a page of
 its text and code.
+
+No image is committed. A comment `<!-- screenshot build/PATH.png: what it shows -->` of a page becomes the image where a
+check of the examples has left it there, and nothing where none has.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ LANGUAGES = {
 }
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FENCED = re.compile(r"(^```.*?^```$)", re.S | re.M)
+SCREENSHOT = re.compile(r"<!-- screenshot (build/[\w/.-]+\.png): ([^<>]+) -->")
 ELSEWHERE = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?https?://[^>]*>|<link\b[^>]*stylesheet[^>]*https?://[^>]*>"
 )
@@ -53,6 +57,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, uri, content=_notebook(notebook.content_string)))
     for file in files.documentation_pages():
         waiting += _linked(file.content_string, f"docs/{file.src_uri}")
+    shown = {shot[1] for file in files.documentation_pages() for shot in SCREENSHOT.finditer(file.content_string)}
+    for name in sorted(name for name in shown if (ROOT / name).is_file()):
+        files.append(File.generated(config, _uri(name), content=(ROOT / name).read_bytes()))
     done = set()
     while waiting:
         name = waiting.pop()
@@ -76,6 +83,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _target(link[1], name)
         return posixpath.relpath(_uri(target), posixpath.dirname(here)) + (link[2] or "") if target else link[0]
 
+    def to_image(shot: re.Match[str]) -> str:
+        if not (ROOT / shot[1]).is_file():
+            return ""
+        return f"![{shot[2]}]({posixpath.relpath(_uri(shot[1]), posixpath.dirname(here))})"
+
+    markdown = SCREENSHOT.sub(to_image, markdown)
     parts = FENCED.split(markdown)  # each second part is a block of code
     return "".join(part if i % 2 else LINK.sub(to_page, part) for i, part in enumerate(parts))
 

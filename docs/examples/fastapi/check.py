@@ -32,8 +32,17 @@ KILL_AT = (0.2, 0.4, 0.6, 0.8)  # parts of the requests
 class Load:
     """Clients that send requests one after the other, and count what comes back."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(
+        self,
+        port: int,
+        path: str = "/predict",
+        given: str = "rows",
+        answered: str = "outputs",
+        *,
+        lasting: bool = False,
+    ) -> None:
+        self.port, self.path, self.given, self.answered = port, path, given, answered
+        self.is_lasting = lasting  # goes on after a connection broke
         self.right = self.wrong = self.unanswered = 0
         self.faults: list[str] = []
         self._lock = threading.Lock()
@@ -55,15 +64,18 @@ class Load:
             start, count = rng.integers(0, 990), rng.integers(1, 9)
             rows = self._rows[start : start + count]
             try:
-                connection.request("POST", "/predict", json.dumps({"rows": rows.tolist()}), JSON)
+                connection.request("POST", self.path, json.dumps({self.given: rows.tolist()}), JSON)
                 answer = connection.getresponse()
                 text = answer.read()
             except (OSError, http.client.HTTPException):  # not accepted: the service is stopping
                 with self._lock:
                     self.unanswered += 1
-                return
+                if not self.is_lasting:
+                    return
+                connection.close()
+                continue
             is_right = answer.status == 200 and np.array_equal(
-                np.array(json.loads(text)["outputs"], np.float32), self._expected[start : start + count]
+                np.array(json.loads(text)[self.answered], np.float32), self._expected[start : start + count]
             )
             with self._lock:
                 self.right += is_right
