@@ -1,4 +1,5 @@
-// float16 and bfloat16: every number to float and back, and the one rounding of every ISA's kernels.
+// The tables of ISAs; float16 and bfloat16: every number to float and back, and the one rounding of every
+// ISA's kernels.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -6,6 +7,9 @@
 
 #include "check.h"
 #include "kernel_support.h"
+#include "kernels/activation/activation.h"
+#include "kernels/adam/adam.h"
+#include "kernels/matmul/matmul.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -81,10 +85,44 @@ void test_isas_round_alike() {
   }
 }
 
+// On any CPU: an ISA that adds one kernel to those of another has the others under its own name.
+void test_tables_of_isas() {
+  size_t num_isas = 0;
+  const Isa* isas = compiled_isas(&num_isas);
+  const auto run_of = [&](const char* name, int index) {
+    for (size_t i = 0; i < num_isas; ++i) {
+      if (std::strcmp(isas[i].name, name) == 0) return gemm_kernels(isas[i])[index].run;
+    }
+    return decltype(GemmKernel::run){nullptr};
+  };
+  for (size_t i = 0; i < num_isas; ++i) {
+    const std::string name = isas[i].name;
+    const bool adds_bfloat16 = name == "avx512_bf16" || name == "amx_bf16";
+    for (int k = 0; k < kNumGemmKernels; ++k) {
+      const GemmKernel& kernel = gemm_kernels(isas[i])[k];
+      const bool is_own = adds_bfloat16 && k == static_cast<int>(ElementType::kBfloat16);
+      CHECK_MESSAGE(kernel.isa == name, name + " has a kernel called " + kernel.isa);
+      CHECK_MESSAGE(gemm_kernel_index(kernel.type, kernel.weight_type) == k, name + " has kernels elsewhere");
+      CHECK_MESSAGE((kernel.can_dot != nullptr) == is_own, name + " multiplies pairs by another's kernel");
+      if (adds_bfloat16) {
+        CHECK_MESSAGE((kernel.run == run_of("avx512", k)) == !is_own,
+                      name + " is not avx512 but for bfloat16");
+      }
+    }
+    for (int k = 0; k < kNumElementTypes; ++k) {
+      CHECK(matmul_kernels(isas[i])[k].isa == name && row_sum_kernels(isas[i])[k].isa == name);
+      CHECK(static_cast<int>(matmul_kernels(isas[i])[k].type) == k);
+    }
+    for (int k = 0; k < kNumAdamTypes; ++k) CHECK(adam_kernels(isas[i])[k].isa == name);
+    for (int k = 0; k < kNumActivationTypes; ++k) CHECK(activation_kernels(isas[i])[k].isa == name);
+  }
+}
+
 }  // namespace
 }  // namespace mylinear::kernels
 
 int main() {
+  mylinear::kernels::test_tables_of_isas();
   mylinear::kernels::test_conversions();
   mylinear::kernels::test_isas_round_alike();
   return report();

@@ -2,16 +2,16 @@
 #include "kernels/activation/activation.h"
 
 #include "kernels/activation/activation_list.h"
+#include "kernels/isa/tables.h"
 
 namespace mylinear::kernels {
-namespace {
 
-#define MYLINEAR_ACTIVATION_ROW(isa) isa##_activation_kernels,
-constexpr const ActivationKernel* kActivationTables[] = {MYLINEAR_ISA_LIST(MYLINEAR_ACTIVATION_ROW)};
-#undef MYLINEAR_ACTIVATION_ROW
-
-}  // namespace
-
-const ActivationKernel* activation_kernels(const Isa& isa) { return kActivationTables[isa.index]; }
+const ActivationKernel* activation_kernels(const Isa& isa) {
+#define MYLINEAR_ACTIVATION_SOURCE(isa, general) {#isa, general##_activation_kernels},
+  static const Tables<ActivationKernel, kNumActivationTypes> tables(
+      {MYLINEAR_ISA_LIST(MYLINEAR_ACTIVATION_SOURCE)});
+#undef MYLINEAR_ACTIVATION_SOURCE
+  return tables.of(isa);
+}
 
 }  // namespace mylinear::kernels

@@ -8,8 +8,8 @@
 
 namespace mylinear::kernels {
 
-#define MYLINEAR_DECLARE_ACTIVATION_KERNELS(isa) \
-  extern const ActivationKernel isa##_activation_kernels[kNumActivationTypes];
+#define MYLINEAR_DECLARE_ACTIVATION_KERNELS(isa, general) \
+  extern const ActivationKernel general##_activation_kernels[kNumActivationTypes];
 MYLINEAR_ISA_LIST(MYLINEAR_DECLARE_ACTIVATION_KERNELS)
 #undef MYLINEAR_DECLARE_ACTIVATION_KERNELS
 

@@ -2,16 +2,15 @@
 #include "kernels/adam/adam.h"
 
 #include "kernels/adam/adam_list.h"
+#include "kernels/isa/tables.h"
 
 namespace mylinear::kernels {
-namespace {
 
-#define MYLINEAR_ADAM_ROW(isa) isa##_adam_kernels,
-constexpr const AdamKernel* kAdamTables[] = {MYLINEAR_ISA_LIST(MYLINEAR_ADAM_ROW)};
-#undef MYLINEAR_ADAM_ROW
-
-}  // namespace
-
-const AdamKernel* adam_kernels(const Isa& isa) { return kAdamTables[isa.index]; }
+const AdamKernel* adam_kernels(const Isa& isa) {
+#define MYLINEAR_ADAM_SOURCE(isa, general) {#isa, general##_adam_kernels},
+  static const Tables<AdamKernel, kNumAdamTypes> tables({MYLINEAR_ISA_LIST(MYLINEAR_ADAM_SOURCE)});
+#undef MYLINEAR_ADAM_SOURCE
+  return tables.of(isa);
+}
 
 }  // namespace mylinear::kernels

@@ -8,7 +8,8 @@
 
 namespace mylinear::kernels {
 
-#define MYLINEAR_DECLARE_ADAM_KERNELS(isa) extern const AdamKernel isa##_adam_kernels[kNumAdamTypes];
+#define MYLINEAR_DECLARE_ADAM_KERNELS(isa, general) \
+  extern const AdamKernel general##_adam_kernels[kNumAdamTypes];
 MYLINEAR_ISA_LIST(MYLINEAR_DECLARE_ADAM_KERNELS)
 #undef MYLINEAR_DECLARE_ADAM_KERNELS
 

@@ -1,10 +1,6 @@
 // Layer: kernels. AMX: tiles of bfloat16, multiplied by one instruction. Sapphire Rapids and newer.
-#include "kernels/activation/rows.h"
-#include "kernels/adam/adam_loop.h"
+// All but the product of bfloat16 is that of avx512.cc.
 #include "kernels/gemm_list.h"
-#include "kernels/gemm_tiles.h"
-#include "kernels/matmul/matmul_list.h"
-#include "kernels/matmul/tables.h"
 #include "kernels/tile_gemm.h"
 
 namespace mylinear::kernels {
@@ -55,20 +51,6 @@ class AmxTiles {
 
 }  // namespace
 
-const GemmKernel amx_bf16_kernels[kNumGemmKernels] = {
-    Gemm<Avx512, double, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat64, ElementType::kFloat64),
-    Gemm<Avx512, float, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat32, ElementType::kFloat32),
-    Gemm<Avx512, Float16, amx_bf16_mr>::row("amx_bf16", ElementType::kFloat16, ElementType::kFloat16),
-    TileGemm<AmxTiles>::row("amx_bf16"),
-    Gemm<Avx512, float, amx_bf16_mr, Float16>::row("amx_bf16", ElementType::kFloat32, ElementType::kFloat16),
-    Gemm<Avx512, float, amx_bf16_mr, Bfloat16>::row("amx_bf16", ElementType::kFloat32,
-                                                    ElementType::kBfloat16),
-};
-
-MYLINEAR_DEFINE_MATMUL_KERNELS(amx_bf16, Avx512)
-
-MYLINEAR_DEFINE_ADAM_KERNELS(amx_bf16, Avx512)
-
-MYLINEAR_DEFINE_ACTIVATION_KERNELS(amx_bf16, Avx512)
+const GemmKernel amx_bf16_kernels[1] = {TileGemm<AmxTiles>::row("amx_bf16")};
 
 }  // namespace mylinear::kernels

@@ -1,12 +1,8 @@
 // Layer: kernels. AVX-512 with the dot product of pairs of bfloat16, twice as fast as products in float:
-// Cooper Lake, Sapphire Rapids, Zen 4 and newer.
-#include "kernels/activation/rows.h"
-#include "kernels/adam/adam_loop.h"
+// Cooper Lake, Sapphire Rapids, Zen 4 and newer. All but the product of bfloat16 is that of avx512.cc.
 #include "kernels/gemm_list.h"
 #include "kernels/gemm_tiles.h"
 #include "kernels/isa/avx512.h"
-#include "kernels/matmul/matmul_list.h"
-#include "kernels/matmul/tables.h"
 
 namespace mylinear::kernels {
 namespace {
@@ -36,12 +32,8 @@ struct Avx512Bf16 : Avx512 {
 
 }  // namespace
 
-MYLINEAR_DEFINE_KERNELS(avx512_bf16, Avx512Bf16)
-
-MYLINEAR_DEFINE_MATMUL_KERNELS(avx512_bf16, Avx512Bf16)
-
-MYLINEAR_DEFINE_ADAM_KERNELS(avx512_bf16, Avx512Bf16)
-
-MYLINEAR_DEFINE_ACTIVATION_KERNELS(avx512_bf16, Avx512Bf16)
+const GemmKernel avx512_bf16_kernels[1] = {
+    MYLINEAR_GEMM(avx512_bf16, Avx512Bf16, Bfloat16, Bfloat16, kBfloat16, kBfloat16),
+};
 
 }  // namespace mylinear::kernels

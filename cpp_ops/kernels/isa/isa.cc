@@ -107,12 +107,12 @@ const Cpu& cpu() {
 bool baseline_is_usable() { return true; }
 
 enum Index : size_t {
-#define MYLINEAR_ISA_INDEX(isa) k_##isa,
+#define MYLINEAR_ISA_INDEX(isa, general) k_##isa,
   MYLINEAR_ISA_LIST(MYLINEAR_ISA_INDEX)
 #undef MYLINEAR_ISA_INDEX
 };
 
-#define MYLINEAR_ISA_ROW(isa) {#isa, isa##_is_usable, k_##isa},
+#define MYLINEAR_ISA_ROW(isa, general) {#isa, isa##_is_usable, k_##isa},
 constexpr Isa kIsas[] = {MYLINEAR_ISA_LIST(MYLINEAR_ISA_ROW)};
 #undef MYLINEAR_ISA_ROW
 

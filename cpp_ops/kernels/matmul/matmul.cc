@@ -1,22 +1,23 @@
 // Layer: kernels. The kernels of the products in matmul.h, by ISA.
 #include "kernels/matmul/matmul.h"
 
+#include "kernels/isa/tables.h"
 #include "kernels/matmul/matmul_list.h"
 
 namespace mylinear::kernels {
-namespace {
 
-#define MYLINEAR_MATMUL_ROW(isa) isa##_matmul_kernels,
-constexpr const MatmulKernel* kMatmulTables[] = {MYLINEAR_ISA_LIST(MYLINEAR_MATMUL_ROW)};
-#undef MYLINEAR_MATMUL_ROW
+const MatmulKernel* matmul_kernels(const Isa& isa) {
+#define MYLINEAR_MATMUL_SOURCE(isa, general) {#isa, general##_matmul_kernels},
+  static const Tables<MatmulKernel, kNumElementTypes> tables({MYLINEAR_ISA_LIST(MYLINEAR_MATMUL_SOURCE)});
+#undef MYLINEAR_MATMUL_SOURCE
+  return tables.of(isa);
+}
 
-#define MYLINEAR_ROW_SUM_ROW(isa) isa##_row_sum_kernels,
-constexpr const RowSumKernel* kRowSumTables[] = {MYLINEAR_ISA_LIST(MYLINEAR_ROW_SUM_ROW)};
-#undef MYLINEAR_ROW_SUM_ROW
-
-}  // namespace
-
-const MatmulKernel* matmul_kernels(const Isa& isa) { return kMatmulTables[isa.index]; }
-const RowSumKernel* row_sum_kernels(const Isa& isa) { return kRowSumTables[isa.index]; }
+const RowSumKernel* row_sum_kernels(const Isa& isa) {
+#define MYLINEAR_ROW_SUM_SOURCE(isa, general) {#isa, general##_row_sum_kernels},
+  static const Tables<RowSumKernel, kNumElementTypes> tables({MYLINEAR_ISA_LIST(MYLINEAR_ROW_SUM_SOURCE)});
+#undef MYLINEAR_ROW_SUM_SOURCE
+  return tables.of(isa);
+}
 
 }  // namespace mylinear::kernels
