@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,22 +17,29 @@ from exporter.operators.mylinear.functional import linear
 from exporter.operators.mylinear.module import MyLinear
 from ort_ops.opdef.operator import ContractError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of the libraries that torch's tests import
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
-
-(OP_INFO,) = (info for info in op_db if info.name == "nn.functional.linear")
-(MODULE_INFO,) = (info for info in module_db if info.module_cls is nn.Linear)
 OP = torch.ops.mylinear.linear.default
 FUNCTIONS = pytest.mark.parametrize(
     "function", [linear, lambda x, weight, bias=None: OP(x, weight, bias)], ids=["linear", "op"]
 )
 OURS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128]
+OTHERS = [torch.int16, torch.int32, torch.int64, torch.int8, torch.uint8]
+
+
+@functools.cache
+def infos() -> tuple[Any, Any]:
+    """Return torch's descriptions of the function and of the module, which take seconds to import."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")  # of the libraries that torch's tests import
+        patch.setattr("torch.testing._internal.common_utils.TEST_SCIPY", False)  # for operators of signals alone
+        from torch.testing._internal.common_methods_invocations import op_db
+        from torch.testing._internal.common_modules import module_db
+    (op,) = (info for info in op_db if info.name == "nn.functional.linear")
+    (module,) = (info for info in module_db if info.module_cls is nn.Linear)
+    return op, module
 
 
 def samples(dtype: torch.dtype, *, requires_grad: bool = False) -> Iterator[tuple[Tensor, ...]]:
-    for sample in OP_INFO.sample_inputs("cpu", dtype, requires_grad=requires_grad):
+    for sample in infos()[0].sample_inputs("cpu", dtype, requires_grad=requires_grad):
         assert not sample.kwargs
         yield (sample.input, *sample.args)
 
@@ -41,7 +49,7 @@ def samples(dtype: torch.dtype, *, requires_grad: bool = False) -> Iterator[tupl
 @pytest.mark.parametrize("noncontiguous", [False, True])
 def test_sample_inputs(function: Callable[..., Tensor], dtype: torch.dtype, noncontiguous: bool) -> None:
     count = 0
-    for sample in OP_INFO.sample_inputs("cpu", dtype, requires_grad=True):
+    for sample in infos()[0].sample_inputs("cpu", dtype, requires_grad=True):
         sample = sample.noncontiguous() if noncontiguous else sample
         tensors = (sample.input, *sample.args)
         out, expected = function(*tensors), F.linear(*tensors)
@@ -64,7 +72,7 @@ def test_sample_inputs_by_finite_differences(function: Callable[..., Tensor]) ->
         torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
 
-@pytest.mark.parametrize("dtype", sorted(OP_INFO.dtypes - set(OURS), key=str), ids=str)
+@pytest.mark.parametrize("dtype", OTHERS, ids=str)
 @FUNCTIONS
 def test_dtypes_that_torch_has_and_the_contract_has_not_are_refused(
     function: Callable[..., Tensor], dtype: torch.dtype
@@ -74,15 +82,16 @@ def test_dtypes_that_torch_has_and_the_contract_has_not_are_refused(
             function(*tensors)
 
 
-def test_every_dtype_of_ours_is_one_that_torch_tests() -> None:
-    assert set(OURS) <= OP_INFO.dtypes
+def test_the_dtypes_are_those_that_torch_tests() -> None:
+    assert infos()[0].dtypes == {*OURS, *OTHERS}
 
 
 @FUNCTIONS
 def test_error_inputs(function: Callable[..., Tensor]) -> None:
     """torch 2.13 has none for linear; those it may get are run, and those of its siblings are made from its samples."""
-    if OP_INFO.error_inputs_func is not None:
-        for error in OP_INFO.error_inputs("cpu"):
+    op, _ = infos()
+    if op.error_inputs_func is not None:
+        for error in op.error_inputs("cpu"):
             with pytest.raises(ContractError):
                 function(error.sample_input.input, *error.sample_input.args)
     for x, weight, *bias in samples(torch.float64):
@@ -108,9 +117,8 @@ def test_error_inputs(function: Callable[..., Tensor]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("training", [True, False])
 def test_module_inputs(dtype: torch.dtype, training: bool) -> None:
-    inputs = MODULE_INFO.module_inputs_func(
-        MODULE_INFO, device="cpu", dtype=dtype, requires_grad=True, training=training
-    )
+    _, info = infos()
+    inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
     for sample in inputs:
         arguments = sample.constructor_input
         module = MyLinear(*arguments.args, **arguments.kwargs).to(dtype).train(training)
