@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from ort_ops.errors import MylinearError
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 new_lock = threading.RLock
 """Its ``release`` knows whether this thread has it."""
 
@@ -22,7 +22,7 @@ class BusyError(MylinearError, RuntimeError):
     """A method was called from within another one of the same object; the message says which."""
 
 
-def exclusive(method: Method) -> Method:
+def exclusive(method: Function) -> Function:
     """Make a method wait for ``self._lock``, a `new_lock`, and release it however the method ends.
 
     Raises: BusyError where the thread is within such a method already, as in a Python kernel or a signal handler.
@@ -30,20 +30,45 @@ def exclusive(method: Method) -> Method:
 
     @functools.wraps(method)
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        lock = self._lock
-        if lock._is_owned():
+        if self._lock._is_owned():
             raise BusyError(
                 f"{method.__name__} was called while this thread is within another call of the same "
                 f"{type(self).__name__}, as from a Python kernel or a signal handler; call it afterwards"
             )
-        try:
-            lock.acquire()
-            return method(self, *args, **kwargs)
-        finally:
-            # Nothing may stand before the release: an interrupt could come between the two.
-            try:  # noqa: SIM105
-                lock.release()
-            except RuntimeError:  # interrupted before the lock was taken
-                pass
+        return _call(self._lock, method, self, *args, **kwargs)
 
-    return cast(Method, call)
+    return cast(Function, call)
+
+
+def guarded(lock: Callable[[], Any]) -> Callable[[Function], Function]:
+    """Make a function wait for a `new_lock`, and release it however the function ends.
+
+    Functions of one lock may call each other.
+
+    Args:
+        lock: returns the lock, which a fork may have replaced.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            held = lock()
+            if held._is_owned():
+                return function(*args, **kwargs)
+            return _call(held, function, *args, **kwargs)
+
+        return cast(Function, call)
+
+    return decorate
+
+
+def _call(lock: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        lock.acquire()
+        return function(*args, **kwargs)
+    finally:
+        # Nothing may stand before the release: an interrupt could come between the two.
+        try:  # noqa: SIM105
+            lock.release()
+        except RuntimeError:  # interrupted before the lock was taken
+            pass

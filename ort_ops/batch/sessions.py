@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Hashable
 from pathlib import Path
 
 from ort_ops.bundle.load import load_bundle
 from ort_ops.bundle.manifest import FILE_NAME
+from ort_ops.exclusive import guarded, new_lock
 from ort_ops.files.inputs import InputError
 from ort_ops.prediction.served import ServedModel
 from ort_ops.session import InferenceSession
@@ -19,9 +19,10 @@ MAX_SESSIONS = 4
 """In a process; the one that was opened first makes room for a fifth."""
 
 _served: dict[Hashable, ServedModel] = {}
-_lock = threading.Lock()
+_lock = new_lock()
 
 
+@guarded(lambda: _lock)
 def served_model(model: str | bytes, kernels: str, num_threads: int, sha256: str | None = None) -> ServedModel:
     """Return a model with this process's session of it, which is opened at the first call.
 
@@ -34,12 +35,11 @@ def served_model(model: str | bytes, kernels: str, num_threads: int, sha256: str
     Raises: as `InferenceSession`, `load_bundle` and `ServedModel`.
     """
     key = (model, _state(model), kernels, num_threads, sha256)
-    with _lock:
-        if key not in _served:
-            while len(_served) >= MAX_SESSIONS:
-                _served.pop(next(iter(_served)))
-            _served[key] = ServedModel(_open(model, kernels, num_threads, sha256))
-        return _served[key]
+    if key not in _served:
+        while len(_served) >= MAX_SESSIONS:
+            _served.pop(next(iter(_served)))
+        _served[key] = ServedModel(_open(model, kernels, num_threads, sha256))
+    return _served[key]
 
 
 def _open(model: str | bytes, kernels: str, num_threads: int, sha256: str | None) -> InferenceSession:
@@ -92,7 +92,7 @@ def _forget_parents() -> None:
     for model in _served.values():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(model.session))
     _served.clear()
-    _lock = threading.Lock()
+    _lock = new_lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,11 +6,11 @@ sequence of them. `add` does the same within a process. Generic code asks here a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from ort_ops.exclusive import guarded, new_lock
 from ort_ops.opdef.combinations import check_known
 from ort_ops.opdef.operator import ContractError, DefinitionError
 
@@ -22,7 +22,7 @@ _OWN = "ort_ops.operators"
 
 listeners: list[Callable[[OperatorKit], None]] = []
 """Called with each kit that `add` adds."""
-_lock = threading.RLock()
+_lock = new_lock()
 _kits: dict[tuple[str, str, int], OperatorKit] = {}
 _failures: dict[str, str] = {}
 _is_loaded = False
@@ -104,9 +104,8 @@ def oldest_version(domain: str) -> int:
 
 def add(kit: OperatorKit) -> None:
     """Add an operator for this process. Raises: DefinitionError if there is one of that domain, name and version."""
-    with _lock:
-        kits()
-        _add(kit)
+    kits()
+    _add(kit)
     try:
         for listener in listeners:
             listener(kit)
@@ -115,13 +114,14 @@ def add(kit: OperatorKit) -> None:
         raise
 
 
+@guarded(lambda: _lock)
 def remove(kit: OperatorKit) -> None:
     """Remove an operator that `add` added; do nothing if it is gone."""
-    with _lock:
-        if _kits.get(kit.operator.key) is kit:
-            del _kits[kit.operator.key]
+    if _kits.get(kit.operator.key) is kit:
+        del _kits[kit.operator.key]
 
 
+@guarded(lambda: _lock)
 def _add(kit: OperatorKit) -> None:
     if kit.operator.key in _kits:
         domain, name, version = kit.operator.key
@@ -129,11 +129,12 @@ def _add(kit: OperatorKit) -> None:
     _kits[kit.operator.key] = kit
 
 
+@guarded(lambda: _lock)
 def _load() -> None:
     global _is_loaded
-    with _lock:
-        if _is_loaded:
-            return
+    if _is_loaded:
+        return
+    try:
         for kit in import_module(_OWN).load():
             _add(kit)
         for entry in metadata.entry_points(group=GROUP):
@@ -144,7 +145,12 @@ def _load() -> None:
                     _add(kit)
             except Exception as error:  # another package's fault must not end models that do not need it
                 _failures[entry.name] = f"'{entry.value}': {type(error).__name__}: {error}"
-        _is_loaded = True
+    except BaseException as error:
+        if not isinstance(error, Exception):  # but Ctrl-C: the next call begins anew
+            _kits.clear()
+            _failures.clear()
+        raise
+    _is_loaded = True
 
 
 def _check(kit: object) -> None:

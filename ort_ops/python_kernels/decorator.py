@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from ort_ops.exclusive import guarded, new_lock
 from ort_ops.opdef import onnx_objects, registry, schemas
 from ort_ops.opdef.operator import ContractError, DefinitionError, Operator, Parameter
 from ort_ops.opdef.shapes import Shape, format_shape
@@ -18,7 +18,7 @@ _RESERVED = ("ai.onnx.", "com.microsoft", "org.pyt")  # how domains of onnxrunti
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_lock = threading.Lock()
+_lock = new_lock()
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
@@ -97,12 +97,8 @@ class PythonKernel(Generic[P, R]):
 
     def remove(self) -> None:
         """Remove the operator's kernel and schema; sessions that have the operator fail at their next run."""
-        with _lock:
-            slot = slots.get(self.key)
-            if slot is None or slot.kernel is None:
-                return
-            slot.kernel = None
-        schemas.deregister(self.name, self.since_version, self.domain)
+        if _take_kernel(self.key):
+            schemas.deregister(self.name, self.since_version, self.domain)
 
     def make_node(self, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any) -> Any:
         """Make an ONNX node of the operator. Raises: PythonKernelError for an unknown or missing attribute."""
@@ -168,6 +164,20 @@ class Slot:
 slots: dict[tuple[str, str, int], Slot] = {}
 
 
+@guarded(lambda: _lock)
+def _set_kernel(kernel: PythonKernel[..., Any]) -> None:
+    slots.setdefault(kernel.key, Slot(kernel)).kernel = kernel
+
+
+@guarded(lambda: _lock)
+def _take_kernel(key: tuple[str, str, int]) -> PythonKernel[..., Any] | None:
+    slot = slots.get(key)
+    if slot is None:
+        return None
+    kernel, slot.kernel = slot.kernel, None
+    return kernel
+
+
 def like_first(*shapes: Shape | None) -> Shape | None:
     """Return the shape of the first input: the shape rule where none is given."""
     return shapes[0] if shapes else None
@@ -220,12 +230,7 @@ def python_kernel(
         # The schema asks the kernel, so that both agree.
         kernel.operator = replace(operator, infer_shape=kernel.infer_shapes)
         schemas.register(onnx_objects.make_schema(kernel.operator))
-        with _lock:
-            slot = slots.get(kernel.key)
-            if slot is None:
-                slots[kernel.key] = Slot(kernel)
-            else:
-                slot.kernel = kernel
+        _set_kernel(kernel)
         return kernel
 
     return define
@@ -284,7 +289,7 @@ def _essence(parameters: Sequence[Parameter]) -> list[tuple[str, bool]]:
     return [(parameter.type.rule, parameter.is_optional) for parameter in parameters]
 
 
+@guarded(lambda: _lock)
 def defined_kernels() -> list[PythonKernel[..., Any]]:
     """Return the kernels that are defined now."""
-    with _lock:
-        return [slot.kernel for slot in slots.values() if slot.kernel is not None]
+    return [slot.kernel for slot in slots.values() if slot.kernel is not None]

@@ -10,7 +10,6 @@ import ctypes
 import functools
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import onnxruntime
 
+from ort_ops.exclusive import guarded, new_lock
 from ort_ops.native import library as native
 from ort_ops.python_kernels.failures import of_kernels_made_now
 from ort_ops.python_kernels.kept_views import Loans
@@ -53,7 +53,7 @@ _FAIL, _INVALID_ARGUMENT = 1, 2  # OrtErrorCode
 _MAX_MESSAGE_NBYTES = 2000  # onnxruntime cuts at 4095 (1.32) or 2047 (1.17)
 _SHUTDOWN_MS = 2000
 
-_lock = threading.Lock()
+_lock = new_lock()
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _kept: list[Any] = []  # objects that the library has pointers to, for the life of the process
@@ -138,14 +138,23 @@ def register(
     if not domains:  # without Python: as any host registers it
         options.register_custom_ops_library(path)
         return
-    library = _attach(path)
-    with _lock:  # the library's own lock too, which a fork must not find taken
-        made = (_Domain * len(domains))(*[_domain(*domain) for domain in domains])
+    _select(_attach(path), options, path, domains, with_cpp_kernels)
+
+
+@guarded(lambda: _lock)  # the library's own lock too, which a fork must not find taken
+def _select(
+    library: ctypes.CDLL,
+    options: onnxruntime.SessionOptions,
+    path: str,
+    domains: Sequence[Domain],
+    with_cpp_kernels: bool,
+) -> None:
+    made = (_Domain * len(domains))(*[_domain(*domain) for domain in domains])
+    try:
         library.mylinear_python_select(int(with_cpp_kernels), made, len(domains))
-        try:
-            options.register_custom_ops_library(path)
-        finally:
-            library.mylinear_python_select(1, None, 0)
+        options.register_custom_ops_library(path)
+    finally:
+        library.mylinear_python_select(1, None, 0)
 
 
 @functools.cache
