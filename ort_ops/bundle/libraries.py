@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ort_ops.bundle.abi import oldest_runtime_of
 from ort_ops.bundle.manifest import BundledLibrary, BundleError
-from ort_ops.bundle.platforms import PLATFORMS, platforms_of, this_platform
+from ort_ops.bundle.platforms import PLATFORMS, needed_nbytes, platforms_of, this_platform
 from ort_ops.errors import MylinearError
 from ort_ops.files.inputs import InputError, first_line, open_input
 from ort_ops.installation.requirements import DISTRIBUTION
@@ -183,13 +183,19 @@ def _check_version(wheel: Path) -> None:
 
 def _check_platform(path: Path, source: _Given, platform: str) -> None:
     with path.open("rb") as file:
-        found = platforms_of(file.read(_HEAD_NBYTES))
+        head = file.read(_HEAD_NBYTES)
+    found, nbytes, needed = platforms_of(head), path.stat().st_size, needed_nbytes(head)
     if not found:
         raise BundleError(
             f"'{source.member or source.source}' is no library of a known platform, and must be for {platform}"
         )
     if platform not in found:
         raise BundleError(f"'{source.member or source.source}' must be for {platform}, got one for {', '.join(found)}")
+    if nbytes < needed:
+        raise BundleError(
+            f"'{source.member or source.source}' is cut off: it has {nbytes} bytes, and its headers tell of {needed}; "
+            "copy it again"
+        )
 
 
 def _stem(name: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 import ort_ops
 from ort_ops.bundle import abi, libraries
 from ort_ops.bundle.manifest import BundleError
-from ort_ops.bundle.platforms import platforms_of, this_platform
+from ort_ops.bundle.platforms import needed_nbytes, platforms_of, this_platform
 from ort_ops.bundle.write import write_bundle
 from ort_ops.native import library as native
 from ort_ops.opdef import registry
@@ -54,6 +56,39 @@ def test_libraries_of_other_platforms_come_from_files_and_wheels(tmp_path: Path)
     old = wheel.rename(tmp_path / "ort_mylinear-0.0.1-py3-none-any.whl")
     with pytest.raises(BundleError, match=r"must be of version .*, got 0\.0\.1"):
         write_bundle(MODEL, tmp_path / "c", libraries=[f"{OTHER}={old}"])
+
+
+@LIBRARY
+@pytest.mark.skipif(not HERE.startswith("linux"), reason="the library here is no ELF file")
+@pytest.mark.parametrize("nbytes", [5000, -1])
+def test_a_library_that_is_cut_off_is_one_line(tmp_path: Path, nbytes: int) -> None:
+    whole = Path(native.library_path()).read_bytes()
+    given = tmp_path / Path(native.library_path()).name
+    given.write_bytes(whole[:nbytes])
+    with pytest.raises(BundleError, match=rf"is cut off: it has {len(whole[:nbytes])} bytes, and its headers tell of"):
+        write_bundle(MODEL, tmp_path / "b", libraries=[f"{HERE}={given}"])
+    assert not (tmp_path / "b").exists()
+
+
+def pe_section(offset: int, nbytes: int) -> bytes:
+    """Return the head of a library for Windows with one section."""
+    head = b"MZ" + bytes(58) + b"\x40\0\0\0PE\0\0\x64\x86\x01\0" + bytes(12) + b"\x08\0" + bytes(2) + bytes(8)
+    return head + bytes(16) + struct.pack("<II", nbytes, offset) + bytes(16)
+
+
+def mach_segment(offset: int, nbytes: int) -> bytes:
+    """Return the head of a library for macOS with one segment."""
+    head = b"\xcf\xfa\xed\xfe" + struct.pack("<7I", 0x0100000C, 0, 6, 1, 72, 0, 0)
+    return head + struct.pack("<II16sQQQQ", 0x19, 72, b"", 0, 0, offset, nbytes) + bytes(16)
+
+
+def test_headers_tell_how_long_a_library_is() -> None:
+    assert needed_nbytes(pe_section(1000, 24)) == 1024
+    assert needed_nbytes(mach_segment(1000, 24)) == 1024
+    assert needed_nbytes(b"text") == 0
+    assert needed_nbytes(pe_section(1000, 24)[:100]) == 0
+    whole = Path(np._core._multiarray_umath.__file__).read_bytes()
+    assert 0 < needed_nbytes(whole[:4096]) <= len(whole)
 
 
 @LIBRARY
