@@ -100,10 +100,15 @@ class Predictor:
             columns = {name: batch.column(name) for name in kept} | to_arrow(results)
             return type(batch).from_arrays([*columns.values()], names=[*columns])
         if pandas is not None and isinstance(batch, pandas.DataFrame):
+            if not batch.columns.is_unique:
+                raise InputError(
+                    f"{_LABEL} has two columns of the same name: {shown_names([*map(str, batch.columns)])}"
+                )
             table = import_pyarrow("a DataFrame").Table.from_pandas(batch, preserve_index=False)
             kept, results = self._predict(ArrowTable(table))
             cells = {name: [*array] if array.ndim > 1 else array for name, array in results.items()}
-            return batch[kept].assign(**{name: pandas.Series(c, batch.index) for name, c in cells.items()})
+            places = [table.schema.names.index(name) for name in kept]  # a DataFrame may name columns by numbers
+            return batch.iloc[:, places].assign(**{name: pandas.Series(c, batch.index) for name, c in cells.items()})
         raise InputError(
             "a batch must be a NumPy array, a dictionary of arrays, an Arrow RecordBatch or Table, or a pandas "
             f"DataFrame, got {type(batch).__name__}"

@@ -96,7 +96,10 @@ def _to_numpy(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         shape: Any = getattr(column.type, "shape", None)
         values, is_missing = _to_numpy(column.storage)
         is_tensor = shape is not None and values.size == len(values) * int(np.prod(shape))
-        return (values.reshape((len(values), *shape)) if is_tensor else values), is_missing
+        if not is_tensor:
+            return values, is_missing
+        order = getattr(column.type, "permutation", None) or range(len(shape))  # of the dimensions as they lie
+        return values.reshape((len(values), *shape)).transpose(0, *(axis + 1 for axis in order)), is_missing
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)

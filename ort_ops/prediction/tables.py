@@ -63,6 +63,9 @@ class ArrayTable:
     def column(self, name: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return the array, and where an array of objects has None; NaN is a value. Raises: ColumnError."""
         array = np.asarray(self.arrays[name])
+        mask = np.ma.getmaskarray(self.arrays[name]) if isinstance(self.arrays[name], np.ma.MaskedArray) else None
+        if mask is not None and mask.any():
+            raise ColumnError("has a masked value; fill it in or leave the row out", int(np.argwhere(mask)[0][0]))
         if array.dtype.kind == "U":
             array = array.astype(object)
         if array.dtype.kind == "O":

@@ -15,6 +15,7 @@ import pytest
 
 from ort_ops.batch import Predictor, sessions
 from ort_ops.files.inputs import InputError
+from ort_ops.prediction.arrow import ArrowTable
 from ort_ops.prediction.columns import Column, feature_names, to_json
 from ort_ops.prediction.metadata import CLASSES_KEY, COLUMNS_KEY, FEATURES_KEY
 from tests.linear_model import make_linear_model
@@ -83,6 +84,10 @@ def test_pandas() -> None:
     np.testing.assert_array_equal(np.stack(got["y"]), WANTED)
     with pytest.raises(InputError, match=r"the batch row 2, column 'width' has no value; fill it in"):
         Predictor(model())(frame.assign(width=[1.0, np.nan, 2.0]))
+    got = Predictor(model(), keep=["0"])(frame.rename(columns={"id": 0}))
+    assert got[0].tolist() == ["a", "b", "c"]
+    with pytest.raises(InputError, match="two columns of the same name: height, width, width"):
+        Predictor(model())(frame.rename(columns={"id": "width"}))
 
 
 def test_classes_come_by_name(tmp_path: Path) -> None:
@@ -114,6 +119,17 @@ def test_lists_make_an_input_and_so_do_columns_of_one_s_choice() -> None:
     assert Predictor(unnamed)({"p": ROWS[:, 0], "q": ROWS[:, 1]})["y"].tolist() == WANTED.tolist()
     other = Predictor(unnamed, columns=["q", "p"])({"p": ROWS[:, 1], "q": ROWS[:, 0], "r": ROWS})
     assert other["y"].tolist() == WANTED.tolist()
+
+
+def test_a_tensor_whose_dimensions_lie_in_another_order() -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the extra arrow")
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(24.0)), 6)
+    for shape, order in (([2, 3], [1, 0]), ([2, 1, 3], [2, 0, 1])):
+        column = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float64(), shape, permutation=order), storage)
+        wanted = np.arange(24.0).reshape(4, *shape).transpose(0, *(axis + 1 for axis in order))
+        for start in (0, 1):
+            got = ArrowTable(pa.table({"x": column.slice(start)})).column("x")[0]
+            np.testing.assert_array_equal(got, wanted[start:])
 
 
 def test_several_inputs_and_outputs() -> None:
@@ -177,6 +193,7 @@ BAD: list[tuple[Any, str]] = [
     ({"width": np.zeros(2), "height": np.array([None] * 2)}, "column 'height' must hold numbers, got text"),
     ({"width": np.zeros(2), "height": np.array(["1", "2"])}, "column 'height' must hold numbers, got text"),
     ({"width": np.zeros(2), "height": np.zeros(2, complex)}, "must hold numbers or text, got dtype complex128"),
+    (np.ma.masked_array(ROWS, ROWS < 0), "the batch row 2, column 'x' has a masked value; fill it in or leave the row"),
     (np.zeros((2, 3)), r"must have rows of shape \[2\], as the model's input, got \[3\]"),
     ([1.0], "a batch must be a NumPy array, a dictionary of arrays, an Arrow RecordBatch or Table, or a pandas"),
 ]
