@@ -67,6 +67,26 @@ class WrongValues:
 
 
 @dataclass(frozen=True)
+class Unwritten:
+    """A kernel leaves values of an output as they were.
+
+    Attributes:
+        count, total: how many of how many.
+        first: which one, counted along all axes.
+    """
+
+    output: str
+    count: int
+    total: int
+    first: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} of {self.total} values of {self.output} are never written, the first is number {self.first}"
+        )
+
+
+@dataclass(frozen=True)
 class Failure:
     """There is no result, because computing it failed."""
 
@@ -76,4 +96,4 @@ class Failure:
         return self.message
 
 
-Fault = WrongShape | WrongType | WrongCount | WrongValues | Failure
+Fault = WrongShape | WrongType | WrongCount | WrongValues | Unwritten | Failure

@@ -103,6 +103,19 @@ def test_a_wrong_python_kernel_is_named(written: OperatorKit) -> None:
         assert len(broken(session_promises(subject))) == len(registry.kits()) - 1
 
 
+def test_a_python_kernel_that_leaves_an_element_as_it_was_is_named(written: OperatorKit) -> None:
+    def compute(x: NDArray[Any]) -> NDArray[Any]:
+        result = np.empty_like(x)
+        result.reshape(-1)[:-1] = written.reference(make_call(written.operator, [x]))[0].reshape(-1)[:-1]
+        return result
+
+    wrong = python_kernel(written, compute)
+    with instead(written, python_kernel=lambda: wrong, torch="") as subject:
+        found = broken(kernel_promises(subject, None))
+    assert set(found) == {"kernel: python, float64", "kernel: python, float32"}
+    assert all(re.search(r"1 of \d+ values of y are never written", detail) for detail in found.values()), found
+
+
 def test_a_kernel_that_raises_is_named(written: OperatorKit) -> None:
     def fail() -> Any:
         raise ValueError("this kernel is not finished")

@@ -25,12 +25,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporter import MyLinear, check_gradients, export, verify
+from exporter.promises.kernels import library_promises
+from exporter.promises.result import Outcome
+from exporter.promises.subject import Subject
 from exporter.verification.row import Part
 from ort_ops import MYLINEAR, ContractError, InferenceSession, KernelError
 from ort_ops.cli import main as cli
 from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.nodes import attach_functions, check_operator_nodes, operator_nodes
 from ort_ops.native import library as native
+from ort_ops.numerics.faults import Unwritten
 from ort_ops.opdef import registry
 from ort_ops.opdef.onnx_objects import make_node
 from ort_ops.python_kernels.decorator import implements
@@ -47,14 +51,18 @@ OVERLOADS = combinations(KIT)
 IDS = [in_words(types) for types in OVERLOADS]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The C++ kernel, compiled as its author would: against the project's headers, into a library of its own."""
-    path = tmp_path_factory.mktemp("library") / "libexample_ops.so"
+def compiled(source: Path, path: Path) -> Path:
+    """Compile a C++ kernel as its author would: against the project's headers, into a library of its own."""
     command = ["c++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'cpp_ops'}"]
-    done = subprocess.run([*command, HERE / "kernel.cc", "-o", path], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, source, "-o", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C++ kernel."""
+    return compiled(HERE / "kernel.cc", tmp_path_factory.mktemp("library") / "libexample_ops.so")
 
 
 @pytest.fixture(autouse=True)
@@ -497,3 +505,22 @@ def test_no_file_outside_this_folder_knows_it() -> None:
     paths = [p for p in listed.splitlines() if not p.startswith(own) and (ROOT / p).is_file()]
     assert len(paths) > 300
     assert [p for p in paths if words.search((ROOT / p).read_bytes().decode(errors="replace"))] == []
+
+
+def test_a_kernel_that_leaves_an_element_as_it_was_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = (HERE / "kernel.cc").read_text()
+    # Memory may hold the right value by chance: here it does, except where an output was filled beforehand.
+    write = "y.as<S>()[i] = rounded;"
+    filled = "*reinterpret_cast<unsigned char*>(y.as<S>() + i)"
+    wrong = right.replace(write, f"if (i + 1 < x.count() || ({filled} != 0xFF && {filled} != 0x5A)) {write}")
+    assert wrong != right
+    (tmp_path / "wrong.cc").write_text(wrong)
+    monkeypatch.setenv("EXAMPLE_OPS_LIBRARY", str(compiled(tmp_path / "wrong.cc", tmp_path / "libwrong.so")))
+    found = {p.subject: p.detail for p in library_promises(Subject(KIT), "wrong") if p.outcome is Outcome.BROKEN}
+    assert len(found) == len(OVERLOADS)
+    assert all(re.search(r"1 of \d+ values of Y are never written", detail) for detail in found.values()), found
+    onnx.save(two_operators(), tmp_path / "two.onnx")
+    rows = verify(tmp_path / "two.onnx", compile_backend=None, batch_sizes=[2]).rows
+    found_rows = [row for row in rows if row.is_violated and row.backend.startswith("cpp") and row.part is Part.NODES]
+    assert found_rows
+    assert all(row.comparison is not None and isinstance(row.comparison.fault, Unwritten) for row in found_rows)

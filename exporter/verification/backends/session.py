@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from exporter.verification.backends.base import Backend, Feed, Run, RunCall, RunError, WholeModelError, first_line
+from exporter.verification.backends.unwritten import check_written
 from exporter.verification.nodes.alone import NodeAlone
 from exporter.verification.nodes.drawn import Types
 from exporter.verification.reasons import CannotRunModel, LacksOperator, Reason
@@ -101,11 +102,15 @@ class SessionBackend(Backend):
             return Trainer(self._path, quiet_options(), kernels=self._kernel)
 
     def open_node(self, node: NodeAlone, call: Call) -> RunCall:
-        """Open a model of the node; see `Backend`."""
+        """Open a model of the node; see `Backend`. The function raises UnwrittenError too, for kernels on the CPU."""
         alone = self._open(node.serialized(call, with_function=self._kernel == "body"))
+        is_filled = self._providers is None and self._kernel != "body"
 
         def run(of_call: Call) -> list[Array]:
-            outputs: list[Array] = alone.run(None, node.feed(of_call))
+            feed = node.feed(of_call)
+            outputs: list[Array] = alone.run(None, feed)
+            if is_filled:
+                check_written(alone, feed, outputs)
             return outputs
 
         return run

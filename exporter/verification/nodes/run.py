@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.verification.backends.base import Backend
+from exporter.verification.backends.unwritten import UnwrittenError
 from exporter.verification.nodes.alone import Expected, NodeAlone, expected_of, in_types
 from exporter.verification.nodes.drawn import Types, dtype_of, in_type
 from exporter.verification.reasons import (
@@ -32,6 +33,7 @@ from ort_ops.opdef.kit import OperatorKit
 
 Array = NDArray[Any]
 RunCall = Callable[[Call], Sequence[Array]]
+_NO_COUNTS = (0,) * (len(HISTOGRAM_EDGES) + 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class NodeRows:
         """Add one result, of edge values or of others."""
         if is_edge not in self.worst:
             self.worst[is_edge] = label, comparison
-            self.counts[is_edge] = (0,) * (len(HISTOGRAM_EDGES) + 1)
+            self.counts[is_edge] = _NO_COUNTS
         known_label, known = self.worst[is_edge]
         total = worst_of([known, comparison])
         is_further = (not comparison.is_within_bound, comparison.max_in_bounds) > (
@@ -164,9 +166,12 @@ def _run_in_types(calls: Sequence[NodeCall], rows: Sequence[NodeRows], types: Ty
                 key = (index, *node.key(call))  # a session for each rank, not for each input
                 if key not in runners:
                     runners[key] = row.backend.open_node(node, call)
-                got = runners[key](call)
                 row.dtypes[_types_in_words(call)] = None
-                results = list(compared(call, got, expected, row.backend))
+                try:
+                    got = runners[key](call)
+                    results = list(compared(call, got, expected, row.backend))
+                except UnwrittenError as error:
+                    results = [(0, failed(error.fault), 0.0, _NO_COUNTS)]
                 row.add(
                     _label(node_call.call),
                     node_call.is_edge,
@@ -206,9 +211,8 @@ def compared(
 ) -> Iterator[tuple[int, Comparison, float, tuple[int, ...]]]:
     """Compare each output of a call that the node has; with its index, the largest error in ULP, and a histogram."""
     wanted = [i for i, has in enumerate(call.has_output) if has]
-    nothing = (0,) * (len(HISTOGRAM_EDGES) + 1)
     if len(got) != len(wanted):
-        yield wanted[0], failed(WrongCount(len(got), len(wanted))), 0.0, nothing
+        yield wanted[0], failed(WrongCount(len(got), len(wanted))), 0.0, _NO_COUNTS
         return
     for i, actual in zip(wanted, got, strict=True):
         element_type, exact, bound = call.output_type(i), expected.exact[i], expected.bounds[backend.arithmetic][i]
@@ -216,7 +220,7 @@ def compared(
         if element_type.is_floating and bound is not None:
             yield i, comparison, max_ulp(actual, exact, element_type), histogram(actual, exact, bound.error)
         else:
-            yield i, comparison, 0.0, nothing
+            yield i, comparison, 0.0, _NO_COUNTS
 
 
 def _calls_of_one_node(calls: Sequence[NodeCall]) -> list[list[NodeCall]]:
