@@ -7,8 +7,6 @@ import os
 from collections.abc import Hashable
 from pathlib import Path
 
-from ort_ops.bundle.load import load_bundle
-from ort_ops.bundle.manifest import FILE_NAME
 from ort_ops.exclusive import guarded, new_lock
 from ort_ops.files.inputs import InputError
 from ort_ops.prediction.served import ServedModel
@@ -47,6 +45,8 @@ def _open(model: str | bytes, kernels: str, num_threads: int, sha256: str | None
     if sha256 is not None or (isinstance(model, str) and Path(model).is_dir()):
         if isinstance(model, bytes):
             raise InputError("sha256 is for the folder of a bundle, got the bytes of a model")
+        from ort_ops.bundle.load import load_bundle  # late: it takes as long to import as all else
+
         return load_bundle(model, kernels=kernels, sess_options=options, sha256=sha256).session
     return InferenceSession(model, options, kernels=kernels)
 
@@ -81,8 +81,13 @@ def threads_given() -> int:
 def _state(model: str | bytes) -> tuple[int, ...]:
     if isinstance(model, bytes) or not Path(model).exists():
         return ()
-    manifest = Path(model) / FILE_NAME
-    found = os.stat(manifest if manifest.exists() else model)
+    path = Path(model)
+    if path.is_dir():
+        from ort_ops.bundle.manifest import FILE_NAME
+
+        if (path / FILE_NAME).exists():
+            path /= FILE_NAME
+    found = os.stat(path)
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -120,14 +120,16 @@ def test_a_bundle_that_was_changed_is_one_line(engine: str, bundle: Path, fakes:
 
 def test_a_process_checks_a_bundle_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ort_ops.batch import sessions
+    from ort_ops.bundle import load
 
     loaded: list[Path] = []
+    load_bundle = load.load_bundle
 
-    def load(folder: Path, **arguments: object) -> ort_ops.Bundle:
+    def count(folder: Path, **arguments: object) -> ort_ops.Bundle:
         loaded.append(folder)
-        return ort_ops.load_bundle(folder, **arguments)  # type: ignore[arg-type]
+        return load_bundle(folder, **arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sessions, "load_bundle", load)
+    monkeypatch.setattr(load, "load_bundle", count)
     monkeypatch.setattr(sessions, "_served", {})
     rows = np.ones((3, 64), np.float32)
     first, second = Predictor(bundle, raw=True), Predictor(bundle, raw=True, batch_size=2)
