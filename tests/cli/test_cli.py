@@ -51,6 +51,7 @@ def test_train_export_run_verify_by_hand(engine: str, tmp_path: Path) -> None:
         assert backend in proven.stdout
 
 
+@pytest.mark.long
 def test_digits_take_raw_rows_from_training_to_serving(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 

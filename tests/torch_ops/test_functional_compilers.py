@@ -56,7 +56,7 @@ def num_nodes(program: torch.export.ExportedProgram) -> int:
     return sum(node.target is OP for module in modules for node in module.graph.nodes)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_with_backward_gives_nn_linear_s_numbers(backend: str, dynamic: bool) -> None:
     models = Mlp(), Mlp(nn.Linear)

@@ -42,7 +42,7 @@ def test_the_linear_example(steps: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("steps", [3, pytest.param(150, marks=slow)])
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.long), pytest.param(150, marks=slow)])
 def test_digits(steps: int, dtype: torch.dtype, tmp_path: Path) -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     pixels, digits = datasets.load_digits(return_X_y=True)

@@ -175,6 +175,7 @@ def _swapped_wires(model: onnx.ModelProto) -> None:
                 node.input[i] = swap[name]
 
 
+@pytest.mark.long
 def test_a_body_that_differs_is_found(network: Path, tmp_path: Path) -> None:
     model = onnx.load(network)
     _other_sum(model)
