@@ -145,7 +145,7 @@ def test_a_wrong_kernel_of_a_gradient_is_found_at_its_node(network: Path, monkey
     def wrong(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         result = matmul(a, b)
         # Of the kernel's products, only G^T X has rows of the layer's outputs, and those of the batch in common.
-        return result * np.float32(1.0001) if a.dtype == np.float32 and a.shape[0] == 3 and a.shape[1] == 3 else result
+        return result * np.float32(1.0001) if a.dtype == np.float32 and a.shape == (3, 3) else result
 
     monkeypatch.setattr(np, "matmul", wrong)
     result = _prove(network)
