@@ -30,7 +30,7 @@ def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
     from ort_ops.operators.mylinear.parts import joined_bounds
 
     element_type = call.element_type
-    return [joined_bounds(call, lambda part: linear_bound(*part, element_type=element_type, arithmetic=arithmetic))]
+    return [joined_bounds(call, lambda x, w, b: linear_bound(x, w, b, element_type, arithmetic=arithmetic))]
 
 
 def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:

@@ -1,38 +1,30 @@
-"""Calls of a linear operator, some features at a time, for what is proved in float64; X, W and B are the inputs."""
+"""What the proof of a linear operator shares between its versions; X, W and B are the inputs of a call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import numpy as np
+from collections.abc import Callable
 
 from ort_ops.numerics.bound import Array, Bound
-from ort_ops.numerics.sums import largest_finite
+from ort_ops.numerics.sums import by_columns, largest_finite
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.element_types import ELEMENT_TYPES
 
-_WEIGHTS = 2**22  # of a part
-Part = tuple[Array, Array, Array | None]
 
+def joined_bounds(call: Call, bound: Callable[[Array, Array, Array | None], Bound]) -> Bound:
+    """Return the bound of a call, found for some features at a time, whose weights become float64.
 
-def parts(call: Call) -> Iterator[Part]:
-    """Yield x with the weight and bias of some features at a time: each part becomes float64, and one is enough."""
+    Args:
+        bound: (x, weight and bias of some features) -> their bound, in arrays of its full shape.
+    """
     x, weight, bias = call.arrays
     assert x is not None
     assert weight is not None
-    step = max(1, _WEIGHTS // max(1, weight.shape[-1]))
-    for start in range(0, max(1, len(weight)), step):
-        part = slice(start, start + step)
-        yield x, weight[part], None if bias is None else bias[part]
 
+    def of_columns(columns: Array, bias: Array | None) -> tuple[Array, ...]:
+        found = bound(x, columns.T, bias)
+        return found.error, found.above, found.below
 
-def joined_bounds(call: Call, bound: Callable[[Part], Bound]) -> Bound:
-    """Return the bounds of all parts as one."""
-    found = [bound(part) for part in parts(call)]
-    if len(found) == 1:
-        return found[0]
-    names = ("error", "above", "below")
-    return Bound(*(np.concatenate([getattr(part, name) for part in found], axis=-1) for name in names))
+    return Bound(*by_columns(x, weight.T, bias, of_columns))
 
 
 def may_overflow(call: Call) -> bool:

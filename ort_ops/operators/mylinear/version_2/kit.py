@@ -31,7 +31,7 @@ def _bound(call: Call, arithmetic: Arithmetic) -> Sequence[Bound]:
     from ort_ops.operators.mylinear.version_2.error_bound import activation_bound
 
     activation, element_type = call.attributes["activation"], call.element_type
-    return [joined_bounds(call, lambda part: activation_bound(*part, activation, element_type, arithmetic))]
+    return [joined_bounds(call, lambda x, w, b: activation_bound(x, w, b, activation, element_type, arithmetic))]
 
 
 def _error_sizes(call: Call) -> Sequence[tuple[Array, Array]]:
