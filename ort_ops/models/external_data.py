@@ -1,13 +1,19 @@
-"""Check where the weights in files beside a model lie, without reading them."""
+"""Where the weights in files beside a model lie: checked without reading them, and how the files are named."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
 
 from ort_ops.errors import ModelError
+from ort_ops.models.graphs import tensors
 
 
 class ExternalData:
@@ -90,6 +96,38 @@ class ExternalData:
                 "copy it to a file of its own"
             )
         return found.st_size
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the files beside a model's path that may hold its weights: ``<path>.data``, ``<path>.data2`` and so on."""
+    pattern = re.compile(re.escape(f"{path.name}.data") + r"([2-9]|[1-9][0-9]+)?")
+    with suppress(OSError):
+        return sorted(file for file in path.parent.iterdir() if pattern.fullmatch(file.name))
+    return []
+
+
+def free_data_file(path: Path) -> Path:
+    """Return the first of these that is not there.
+
+    So the model that is replaced goes on using its own file until the new one has its name, and no file is overwritten
+    that a model of another name may use.
+    """
+    numbers = itertools.chain([""], map(str, itertools.count(2)))
+    files = (path.with_name(f"{path.name}.data{number}") for number in numbers)
+    return next(file for file in files if not os.path.lexists(file))
+
+
+def data_in_use(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """Return those of these that a model uses which lies at ``path``."""
+    found = {entry.value for tensor in tensors(model) for entry in tensor.external_data if entry.key == "location"}
+    return [file for file in data_files(path) if file.name in found]
+
+
+def remove_quietly(files: Iterable[Path]) -> None:
+    """Remove files that nothing uses any more, as far as the system allows it."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
 
 
 def _number(text: str, name: str) -> int:

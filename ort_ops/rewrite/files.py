@@ -21,7 +21,8 @@ from ort_ops.files.atomic import (
 from ort_ops.files.inputs import first_line
 from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.complete import complete_outputs
-from ort_ops.models.files import load_model
+from ort_ops.models.external_data import data_files, data_in_use, free_data_file, remove_quietly
+from ort_ops.models.files import load_model, look_at_model
 from ort_ops.models.nodes import check_operator_nodes, operator_nodes
 from ort_ops.opdef.operator import ContractError
 
@@ -78,6 +79,9 @@ def read_model(source: str | Path) -> ModelFile:
 def write_model(model: ir.Model, target: str | Path, *, external: bool = False) -> int:
     """Write a model completely or not at all; its weights beside it on request, or if they are too large.
 
+    They lie in ``<target>.data``, or ``<target>.data2`` and so on where such a file is there already. So a kill at any
+    moment leaves the old model or the new one, each with its own weights, and no other model loses its own.
+
     Returns: the number of bytes of its weights.
     Raises: OutputError.
     """
@@ -94,7 +98,8 @@ def write_model(model: ir.Model, target: str | Path, *, external: bool = False) 
             "file beside it"
         )
     path = Path(target)
-    data = path.with_name(f"{path.name}.data")
+    used = _data_in_use(path)
+    data = free_data_file(path)
     with temporary_folder(beside=path) as folder:
         try:
             ir.save(
@@ -112,7 +117,18 @@ def write_model(model: ir.Model, target: str | Path, *, external: bool = False) 
         if (folder / data.name).exists():
             replace_atomically(folder / data.name, data)
         replace_atomically(folder / path.name, path)
+    remove_quietly(used)
     return nbytes
+
+
+def _data_in_use(path: Path) -> list[Path]:
+    """Return the files with the weights of the model that is to be replaced; none if it is no model."""
+    if not data_files(path):
+        return []
+    try:
+        return data_in_use(path, look_at_model(path))
+    except ModelError:
+        return []
 
 
 def _completed(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ort_ops.errors import ModelError
 from ort_ops.files.atomic import OutputError, is_stream, open_atomically
+from ort_ops.models.external_data import data_files, data_in_use, free_data_file, remove_quietly
+from ort_ops.models.files import look_at_model
 from ort_ops.opdef.element_types import ONNX_TYPES
 from ort_ops.training.file_format import KEY
 from ort_ops.training.storage import wire
@@ -29,8 +31,8 @@ def write_model(
     """Write a model with tensors as initializers of its graph.
 
     Tensors that are too large for one file lie in a second one beside it. A kill at any moment leaves the old model or
-    the new one, each with its data: the second file has a name that the old model does not use, and the old one's is
-    removed at the end.
+    the new one, each with its data: the second file has a name that no other file has, and the old one's is removed at
+    the end.
 
     Args:
         rest: the fields of the model, without its graph.
@@ -44,14 +46,14 @@ def write_model(
     if nbytes <= MAX_NBYTES_INSIDE:
         with open_atomically(path) as temporary, temporary.open("r+b") as file:
             _write_file(file, rest, graph, [_inside(name, array) for name, array in tensors.items()])
-        _remove([*used, *left_over])
+        remove_quietly([*used, *left_over])
         return
     if is_stream(path) or Path(path).is_symlink():
         raise OutputError(
             f"'{path}' must be a regular file, and no symbolic link: {nbytes / 2**20:.0f} MiB of it lie in a file "
             "beside it"
         )
-    data = next(file for file in _data_names(path) if file not in used)
+    data = free_data_file(Path(path))
     places = {}
     with open_atomically(data) as temporary, temporary.open("r+b") as file:
         for name, array in tensors.items():
@@ -64,7 +66,7 @@ def write_model(
     ]
     with open_atomically(path) as temporary, temporary.open("r+b") as file:
         _write_file(file, rest, graph, fields)
-    _remove([file for file in (*used, *left_over) if file != data])
+    remove_quietly([*used, *left_over])
 
 
 def _inside(name: str, array: Array) -> list[wire.Piece]:
@@ -85,35 +87,18 @@ def _bytes_of(array: Array) -> memoryview:
     return np.asarray(array, order="C").reshape(-1).view(np.uint8).data
 
 
-def _data_names(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the two names that the data beside a model may have."""
-    model = Path(path)
-    return [model.with_name(f"{model.name}.data"), model.with_name(f"{model.name}.data2")]
-
-
 def _data_files(path: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
-    """Return those of the data's names that the model of this name uses now, and those that a kill left over.
+    """Return the data's files that the model of this name uses now, and those that a kill left over.
 
     What lies beside a file that is no training file may belong to another one.
     """
-    from ort_ops.errors import ModelError
-    from ort_ops.models.files import look_at_model
-    from ort_ops.models.graphs import tensors
-
-    names = [file for file in _data_names(path) if file.exists()]
-    if not names:
+    files = data_files(Path(path))
+    if not files:
         return [], []
     try:
         model = look_at_model(Path(path))
     except ModelError:  # it is not there, or no model
         return [], []
-    found = {entry.value for tensor in tensors(model) for entry in tensor.external_data}
     is_ours = any(entry.key == KEY for entry in model.metadata_props)
-    used = [file for file in names if file.name in found]
-    return used, [file for file in names if file not in used] if is_ours else []
-
-
-def _remove(files: Sequence[Path]) -> None:
-    for file in files:
-        with suppress(OSError):
-            file.unlink()
+    used = data_in_use(Path(path), model)
+    return used, [file for file in files if file not in used] if is_ours else []
