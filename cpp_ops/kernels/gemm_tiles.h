@@ -19,19 +19,20 @@
 namespace mylinear::kernels {
 
 template <class Tag, class S, int kMr, class SW = S>
-struct Gemm : MicroKernel<Tag, S, SW> {
-  using Base = MicroKernel<Tag, S, SW>;
+struct Gemm : Elements<Tag, S> {
+  using Base = Elements<Tag, S>;
   using Base::hold;
   using Base::kConverts;
   using Base::kLanes;
   using Base::kNr;
   using Base::round_up;
   using typename Base::Held;
-  using typename Base::Prefetch;
   using typename Base::Simd;
-  using typename Base::Strip;
   using typename Base::T;
   using typename Base::Vec;
+  using Micro = MicroKernel<Tag, Simd, SW>;
+  using Prefetch = typename Micro::Prefetch;
+  using Strip = typename Micro::Strip;
   using Short = ShortRows<Tag, S, kMr, SW>;
   using Wide = WidePanels<Tag, S, kMr, SW>;
   using Finish = Epilogue<Tag, S>;
@@ -86,8 +87,7 @@ struct Gemm : MicroKernel<Tag, S, SW> {
     }
   }
 
-  // The most even cut of `size` into as few pieces as possible, of a multiple of `unit`, and of `largest` at
-  // most.
+  // The most even cut of `size` into the fewest pieces, of a multiple of `unit`, and of `largest` at most.
   struct Cut {
     size_t pieces;
     size_t length;  // of each but the last
@@ -203,7 +203,7 @@ struct Gemm : MicroKernel<Tag, S, SW> {
         }
         strip.ahead = ahead ? ahead + row * p.K : strip.w;
         strip.looks = is_dot && !p.w_can_dot && pass == 0;
-        Base::template strip_of<kMr>(pass_rows, prefetch, strip);
+        Micro::template strip_of<kMr>(pass_rows, prefetch, strip);
         if (!kConverts && is_last && p.activation != Activation::kNone) {
           Finish::activate(p.activation, strip.sums, strip.sums_stride, pass_rows, columns);
         }

@@ -13,9 +13,9 @@
 
 namespace mylinear::kernels {
 
-template <class Tag, class S, class SW = S>
-struct MicroKernel : Elements<Tag, S> {
-  using Base = Elements<Tag, S>;
+template <class Tag, class Vectors, class SW>
+struct MicroKernel : Products<Vectors> {
+  using Base = Products<Vectors>;
   using Base::kAbsent;
   using Base::kNr;
   using Base::kStep;

@@ -72,16 +72,16 @@ static inline void store_partial(S* to, const typename Simd::Vec& value, size_t 
   __builtin_memcpy(to, full, count * sizeof(S));
 }
 
-// The types and loads for rows of X and W stored as S.
-template <class Tag, class S>
-struct Elements {
-  using Simd = typename SimdOf<Tag, S>::type;
+// The types and loads for rows of X and W, by the vectors that multiply them: the same for all storage types
+// whose sums have these vectors.
+template <class Vectors>
+struct Products {
+  using Simd = Vectors;
   using T = typename Simd::Scalar;  // of the sums
   using Vec = typename Simd::Vec;
   using Held = typename Operands<Simd>::Held;
   using Operand = typename Operands<Simd>::Operand;
 
-  static constexpr bool kConverts = sizeof(S) != sizeof(T);
   static constexpr size_t kLanes = Simd::kLanes;
   static constexpr size_t kStep = Operands<Simd>::kStep;
   static constexpr size_t kNr = 4;  // rows of W that the micro-kernel takes at a time
@@ -114,6 +114,24 @@ struct Elements {
     }
   }
 
+  static size_t round_up(size_t a) { return divide_up(a, kStep) * kStep; }
+};
+
+// The same for elements stored as S, which are held as they are multiplied.
+template <class Tag, class S>
+struct Elements : Products<typename SimdOf<Tag, S>::type> {
+  using Base = Products<typename SimdOf<Tag, S>::type>;
+  using Base::kLanes;
+  using Base::kStep;
+  using Base::load;
+  using Base::load_partial;
+  using typename Base::Held;
+  using typename Base::Operand;
+  using typename Base::Simd;
+  using typename Base::T;
+
+  static constexpr bool kConverts = sizeof(S) != sizeof(T);
+
   // Writes `count` elements in the type that they are multiplied in, then zeros up to a whole vector.
   static void hold(const S* from, size_t count, Held* to) {
     if constexpr (sizeof(S) == sizeof(Held)) {
@@ -129,8 +147,6 @@ struct Elements {
       if (i < count) Simd::store(to + i, Simd::load_partial(from + i, count - i));
     }
   }
-
-  static size_t round_up(size_t a) { return divide_up(a, kStep) * kStep; }
 };
 
 }  // namespace mylinear::kernels

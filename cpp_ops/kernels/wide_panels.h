@@ -9,8 +9,8 @@
 namespace mylinear::kernels {
 
 template <class Tag, class S, int kMr, class SW>
-struct WidePanels : MicroKernel<Tag, S> {
-  using Base = MicroKernel<Tag, S>;
+struct WidePanels : MicroKernel<Tag, typename SimdOf<Tag, S>::type, S> {
+  using Base = MicroKernel<Tag, typename SimdOf<Tag, S>::type, S>;
   using Base::kLanes;
   using Base::round_up;
   using typename Base::Prefetch;
@@ -36,8 +36,8 @@ struct WidePanels : MicroKernel<Tag, S> {
     }
   }
 
-  // Multiplies `rows` rows of X by the W of a strip along its block of K. `Strip` is that of
-  // MicroKernel<Tag, S, SW>.
+  // Multiplies `rows` rows of X by the W of a strip along its block of K. `Strip` is that of the MicroKernel
+  // for SW.
   template <class Strip>
   static void run(const Strip& strip, size_t rows) {
     alignas(64) S panel[kRows * kMaxBlock];
