@@ -1,8 +1,8 @@
 """Run the examples of docs/examples and compare them with Python: ``python docs/examples/check_hosts.py``.
 
-Arguments name some of: browser, node, cpp, service; by default all. Each needs its own tools, and a missing one is a
-failure that says what to install; with --install, Chromium comes from Debian (as root), and the packages of the service
-come into this Python. All else comes into build/.
+Arguments name some of: browser, node, cpp, service, mlflow; by default all. Each needs its own tools, and a
+missing one is a failure that says what to install; with --install, Chromium comes from Debian (as root), and Python
+packages come into this Python. All else comes into build/.
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ Array = NDArray[Any]
 
 def check_browser() -> bool:
     """Use the page of web/ in Chromium."""
-    if "--install" in sys.argv and shutil.which("chromium") is None:
-        call("apt-get", "-qq", "update")
-        call("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", DEBIAN_FRONTEND="noninteractive")
-    return subprocess.run([sys.executable, HERE / "web" / "check" / "check.py"], check=False).returncode == 0
+    install_chromium()
+    return is_right(HERE / "web" / "check" / "check.py")
 
 
 def check_node() -> bool:
@@ -50,11 +48,11 @@ def check_node() -> bool:
     host = bundle("node")
     (host / "node_modules").symlink_to(folder / "node_modules")
     call("node", host / "check.js")
-    is_right = True
+    all_right = True
     for model, given in samples(folder):
         call("node", folder / "run.js", model, folder / "output", folder / "input.npy")
-        is_right &= same(f"Node.js, {model.name}", np.load(folder / "output0.npy"), model, given, "body")
-    return is_right
+        all_right &= same(f"Node.js, {model.name}", np.load(folder / "output0.npy"), model, given, "body")
+    return all_right
 
 
 def check_cpp() -> bool:
@@ -68,21 +66,43 @@ def check_cpp() -> bool:
     host = bundle("cpp")
     (host / "build").symlink_to(folder)
     call(sys.executable, host / "check.py")
-    is_right = True
+    all_right = True
     for model, given in samples(folder):
         for kernels, library in (("body", ""), ("cpp", ort_ops.library_path())):
             call(folder / "host", model, library, folder / "output", folder / "input.npy")
             got = np.fromfile(folder / "output0", given.dtype).reshape(len(given), -1)
-            is_right &= same(f"C++ {kernels}, {model.name}", got, model, given, kernels)
-    return is_right
+            all_right &= same(f"C++ {kernels}, {model.name}", got, model, given, kernels)
+    return all_right
 
 
 def check_service() -> bool:
     """Ask the HTTP service, kill its workers, and stop it under load."""
+    install("fastapi", "uvicorn", "prometheus-client")
+    return is_right(HERE / "fastapi" / "check.py")
+
+
+def check_mlflow() -> bool:
+    """Load a model by MLflow, and ask the service of it as above, with fewer requests: each takes some milliseconds."""
+    install("mlflow-skinny", "pandas", "fastapi", "uvicorn", "prometheus-client")
+    return is_right(HERE / "mlflow" / "check_service.py", 1600) and is_right(HERE / "mlflow" / "check.py")
+
+
+def install(*packages: str) -> None:
+    """With --install, install packages into this Python."""
     if "--install" in sys.argv:
-        constraints = HERE.parents[1] / "constraints.txt"
-        call(sys.executable, "-m", "pip", "install", "-q", "-c", constraints, "fastapi", "uvicorn", "prometheus-client")
-    return subprocess.run([sys.executable, HERE / "fastapi" / "check.py"], check=False).returncode == 0
+        call(sys.executable, "-m", "pip", "install", "-q", "-c", HERE.parents[1] / "constraints.txt", *packages)
+
+
+def install_chromium() -> None:
+    """With --install, install Chromium where it is missing."""
+    if "--install" in sys.argv and shutil.which("chromium") is None:
+        call("apt-get", "-qq", "update")
+        call("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", DEBIAN_FRONTEND="noninteractive")
+
+
+def is_right(check: Path, *arguments: Any) -> bool:
+    """Run an example's own check."""
+    return subprocess.run([sys.executable, check, *map(str, arguments)], check=False).returncode == 0
 
 
 def bundle(name: str) -> Path:
@@ -128,7 +148,13 @@ def call(*command: Any, **environment: str) -> None:
         sys.exit(f"failed: {' '.join(map(str, command))}")
 
 
-CHECKS = {"browser": check_browser, "node": check_node, "cpp": check_cpp, "service": check_service}
+CHECKS = {
+    "browser": check_browser,
+    "node": check_node,
+    "cpp": check_cpp,
+    "service": check_service,
+    "mlflow": check_mlflow,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -137,8 +163,8 @@ def main(arguments: list[str]) -> int:
     if unknown := [name for name in named if name not in CHECKS]:
         sys.exit(f"there is no example {unknown[0]}; there are {', '.join(CHECKS)}")
     results = {name: CHECKS[name]() for name in named or CHECKS}
-    for name, is_right in results.items():
-        print(f"{name}: {'right' if is_right else 'WRONG'}")
+    for name, was_right in results.items():
+        print(f"{name}: {'right' if was_right else 'WRONG'}")
     return 0 if all(results.values()) else 1
 
 

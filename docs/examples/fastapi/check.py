@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +31,34 @@ JSON = {"Content-Type": "application/json"}
 KILL_AT = (0.2, 0.4, 0.6, 0.8)  # parts of the requests
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How a service is started and asked."""
+
+    folder: Path  # of service.py
+    model: Path
+    path: str  # where rows are sent to
+    given: str  # the key of the rows in a request
+    answered: str  # the key of the predictions in an answer
+    healthy: Sequence[str]
+    refused: Sequence[tuple[str, int]]  # bodies, and the status of the answer
+
+
+PREDICT = Protocol(
+    HERE,
+    MODEL,
+    "/predict",
+    "rows",
+    "outputs",
+    ("/health/live", "/health/ready"),
+    (('{"rows": [[1, 2]]}', 422), ('{"rows": []}', 422), ("no JSON", 422), ('{"rows": [["a"]]}', 422)),
+)
+
+
 class Load:
     """Clients that send requests one after the other, and count what comes back."""
 
-    def __init__(
-        self,
-        port: int,
-        path: str = "/predict",
-        given: str = "rows",
-        answered: str = "outputs",
-        *,
-        lasting: bool = False,
-    ) -> None:
+    def __init__(self, port: int, path: str, given: str, answered: str, *, lasting: bool = False) -> None:
         self.port, self.path, self.given, self.answered = port, path, given, answered
         self.is_lasting = lasting  # goes on after a connection broke
         self.right = self.wrong = self.unanswered = 0
@@ -81,13 +99,14 @@ class Load:
                 self.right += is_right
                 self.wrong += not is_right
                 if not is_right:
-                    self.faults.append(f"{answer.status} {text[:200]!r}")
+                    self.faults.append(f"{answer.status} {text[-200:]!r}")
 
 
-def start() -> tuple[subprocess.Popen[str], int]:
+def start(protocol: Protocol) -> tuple[subprocess.Popen[str], int]:
     """Start the service on a free port, and wait until it is ready."""
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", HERE, "service:app", "--port", "0", "--no-access-log"]
-    environment = os.environ | {"MODEL": str(MODEL)}
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", protocol.folder, "service:app", "--port", "0"]
+    command.append("--no-access-log")
+    environment = os.environ | {"MODEL": str(protocol.model)}
     service = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     atexit.register(service.kill)  # also where a check fails
     assert service.stdout is not None
@@ -132,26 +151,26 @@ def metric(port: int, name: str) -> float:
     return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
 
 
-def main() -> int:
+def need(*packages: str) -> None:
+    """End with one line if a package is missing."""
+    if missing := [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]:
+        sys.exit(f"missing: {' '.join(missing)}; pip install {' '.join(packages)}")
+
+
+def check(protocol: Protocol, requests: int = REQUESTS) -> int:
     """Run all checks, and return the exit status."""
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        if importlib.util.find_spec(package) is None:
-            sys.exit(f"{package} is missing; pip install fastapi uvicorn prometheus-client")
-    service, port = start()
-    assert ask(port, "/health/ready")[0] == ask(port, "/health/live")[0] == 200
-    for body, status in (
-        ('{"rows": [[1, 2]]}', 422),
-        ('{"rows": []}', 422),
-        ("no JSON", 422),
-        ('{"rows": [["a"]]}', 422),
-    ):
-        assert ask(port, "/predict", body)[0] == status, body
-    load = Load(port)
+    service, port = start(protocol)
+    for path in protocol.healthy:
+        assert ask(port, path)[0] == 200, path
+    for body, status in protocol.refused:
+        answer = ask(port, protocol.path, body)
+        assert answer[0] == status, (body, answer)
+    load = Load(port, protocol.path, protocol.given, protocol.answered)
     began = time.monotonic()
-    threads = load.run(REQUESTS)
+    threads = load.run(requests)
     killed = 0
     for part in KILL_AT:
-        while load.right + load.wrong < part * REQUESTS and any(thread.is_alive() for thread in threads):
+        while load.right + load.wrong < part * requests and any(thread.is_alive() for thread in threads):
             time.sleep(0.005)
         for worker in workers(service)[:1]:
             os.kill(worker, signal.SIGKILL)
@@ -162,13 +181,13 @@ def main() -> int:
     names = ("worker_restarts_total", "batches_again_total", "batch_rows_sum", "batch_rows_count")
     restarts, again, rows, batches = (metric(port, f"mylinear_{name}") for name in names)
     print(
-        f"{load.right} right, {load.wrong} wrong, {load.unanswered} unanswered of {REQUESTS}, {killed} processes killed"
+        f"{load.right} right, {load.wrong} wrong, {load.unanswered} unanswered of {requests}, {killed} processes killed"
     )
-    rate = f"{REQUESTS / seconds:.0f} requests/s by {CLIENTS} clients"
+    rate = f"{requests / seconds:.0f} requests/s by {CLIENTS} clients"
     print(f"{rate}, {rows / batches:.1f} rows a batch, {restarts:.0f} restarts, {again:.0f} batches again")
     for fault in load.faults[:3]:
         print(fault)
-    is_right = (load.right, load.wrong, load.unanswered, restarts) == (REQUESTS, 0, 0, killed) and again > 0
+    is_right = (load.right, load.wrong, load.unanswered, restarts) == (requests, 0, 0, killed) and again > 0
 
     before = load.right
     threads = load.run(1_000_000)
@@ -182,7 +201,7 @@ def main() -> int:
     print(f"stopped under load: {load.right} answers arrived; the service says: {stopped}")
     is_right &= load.wrong == 0 and stopped == f"stopped: {load.right} of {load.right} accepted requests were answered"
 
-    service, _ = start()
+    service, _ = start(protocol)
     children = workers(service)
     service.kill()
     service.wait()
@@ -193,4 +212,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    need("fastapi", "uvicorn", "prometheus-client")
+    sys.exit(check(PREDICT))

@@ -13,16 +13,24 @@ HERE = Path(__file__).parent
 MODEL = HERE.parents[2] / "models" / "digits_mlp.onnx"
 
 
+def save(folder: Path) -> None:
+    """Save the model; by the example MLflow learns what its input is."""
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=HERE / "served.py",
+        artifacts={"model": str(MODEL)},
+        pip_requirements=["ort-mylinear"],
+        input_example=np.zeros((1, 64), np.float32),
+    )
+
+
 def main() -> int:
     """Return 1 if a number differs from our session's."""
     rows = np.random.default_rng(0).integers(0, 17, (100, 64)).astype(np.float32)
     session = ort_ops.InferenceSession(MODEL)
     with tempfile.TemporaryDirectory() as folder:
-        saved = f"{folder}/served"
-        mlflow.pyfunc.save_model(
-            saved, python_model=HERE / "served.py", artifacts={"model": str(MODEL)}, pip_requirements=["ort-mylinear"]
-        )
-        got = mlflow.pyfunc.load_model(saved).predict(rows)
+        save(Path(folder, "served"))
+        got = mlflow.pyfunc.load_model(f"{folder}/served").predict(rows)
     is_right = np.array_equal(got, session.run(None, {"x": rows})[0])
     verdict = "are" if is_right else "ARE NOT"
     print(f"MLflow {mlflow.__version__}: {got.size} numbers {verdict} those of the kernel '{session.kernel}'")

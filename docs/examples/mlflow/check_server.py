@@ -57,15 +57,12 @@ def is_healthy(port: int) -> bool:
 def main() -> int:
     """Run all checks, and return the exit status."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        saved = f"{folder}/served"
-        artifacts = {"model": str(SERVICE["MODEL"])}
-        mlflow.pyfunc.save_model(
-            saved, python_model=HERE / "served.py", artifacts=artifacts, pip_requirements=["ort-mylinear"]
-        )
+        saved = Path(folder, "served")
+        runpy.run_path(str(HERE / "check.py"))["save"](saved)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", saved, "--env-manager", "local"]
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved), "--env-manager", "local"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(WORKERS)]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where MLflow looks for uvicorn
         with Path(folder, "log").open("wb") as log:
