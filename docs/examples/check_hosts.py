@@ -1,6 +1,6 @@
 """Run the examples of docs/examples and compare them with Python: ``python docs/examples/check_hosts.py``.
 
-Arguments name some of: browser, node, cpp, service, mlflow; by default all. Each needs its own tools, and a
+Arguments name some of: browser, node, cpp, service, mlflow, netron; by default all. Each needs its own tools, and a
 missing one is a failure that says what to install; with --install, Chromium comes from Debian (as root), and Python
 packages come into this Python. All else comes into build/.
 """
@@ -87,6 +87,13 @@ def check_mlflow() -> bool:
     return is_right(HERE / "mlflow" / "check_service.py", 1600) and is_right(HERE / "mlflow" / "check.py")
 
 
+def check_netron() -> bool:
+    """Open a model in Netron, in Chromium."""
+    install_chromium()
+    install("netron")
+    return is_right(HERE / "netron" / "check.py")
+
+
 def install(*packages: str) -> None:
     """With --install, install packages into this Python."""
     if "--install" in sys.argv:
@@ -154,6 +161,7 @@ CHECKS = {
     "cpp": check_cpp,
     "service": check_service,
     "mlflow": check_mlflow,
+    "netron": check_netron,
 }
 
 

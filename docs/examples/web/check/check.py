@@ -38,9 +38,7 @@ Array = NDArray[Any]
 
 def main() -> int:
     """Assemble the page, use it, compare, and return the exit status."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("Chromium is missing; install it: apt-get install chromium")
+    chromium = find_chromium()
     BUILD["main"]()
     packages = BUILD["npm_package"](PLAYWRIGHT).parent.parent
     RESULTS.mkdir(exist_ok=True)
@@ -53,6 +51,14 @@ def main() -> int:
     is_right.append(compare_training(shown["training"]))
     print(f"screenshots: {RESULTS}/page.png, {RESULTS}/phone.png")
     return 0 if all(is_right) else 1
+
+
+def find_chromium() -> str:
+    """Return the path of Chromium, or end with what to install."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("Chromium is missing; install it: apt-get install chromium")
+    return chromium
 
 
 def make_bundle(packages: Path) -> Path:
