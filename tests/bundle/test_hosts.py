@@ -70,7 +70,9 @@ def test_the_python_host_serves_the_sample(bundle: Path) -> None:
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(f"http://127.0.0.1:{port}", {"z": 1})
         assert caught.value.code == 400
-        caught.value.close()
+        with caught.value:
+            told = json.load(caught.value)["error"]
+        assert told == "the body must be a JSON object with x and nothing else"
     finally:
         server.kill()
         server.communicate()

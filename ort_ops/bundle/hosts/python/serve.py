@@ -18,8 +18,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Run the model once."""
         try:
-            rows = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            feed = {tensor.name: np.array(rows[tensor.name], tensor.numpy_dtype) for tensor in BUNDLE.inputs}
+            given = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            names = [tensor.name for tensor in BUNDLE.inputs]
+            if not isinstance(given, dict) or given.keys() != set(names):
+                raise ValueError(f"the body must be a JSON object with {', '.join(names)} and nothing else")
+            feed = {tensor.name: np.array(given[tensor.name], tensor.numpy_dtype) for tensor in BUNDLE.inputs}
             status, answer = 200, {name: value.tolist() for name, value in BUNDLE.run(feed).items()}
         except Exception as error:
             status, answer = 400, {"error": str(error)}
