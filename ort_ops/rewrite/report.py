@@ -190,6 +190,8 @@ class Rewrite(Shown):
         """Add what a later rewrite of the same model did."""
         for name in ("rewritten", "left", "left_out", "checks"):
             getattr(self, name).extend(getattr(later, name))
+        if self.rewritten:  # by one of the two, whose checks tell all
+            self.checks = [check for check in self.checks if check.extent is not Extent.NOTHING]
         self.constants.update(later.constants)
         self.rounded.update(later.rounded)
         self.rounding = max(self.rounding, later.rounding)
