@@ -17,13 +17,19 @@ struct Epilogue : Elements<Tag, S> {
   using typename Base::T;
   using typename Base::Vec;
 
-  // Writes the bias of `columns` columns in the type of the sums, in whole vectors.
+  // Writes the bias of `columns` columns in the type of the sums, in whole vectors. `is_one`: all of them
+  // have the first one's.
   template <size_t kMostColumns>
   static void widen(const S* bias, size_t columns, bool is_one, T (&to)[kMostColumns]) {
-    S padded[kMostColumns] = {};
-    for (size_t j = 0; j < columns; ++j) __builtin_memcpy(padded + j, bias + (is_one ? 0 : j), sizeof(S));
+    static_assert(kMostColumns % kLanes == 0);
+    S same[kLanes];
+    if (is_one) {
+      for (size_t j = 0; j < kLanes; ++j) __builtin_memcpy(same + j, bias, sizeof(S));
+    }
     for (size_t j = 0; j < columns; j += kLanes) {
-      const Vec value = Simd::load(padded + j);
+      const size_t count = is_one ? kLanes : columns - j;
+      const S* from = is_one ? same : bias + j;
+      const Vec value = count < kLanes ? Simd::load_partial(from, count) : Simd::load(from);
       __builtin_memcpy(to + j, &value, sizeof value);
     }
   }

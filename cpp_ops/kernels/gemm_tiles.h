@@ -87,13 +87,14 @@ struct Gemm : Elements<Tag, S> {
     }
   }
 
-  // The most even cut of `size` into the fewest pieces, of a multiple of `unit`, and of `largest` at most.
+  // The most even cut of `size` into the fewest pieces, of a multiple of `unit`, and of `largest` at most. A
+  // tiny product takes less time than a few divisions, so what is one piece takes none.
   struct Cut {
     size_t pieces;
     size_t length;  // of each but the last
     Cut(size_t size, size_t largest, size_t unit)
-        : pieces(divide_up(size, largest)),
-          length(pieces ? divide_up(divide_up(size, pieces), unit) * unit : 0) {}
+        : pieces(size <= largest ? size > 0 : divide_up(size, largest)),
+          length(divide_up(pieces <= 1 ? size : divide_up(size, pieces), unit) * unit) {}
   };
 
   // With one row of W, Y^T = W X^T: then the micro-kernel takes four rows of X at a time, and Y^T lies
@@ -144,7 +145,8 @@ struct Gemm : Elements<Tag, S> {
 
     alignas(64) Held held[kMaxHeld];
     alignas(64) T sums[kConverts ? kMc * kNc : 1];
-    Strip strip{};
+    Strip strip;  // not zeroed, which takes as long as a tiny product
+    strip.k = 0;
     strip.K = strip.w_stride = p.K;
     strip.columns = columns;
     const size_t block = block_length(p.K);
@@ -193,7 +195,8 @@ struct Gemm : Elements<Tag, S> {
       const bool is_same = ahead == strip.w;
       if (p.is_near || passes == 1 || is_same) ahead = nullptr;
       for (size_t pass = 0, i = 0; pass < passes; ++pass) {
-        const size_t pass_rows = divide_up(rows - i, passes - pass);  // as equal as possible
+        // As equal as possible.
+        const size_t pass_rows = pass + 1 == passes ? rows - i : divide_up(rows - i, passes - pass);
         Prefetch prefetch = Prefetch::kNone;
         size_t row = 0;
         if (pass == 0 && !is_called) {
@@ -225,7 +228,7 @@ struct Gemm : Elements<Tag, S> {
     size_t most = kMc;
     if (is_held(p) && block > 0) most = min(most, kMaxHeld / block / kMr * kMr);
     const size_t columns = cut_columns(p).pieces;
-    if (columns > 0 && columns < kEnough) {
+    if (p.M > kMinRows && columns > 0 && columns < kEnough) {
       const size_t rows = p.M / divide_up(kEnough, columns);
       most = min(most, rows > kMinRows ? rows : kMinRows);
     }
@@ -265,10 +268,18 @@ struct Gemm : Elements<Tag, S> {
     }
     const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
     const SW* called = nullptr;
+    size_t row = 0, column = 0;  // of the tile
+    if (first > 0) {
+      row = first % by_rows.pieces;
+      column = first / by_rows.pieces;
+    }
     for (size_t tile = first; tile < last; ++tile) {
-      const size_t m = tile % by_rows.pieces * by_rows.length;
-      const size_t n = tile / by_rows.pieces * by_columns.length;
-      const size_t next = (tile + 1) / by_rows.pieces * by_columns.length;
+      const size_t m = row * by_rows.length, n = column * by_columns.length;
+      if (++row == by_rows.pieces) {
+        row = 0;
+        ++column;
+      }
+      const size_t next = column * by_columns.length;
       run_tile(p, m, min(by_rows.length, p.M - m), n, min(by_columns.length, p.N - n), is_transposed(params),
                tile + 1 < last ? static_cast<const SW*>(p.w) + next * p.K : nullptr, &called);
     }
