@@ -102,9 +102,12 @@ struct Gemm : Elements<Tag, S> {
   // types.
   static bool is_transposed(const GemmParams& p) { return sizeof(S) == sizeof(SW) && p.N == 1 && p.M > 1; }
 
-  static GemmParams oriented(const GemmParams& p) {
+  // Returns `p`, or what it holds then, in `turned`. What was just written is not copied in vain: reading it in
+  // wider pieces has to wait.
+  static const GemmParams& oriented(const GemmParams& p, GemmParams* turned) {
     if (!is_transposed(p)) return p;
-    return {1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near, false, p.activation};
+    *turned = {1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near, false, p.activation};
+    return *turned;
   }
 
   // Whether to copy rows of X close together although they need no conversion: rows some KiB apart share few
@@ -236,7 +239,8 @@ struct Gemm : Elements<Tag, S> {
   }
 
   static size_t num_tiles(const GemmParams& params) {
-    const GemmParams p = oriented(params);
+    GemmParams turned;
+    const GemmParams& p = oriented(params, &turned);
     if constexpr (kTurns) {
       if (Turned::applies(p)) return Turned::num_tiles(p);
     }
@@ -259,7 +263,8 @@ struct Gemm : Elements<Tag, S> {
 
   // Tiles that share rows of W follow each other: a thread that runs several reads those from its cache.
   static void run(const GemmParams& params, size_t first, size_t last) {
-    const GemmParams p = oriented(params);
+    GemmParams turned;
+    const GemmParams& p = oriented(params, &turned);
     if constexpr (kTurns) {
       if (Turned::applies(p)) {
         if (!Turned::run(p, block_length(p.K), first, last)) run_turned(p, first, last);
