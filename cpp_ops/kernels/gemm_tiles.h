@@ -102,8 +102,8 @@ struct Gemm : Elements<Tag, S> {
   // types.
   static bool is_transposed(const GemmParams& p) { return sizeof(S) == sizeof(SW) && p.N == 1 && p.M > 1; }
 
-  // Returns `p`, or what it holds then, in `turned`. What was just written is not copied in vain: reading it in
-  // wider pieces has to wait.
+  // Returns `p`, or what it holds then, in `turned`. What was just written is not copied in vain: reading it
+  // in wider pieces has to wait.
   static const GemmParams& oriented(const GemmParams& p, GemmParams* turned) {
     if (!is_transposed(p)) return p;
     *turned = {1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near, false, p.activation};
