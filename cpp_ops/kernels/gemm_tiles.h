@@ -9,6 +9,7 @@
 #ifndef MYLINEAR_KERNELS_GEMM_TILES_H_
 #define MYLINEAR_KERNELS_GEMM_TILES_H_
 
+#include "kernels/cut.h"
 #include "kernels/epilogue.h"
 #include "kernels/gemm.h"
 #include "kernels/micro_kernel.h"
@@ -46,8 +47,7 @@ struct Gemm : Elements<Tag, S> {
   static constexpr size_t kNc = sizeof(Vec) == 64 ? 128 : 64;
   static constexpr size_t kNarrow = 64;
   static constexpr size_t kFewRows = 16;
-  // With fewer tiles than kEnough they get fewer rows, down to kMinRows, so that there are some for each
-  // thread.
+  // With fewer tiles than kEnough they get fewer rows, down to kMinRows: there are some for each thread.
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinRows = 32;
   // Rows of X that are not multiplied in place are held on the stack, copied or converted once a tile:
@@ -87,23 +87,11 @@ struct Gemm : Elements<Tag, S> {
     }
   }
 
-  // The most even cut of `size` into the fewest pieces, of a multiple of `unit`, and of `largest` at most. A
-  // tiny product takes less time than a few divisions, so what is one piece takes none.
-  struct Cut {
-    size_t pieces;
-    size_t length;  // of each but the last
-    Cut(size_t size, size_t largest, size_t unit)
-        : pieces(size <= largest ? size > 0 : divide_up(size, largest)),
-          length(divide_up(pieces <= 1 ? size : divide_up(size, pieces), unit) * unit) {}
-  };
-
-  // With one row of W, Y^T = W X^T: then the micro-kernel takes four rows of X at a time, and Y^T lies
-  // in memory as Y does. The products are the same, in the same order. Not where X and W have different
-  // types.
+  // With one row of W, Y^T = W X^T: then the micro-kernel takes four rows of X at a time, and Y^T lies in
+  // memory as Y does. The products are the same, in the same order. Not where X and W differ in type.
   static bool is_transposed(const GemmParams& p) { return sizeof(S) == sizeof(SW) && p.N == 1 && p.M > 1; }
 
-  // Returns `p`, or what it holds then, in `turned`. What was just written is not copied in vain: reading it
-  // in wider pieces has to wait.
+  // Not a copy of what was just written: wider loads than the stores have to wait for them.
   static const GemmParams& oriented(const GemmParams& p, GemmParams* turned) {
     if (!is_transposed(p)) return p;
     *turned = {1, p.M, p.K, p.w, p.x, p.bias, p.y, p.is_near, false, p.activation};
@@ -273,11 +261,7 @@ struct Gemm : Elements<Tag, S> {
     }
     const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
     const SW* called = nullptr;
-    size_t row = 0, column = 0;  // of the tile
-    if (first > 0) {
-      row = first % by_rows.pieces;
-      column = first / by_rows.pieces;
-    }
+    size_t column = first > 0 ? first / by_rows.pieces : 0, row = first - column * by_rows.pieces;
     for (size_t tile = first; tile < last; ++tile) {
       const size_t m = row * by_rows.length, n = column * by_columns.length;
       if (++row == by_rows.pieces) {
