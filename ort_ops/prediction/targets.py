@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ort_ops.files.inputs import InputError, shown_names
 from ort_ops.prediction.columns import CellError, Column, encode_column, plain_columns
-from ort_ops.prediction.elements import TEXT, cast
+from ort_ops.prediction.elements import TEXT, cast, rounded_by_float64
 from ort_ops.prediction.served import ModelInput, ServedModel
 from ort_ops.prediction.tables import ColumnError, Table
 
@@ -88,19 +88,16 @@ class Taken:
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return the input for some rows. Raises: InputError for a value that the model's type does not hold."""
-        if len(self.parts) == 1:
-            block = self.parts[0][start:stop]
-        else:
-            block = _beside([part[start:stop] for part in self.parts])
+        parts = [part[start:stop] for part in self.parts]
+        if any(part.dtype != parts[0].dtype for part in parts):  # one type for all could round integers
+            parts = [cast(self.label, part, self.dtype, self.num_before + start) for part in parts]
+        block = parts[0] if len(parts) == 1 else _beside(parts)
         return np.ascontiguousarray(cast(self.label, block, self.dtype, self.num_before + start))
 
 
 def _beside(parts: list[NDArray[Any]]) -> NDArray[Any]:
     widths = [1 if part.ndim == 1 else part.shape[1] for part in parts]
-    dtype = parts[0].dtype
-    if any(part.dtype != dtype for part in parts):
-        dtype = np.result_type(*(part.dtype for part in parts))
-    block = np.empty((len(parts[0]), sum(widths)), dtype)
+    block = np.empty((len(parts[0]), sum(widths)), parts[0].dtype)
     at = 0
     for part, width in zip(parts, widths, strict=True):
         if part.ndim == 1:
@@ -132,7 +129,20 @@ def _encoded(
         return values
     if column.fill is None:
         raise ColumnError("has no value; fill it in or leave the row out", int(is_missing.argmax()))
-    return np.where(is_missing, column.fill, values)
+    return _filled(values, is_missing, column.fill)
+
+
+def _filled(values: NDArray[Any], is_missing: NDArray[np.bool_], fill: float) -> NDArray[Any]:
+    """Return the values with another for missing ones. Raises: ColumnError for an integer that it would round."""
+    if values.dtype.kind in "iu" and fill.is_integer():
+        limits = np.iinfo(values.dtype)
+        if limits.min <= int(fill) <= limits.max:
+            return np.where(is_missing, values.dtype.type(int(fill)), values)
+    is_rounded = rounded_by_float64(values) & ~is_missing
+    if is_rounded.any():
+        row = int(is_rounded.argmax())
+        raise ColumnError(f"has {values[row]}, which float64 does not have, beside missing values", row)
+    return np.where(is_missing, fill, values)
 
 
 def choose_targets(
