@@ -1,4 +1,4 @@
-"""The examples for Ray and Spark, those of a bundle, and `mylinear run --engine`, also while workers are killed.
+"""The scripts for Ray and Spark, and `mylinear run --engine`, also while workers are killed.
 
 Needs the extras ray and spark, and Java: pytest -m slow tests/batch/test_engines.py.
 """
@@ -19,12 +19,12 @@ import numpy as np
 import onnx
 import pytest
 
+from ort_ops.bundle.hosts import find_host
 from ort_ops.bundle.write import write_bundle
 from ort_ops.prediction.metadata import FEATURES_KEY
 from tests.linear_model import make_linear_model
 
 pytestmark = pytest.mark.slow
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 ENGINES = {"ray": "ray", "spark": "pyspark"}
 WORKERS = {
     # What reads, predicts and writes. Of its own Ray repeats less: with an agent its node ends, and with the actor
@@ -32,7 +32,7 @@ WORKERS = {
     "ray": re.compile(r"ray::(Read|Map|Write)"),
     "spark": re.compile(r"pyspark\.daemon"),
 }
-WAYS = ["bundle", "example", "option"]
+WAYS = ["bundle", "file", "option"]
 FILES, ROWS = 8, 250_000
 
 
@@ -56,11 +56,11 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(engine: str, way: str, given: Path, output: Path) -> list[str]:
     pytest.importorskip(ENGINES[engine], reason=f"needs the extra {engine}")
     if way == "bundle":
-        host = str(given / "bundle" / "hosts" / engine / "predict.py")
-        return [sys.executable, host, str(given / "in"), str(output), "id"]
-    if way == "example":
-        example = str(EXAMPLES / engine / "predict.py")
-        return [sys.executable, example, str(given / "m.onnx"), str(given / "in"), str(output), "id"]
+        host = given / "bundle" / "hosts" / engine / "predict.py"
+        return [sys.executable, str(host), str(given / "bundle"), str(given / "in"), str(output), "id"]
+    if way == "file":
+        host = find_host(engine).folder / "predict.py"
+        return [sys.executable, str(host), str(given / "m.onnx"), str(given / "in"), str(output), "id"]
     paths = ["--input", str(given / "in"), "--output", str(output), "--keep", "id", "--engine", engine]
     return [sys.executable, "-m", "ort_ops.cli", "run", str(given / "m.onnx"), *paths]
 

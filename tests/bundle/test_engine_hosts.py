@@ -87,13 +87,15 @@ def predict(engine: str, bundle: Path, fakes: Path, *arguments: object) -> subpr
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_predictions_are_those_of_the_bundle(engine: str, bundle: Path, fakes: Path) -> None:
+@pytest.mark.parametrize("of", ["bundle", "file"])
+def test_the_predictions_are_those_of_the_model(engine: str, of: str, bundle: Path, fakes: Path) -> None:
+    model = MODEL if of == "file" else bundle
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = np.random.default_rng(0).integers(0, 17, (50, 64)).astype(np.float32)
     names = json.loads(ort_ops.load_bundle(bundle).session.get_modelmeta().custom_metadata_map[FEATURES_KEY])
     table = pa.table({"id": np.arange(50)} | dict(zip(names, rows.T, strict=True)))
     pq.write_table(table, fakes / "rows.parquet")
-    done = predict(engine, bundle, fakes, "rows.parquet", "results.parquet", "id")
+    done = predict(engine, bundle, fakes, model, "rows.parquet", "results.parquet", "id")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     got = pq.read_table(fakes / "results.parquet")
     assert got.column_names == ["id", "class", "probability"]
@@ -110,12 +112,16 @@ def test_a_bundle_that_was_changed_is_one_line(engine: str, bundle: Path, fakes:
     shutil.copytree(bundle, broken)
     model = broken / "model" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"?")
-    done = predict(engine, broken, fakes, "rows.parquet", "results.parquet")
+    done = predict(engine, broken, fakes, broken, "rows.parquet", "results.parquet")
     assert done.returncode == 1
     assert done.stderr.startswith(f"'{broken}': 'model/model.onnx' was changed: its sha256 is ")
     assert done.stderr.count("\n") == 1
+    done = predict(engine, bundle, fakes, fakes, "rows.parquet", "results.parquet")
+    assert (
+        done.stderr == f"'{fakes}' is no bundle: it has no manifest.json; `mylinear bundle model.onnx DIR` makes one\n"
+    )
     done = predict(engine, bundle, fakes)
-    assert done.stderr.strip().endswith("python predict.py ROWS RESULTS [COLUMN TO KEEP ...].")
+    assert done.stderr.strip().endswith("python predict.py MODEL ROWS RESULTS [COLUMN TO KEEP ...].")
 
 
 def test_a_process_checks_a_bundle_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
