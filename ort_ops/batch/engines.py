@@ -43,14 +43,14 @@ def predict_by(engine: str, predictor: Predictor, sources: Sequence[Source], out
     """
     if engine not in ENGINES:
         raise InputError(f"the engine must be {', '.join(['local', *ENGINES])}, got '{engine}'")
-    pa = import_pyarrow(f"the engine {engine}")
+    parquet = import_pyarrow(f"the engine {engine}", "pyarrow.parquet")
     wrong = next((source.path for source in sources if source.path.suffix.lower() != ".parquet"), None)
     if wrong is not None:
         raise InputError(f"the engine {engine} reads Parquet files, got '{wrong}'")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"'{output}' must be a new or an empty folder for the engine {engine}")
     paths = [str(source.path.absolute()) for source in sources]
-    predictor.arrow_schema(pa.parquet.read_schema(paths[0]))  # so that what is wrong is one line, and not a worker's
+    predictor.arrow_schema(parquet.read_schema(paths[0]))  # so that what is wrong is one line, and not a worker's
     try:
         ENGINES[engine](predictor, paths, output.absolute())
     except ExtraError:
@@ -58,7 +58,7 @@ def predict_by(engine: str, predictor: Predictor, sources: Sequence[Source], out
     except Exception as error:
         found = _OURS.findall(str(error))
         raise EngineError(f"the engine {engine} stopped: {found[-1] if found else first_line(error)}") from error
-    return sum(pa.parquet.read_metadata(path).num_rows for path in output.rglob("*.parquet"))
+    return sum(parquet.read_metadata(path).num_rows for path in output.rglob("*.parquet"))
 
 
 def by_ray(predictor: Predictor, paths: Sequence[str], output: Path) -> None:

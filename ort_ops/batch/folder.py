@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -77,24 +78,56 @@ def predict_folder(
     with lock_folder(output, "run"):
         _claim(output, text)
         num_rows = num_parts = num_found = 0
-        for source in sources:
-            stem, end = output / source.name, suffix or source.path.suffix.lower()
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            found = 0
-            while _part(stem, found, end).exists():
-                found += 1
-            num_found += found
-            parts = (_part(stem, number, end) for number in count(found))
-            written = _write_parts(job, source, found * part_rows, part_rows, block_rows, parts)
-            if not written and not found:
-                tell(f"'{source.path}' has no rows")
-            num_rows, num_parts = num_rows + sum(written), num_parts + len(written)
+        with _Finisher() as finisher:
+            for source in sources:
+                stem, end = output / source.name, suffix or source.path.suffix.lower()
+                stem.parent.mkdir(parents=True, exist_ok=True)
+                found = 0
+                while _part(stem, found, end).exists():
+                    found += 1
+                num_found += found
+                parts = (_part(stem, number, end) for number in count(found))
+                written = _write_parts(job, source, found * part_rows, part_rows, block_rows, parts, finisher)
+                if not written and not found:
+                    tell(f"'{source.path}' has no rows")
+                num_rows, num_parts = num_rows + sum(written), num_parts + len(written)
         write_atomically(output / SUCCESS, b"")
     return Done(num_rows, num_parts, num_found)
 
 
+class _Finisher:
+    """Finish parts in a thread of its own, one at a time, in order: the disk has to say that it has them."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Finisher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self._wait()
+
+    def finish(self, part: ExitStack) -> None:
+        """Close a part when the one before is done. Raises: what that one raised."""
+        self._wait()
+        self._last = self._pool.submit(part.pop_all().close)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+
 def _write_parts(
-    job: Job, source: Source, start: int, part_rows: int, block_rows: int, parts: Iterator[Path]
+    job: Job,
+    source: Source,
+    start: int,
+    part_rows: int,
+    block_rows: int,
+    parts: Iterator[Path],
+    finisher: _Finisher,
 ) -> list[int]:
     """Write the parts from a row on, and return the rows of each."""
     written: list[int] = []
@@ -102,11 +135,13 @@ def _write_parts(
         result: Result | None = next(results, None)
         while result is not None:
             num_rows = 0
-            with job.writer(next(parts)) as writer:
+            with ExitStack() as part:
+                writer = part.enter_context(job.writer(next(parts)))
                 while result is not None and num_rows < part_rows:
                     writer.write(*result)
                     num_rows += len(result[0])
                     result = next(results, None)
+                finisher.finish(part)
             written.append(num_rows)
     return written
 

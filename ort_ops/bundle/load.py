@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from packaging.version import Version
 
 from ort_ops.bundle.manifest import AGAIN, FILE_NAME, BundledTensor, BundleError, Manifest, ParityRow, read_manifest
-from ort_ops.bundle.model import external_locations
 from ort_ops.bundle.platforms import this_platform
 from ort_ops.bundle.sample import compare_outputs, load_array, numpy_dtype
 from ort_ops.bundle.seal import check_sealed, open_inside, read_sealed
 from ort_ops.files.inputs import input_path
 from ort_ops.kernels.given import register_given
 from ort_ops.kernels.refusal import KernelError
+from ort_ops.models.external_data import external_locations
 from ort_ops.numerics.compare import Verdict
 from ort_ops.opdef import registry
 from ort_ops.session import InferenceSession

@@ -12,6 +12,7 @@ from ort_ops.bundle.manifest import BundledModel, BundledOperator, BundleError, 
 from ort_ops.files.inputs import open_input
 from ort_ops.models.checks import check_shapes, function_difference
 from ort_ops.models.complete import complete_inputs
+from ort_ops.models.external_data import external_locations
 from ort_ops.models.files import load_model
 from ort_ops.models.graphs import scopes, tensors
 from ort_ops.models.nodes import (
@@ -135,15 +136,6 @@ def write_model(prepared: PreparedModel, folder: Path) -> BundledModel:
         oldest_runtime(opset, proto.ir_version),
         prepared.target,
     )
-
-
-def external_locations(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the files that hold weights of a model."""
-    found: dict[str, None] = {}
-    for tensor in tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            found |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
-    return list(found)
 
 
 def _lower_ir_version(model: onnx.ModelProto, target: str, source: str | Path) -> bool:

@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, and say on stderr how many rows went where."""
     from ort_ops.batch.sources import are_many
-    from ort_ops.bundle.model import external_locations
     from ort_ops.models.checks import function_difference
+    from ort_ops.models.external_data import external_locations
     from ort_ops.models.files import look_at_model
     from ort_ops.models.nodes import check_operator_nodes
     from ort_ops.opdef.operator import ContractError

@@ -98,6 +98,15 @@ class ExternalData:
         return found.st_size
 
 
+def external_locations(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the files that hold weights of a model."""
+    found: dict[str, None] = {}
+    for tensor in tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
+    return list(found)
+
+
 def data_files(path: Path) -> list[Path]:
     """Return the files beside a model's path that may hold its weights: ``<path>.data``, ``<path>.data2`` and so on."""
     pattern = re.compile(re.escape(f"{path.name}.data") + r"([2-9]|[1-9][0-9]+)?")

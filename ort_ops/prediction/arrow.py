@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,17 @@ class ExtraError(MylinearError, ImportError):
     """A package that only some users need is missing; the message has the command that installs it."""
 
 
-def import_pyarrow(what: str) -> Any:
-    """Return the module ``pyarrow``. Raises: ExtraError where it is missing.
+def import_pyarrow(what: str, module: str = "pyarrow") -> Any:
+    """Return the module ``pyarrow``, or one inside of it. Raises: ExtraError where it is missing.
 
     Args:
         what: is to be done with it, for the message.
+        module: such as ``pyarrow.parquet``, which takes as long to import as half of pyarrow.
     """
     try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
+        return import_module(module)
     except ImportError as error:
         raise ExtraError(f"{what} needs pyarrow ({error}): {install_extra('pyarrow')}") from error
-    return pyarrow
 
 
 @dataclass
@@ -77,14 +76,21 @@ def _from_numpy(array: NDArray[Any]) -> Any:
     if array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
     if array.ndim == 1:
-        return pa.array(array.tolist(), pa.string()) if array.dtype.kind in "OU" else pa.array(array)
+        if array.dtype.kind in "OU":
+            return pa.array(array.tolist(), pa.string())
+        return pa.array(array) if array.dtype.kind == "b" else _from_numbers(pa, array)
     inner = _from_numpy(np.ascontiguousarray(array).reshape(-1, *array.shape[2:]))
-    offsets = np.arange(0, len(array) * array.shape[1] + 1, array.shape[1] or 1, dtype=np.int64)
-    if array.shape[1] == 0:
-        offsets = np.zeros(len(array) + 1, np.int64)
-    if offsets[-1] < 2**31:
-        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), inner)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), inner)
+    num_values, make = len(array) * array.shape[1], pa.ListArray
+    if num_values >= 2**31:
+        make = pa.LargeListArray
+    offsets = np.arange(len(array) + 1, dtype=np.int64) * array.shape[1]
+    return make.from_arrays(_from_numbers(pa, offsets.astype(np.int32 if make is pa.ListArray else np.int64)), inner)
+
+
+def _from_numbers(pa: Any, array: NDArray[Any]) -> Any:
+    """Return Arrow's array over the same memory; ``pa.array`` would import pandas, where that is installed."""
+    buffer = pa.py_buffer(np.ascontiguousarray(array))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, buffer])
 
 
 def _to_numpy(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -113,21 +119,28 @@ def _to_numpy(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         return np.full(len(column), np.nan), np.ones(len(column), np.bool_)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise ColumnError(f"must hold numbers, text or lists of them, got {kind}; cast it first")
-    if is_missing is not None:
-        column = column.fill_null(False if pa.types.is_boolean(kind) else 0)
-    return column.to_numpy(zero_copy_only=False), is_missing
+    if pa.types.is_boolean(kind):
+        column = column if is_missing is None else column.fill_null(False)
+        return column.to_numpy(zero_copy_only=False), is_missing
+    return _numbers(column), is_missing
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    """Return the numbers without a copy, any where one is missing; ``to_numpy`` would import pandas as well."""
+    dtype, data = np.dtype(column.type.to_pandas_dtype()), column.buffers()[1]
+    if len(column) == 0 or data is None:
+        return np.zeros(len(column), dtype)
+    return np.frombuffer(data, dtype, len(column), column.offset * dtype.itemsize)
 
 
 def _lists(column: Any) -> NDArray[Any]:
     """Return lists of the same length as ``[rows, length, ...]``. Raises: ColumnError for others."""
-    import pyarrow.compute as pc
-
     if column.null_count:
         row = int(column.is_null().to_numpy(zero_copy_only=False).argmax())
         raise ColumnError("has no value; fill it in or leave the row out", row)
     width = getattr(column.type, "list_size", None)
     if width is None:
-        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        lengths = np.diff(_numbers(column.offsets))
         width = int(lengths[0]) if len(lengths) else 0
         if (lengths != width).any():
             row = int((lengths != width).argmax())

@@ -264,17 +264,17 @@ class Job:
         if self._alone is None:
             self._alone = ServedModel(side.open())
         pending: deque[Future[Result]] = deque()
-        with ThreadPoolExecutor(side.num_blocks) as pool:
-            try:
-                for size, make in blocks:
-                    pending.append(pool.submit(self._run_block, self._alone, label, make, num_before))
-                    num_before += size
-                    if len(pending) > side.num_blocks:
-                        yield pending.popleft().result()
-                while pending:
+        pool = ThreadPoolExecutor(side.num_blocks)
+        try:
+            for size, make in blocks:
+                pending.append(pool.submit(self._run_block, self._alone, label, make, num_before))
+                num_before += size
+                if len(pending) > 2 * side.num_blocks:  # so that no thread waits while a result is written
                     yield pending.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _run_block(self, model: ServedModel, label: str, make: Callable[[], Result], num_before: int) -> Result:
         rows, kept = make()

@@ -15,7 +15,7 @@ from ort_ops.prediction.arrow import import_pyarrow, to_arrow
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 """Parquet, and Arrow's IPC file format under both of its names."""
-_GROUP_ROWS = 131072  # of a file that is written; also the most results in memory
+_GROUP_ROWS = 131072  # of Parquet that is written; also the most results in memory
 
 
 class TableFile:
@@ -35,8 +35,9 @@ class TableFile:
         with self._as_input_error():
             file = self._stack.enter_context(open_input(path, what="file", folder_advice="a file"))
             if Path(path).suffix.lower() == ".parquet":
+                parquet = import_pyarrow(f"reading '{path}'", "pyarrow.parquet")
                 # pre_buffer would hold all row groups that are asked for.
-                self._parquet: Any = self._stack.enter_context(pa.parquet.ParquetFile(file, pre_buffer=False))
+                self._parquet: Any = self._stack.enter_context(parquet.ParquetFile(file, pre_buffer=False))
                 self.names: list[str] = self._parquet.schema_arrow.names
                 self.num_rows: int = self._parquet.metadata.num_rows
             else:
@@ -135,8 +136,10 @@ class TableWriter:
     """
 
     def __init__(self, file: Path, suffix: str, name: str) -> None:
-        self._pa = import_pyarrow(f"writing '{suffix[1:]}'")
-        self._file, self._suffix, self._name = file, suffix, name
+        what = f"writing '{suffix[1:]}'"
+        self._pa = import_pyarrow(what)
+        self._parquet = import_pyarrow(what, "pyarrow.parquet") if suffix == ".parquet" else None
+        self._file, self._name = file, name
         self._held: list[Any] = []
         self._num_held = 0
         self._writer: Any = None
@@ -151,9 +154,15 @@ class TableWriter:
         if twice:
             raise InputError(f"columns to keep are called like results: {shown_names(twice)}; rename them")
         columns |= to_arrow(results)
-        self._held.append(self._pa.RecordBatch.from_arrays([*columns.values()], names=[*columns]))
+        if self._parquet is None:  # in a file of Arrow a dictionary cannot change
+            columns = {name: _plain(self._pa, column) for name, column in columns.items()}
+        batch = self._pa.RecordBatch.from_arrays([*columns.values()], names=[*columns])
+        self._schema = batch.schema if self._schema is None else self._schema
+        if batch.schema != self._schema:
+            raise InputError("the types of the model's results change from batch to batch; run the rows apart")
+        self._held.append(batch)
         self._num_held += len(result)
-        if self._num_held >= _GROUP_ROWS:
+        if self._parquet is None or self._num_held >= _GROUP_ROWS:
             self._flush()
 
     def finish(self) -> None:
@@ -163,21 +172,22 @@ class TableWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        table = self._pa.Table.from_batches(self._held).combine_chunks() if self._is_uniform() else None
-        if table is not None and self._suffix != ".parquet":  # in a file of Arrow a dictionary cannot change
-            kinds = [t.value_type if self._pa.types.is_dictionary(t) else t for t in table.schema.types]
-            table = table.cast(self._pa.schema([*zip(table.schema.names, kinds, strict=True)]))
-        if table is not None and self._writer is None:
-            make = self._pa.parquet.ParquetWriter if self._suffix == ".parquet" else self._pa.ipc.new_file
-            self._schema = table.schema
-            self._writer = make(str(self._file), self._schema)
-        if table is None or table.schema != self._schema:
-            raise InputError("the types of the model's results change from batch to batch; run the rows apart")
-        self._writer.write_table(table)
+        if self._writer is None:
+            if self._parquet is None:
+                self._writer = self._pa.ipc.new_file(str(self._file), self._schema)
+            else:  # a dictionary of numbers that differ takes most of the time and makes the file larger
+                texts = [field.name for field in self._schema if _is_text(self._pa, field.type)]
+                self._writer = self._parquet.ParquetWriter(str(self._file), self._schema, use_dictionary=texts or False)
+        self._writer.write_table(self._pa.Table.from_batches(self._held))
         self._held, self._num_held = [], 0
 
-    def _is_uniform(self) -> bool:
-        return all(batch.schema == self._held[0].schema for batch in self._held)
+
+def _is_text(pa: Any, kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
+
+
+def _plain(pa: Any, column: Any) -> Any:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _joined(pa: Any, batches: list[Any]) -> Any:
