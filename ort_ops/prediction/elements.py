@@ -86,33 +86,11 @@ def cast(label: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) 
         if not is_floating(dtype):
             return _as_whole(label, rows, dtype, num_before)
         result = rows.astype(dtype)
-    if dtype == np.float64 and (is_rounded := rounded_by_float64(rows)).any():
-        row, value = _first(rows, is_rounded, num_before)
-        raise InputError(
-            f"{label} row {row}: the model's float64 does not have the whole number {value}; scale the numbers, or "
-            "round them to float64 beforehand"
-        )
     is_lost = ~np.isfinite(result) & np.isfinite(rows)
     if is_lost.any():
         row, value = _first(rows, is_lost, num_before)
         raise InputError(f"{label} row {row}: {value} is too large for the model's {dtype}")
     return result
-
-
-def rounded_by_float64(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which are integers that float64 would round; True for none of another kind.
-
-    >>> rounded_by_float64(np.array([2**53, 2**53 + 1, 2**53 + 2]))
-    array([False,  True, False])
-    """
-    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not values.size:
-        return np.zeros(values.shape, np.bool_)
-    if values.max() <= _EXACT and values.min() >= -_EXACT:
-        return np.zeros(values.shape, np.bool_)
-    wide = values.astype(np.float64)
-    is_inside = wide < np.iinfo(values.dtype).max  # float64 makes the next power of 2 of the largest integers
-    back: NDArray[np.bool_] = np.where(is_inside, wide, 0).astype(values.dtype) != values
-    return back | ~is_inside
 
 
 def _as_whole(label: str, rows: NDArray[Any], dtype: np.dtype[Any], num_before: int) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ort_ops.files.inputs import InputError, shown_names
 from ort_ops.prediction.columns import CellError, Column, encode_column, plain_columns
-from ort_ops.prediction.elements import TEXT, cast, rounded_by_float64
+from ort_ops.prediction.elements import TEXT, cast
 from ort_ops.prediction.served import ModelInput, ServedModel
 from ort_ops.prediction.tables import ColumnError, Table
 
@@ -133,15 +133,11 @@ def _encoded(
 
 
 def _filled(values: NDArray[Any], is_missing: NDArray[np.bool_], fill: float) -> NDArray[Any]:
-    """Return the values with another for missing ones. Raises: ColumnError for an integer that it would round."""
+    """Return the values with another for missing ones; integers stay integers where it is one too."""
     if values.dtype.kind in "iu" and fill.is_integer():
         limits = np.iinfo(values.dtype)
         if limits.min <= int(fill) <= limits.max:
             return np.where(is_missing, values.dtype.type(int(fill)), values)
-    is_rounded = rounded_by_float64(values) & ~is_missing
-    if is_rounded.any():
-        row = int(is_rounded.argmax())
-        raise ColumnError(f"has {values[row]}, which float64 does not have, beside missing values", row)
     return np.where(is_missing, fill, values)
 
 
