@@ -126,8 +126,10 @@ def _to_numpy(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
 
 
 def _numbers(column: Any) -> NDArray[Any]:
-    """Return the numbers without a copy, any where one is missing; ``to_numpy`` would import pandas as well."""
-    dtype, data = np.dtype(column.type.to_pandas_dtype()), column.buffers()[1]
+    """Return the numbers without a copy, any where one is missing; Arrow's own ways would import pandas."""
+    types, kind = import_pyarrow("a table of Arrow").types, column.type
+    letter = "f" if types.is_floating(kind) else "u" if types.is_unsigned_integer(kind) else "i"
+    dtype, data = np.dtype(f"{letter}{kind.bit_width // 8}"), column.buffers()[1]
     if len(column) == 0 or data is None:
         return np.zeros(len(column), dtype)
     return np.frombuffer(data, dtype, len(column), column.offset * dtype.itemsize)
