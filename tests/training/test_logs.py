@@ -65,13 +65,21 @@ def mlflow_points(folder: Path) -> Points:
     return mlflow_runs(folder)[0]
 
 
-TOOLS = [
-    pytest.param(
-        name, read, marks=pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}"), id=name
-    )
-    for name, read in (("tensorboard", tensorboard_points), ("mlflow", mlflow_points))
-]
-both = pytest.mark.parametrize(("tool", "points"), TOOLS)
+def has(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+needs_tensorboard = pytest.mark.skipif(not has("tensorboard"), reason="needs tensorboard")
+needs_mlflow = pytest.mark.skipif(
+    not has("mlflow", "sqlalchemy"), reason="needs mlflow; mlflow-skinny lacks the SQL store"
+)
+both = pytest.mark.parametrize(
+    ("tool", "points"),
+    [
+        pytest.param("tensorboard", tensorboard_points, marks=needs_tensorboard, id="tensorboard"),
+        pytest.param("mlflow", mlflow_points, marks=needs_mlflow, id="mlflow"),
+    ],
+)
 Read = Callable[[Path], Points]
 
 
@@ -148,8 +156,8 @@ train(regression(), OPTIONS, folder={str(tmp_path)!r}, log={tool!r}, on_step=kil
     check(points(tmp_path), result.history)
 
 
+@needs_mlflow
 def test_mlflow_has_options_files_and_status(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
     train(
         LinearExample(),
         TrainingOptions(epochs=2, hidden=(), device="cpu", standardize=False),
@@ -162,17 +170,16 @@ def test_mlflow_has_options_files_and_status(tmp_path: Path) -> None:
     assert (status, len(points["loss/train"])) == ("FINISHED", 2)
 
 
+@needs_mlflow
 def test_kernels_are_in_the_log(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
     train(regression(), replace(OPTIONS, engine="onnxruntime"), folder=tmp_path, log="mlflow")
     params = mlflow_runs(tmp_path)[1]
     assert params["engine"] == "onnxruntime"
     assert "mylinear::MYLINEAR " in params["kernels"]
 
 
+@needs_tensorboard
 def test_a_log_that_fails_does_not_end_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard")
-
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
@@ -214,8 +221,8 @@ def test_a_folder_that_cannot_be_written_to_is_told(
     assert not (tmp_path / "o" / CHECKPOINT_NAME).exists()
 
 
+@needs_mlflow
 def test_a_run_that_is_gone_is_told(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
     train(regression(), OPTIONS, folder=tmp_path, log="mlflow")
     (tmp_path / RUN_NAME).write_text('{"run_id": "0123"}')
     options = replace(OPTIONS, epochs=4)
