@@ -151,7 +151,7 @@ def run(name: str, folder: Path, library: str, wheel: Path | None) -> tuple[bool
     else:
         command.append("--noconftest")
     command += [next((ROOT / "tests").rglob(suite)) for suite in suites]
-    variables = os.environ | {native.LIBRARY_VARIABLE: library, "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = os.environ | {native.LIBRARY_VARIABLE: library}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables, check=False)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-500:]]
     passed = re.search(r"(\d+) passed", lines[-1])
