@@ -23,7 +23,7 @@ from ort_ops.models.files import load_model
 
 def translate_exactly(job: Job) -> torch.onnx.ONNXProgram:
     """Return torch's translation, not simplified, with every call a node and no number rounded. Raises: ExportError."""
-    program = None if computes_in_float64(job.program) else _translate(job)
+    program = None if job.gives_float64 or computes_in_float64(job.program) else _translate(job)
     if program is None or has_float64(program.model):
         with exact_scalars():
             program = _translate(job)

@@ -168,7 +168,8 @@ def export(
         axes = dynamic_axes(inputs, example.tensors, dynamic_shapes)
         if program is not None:
             axes = symbolic_only(program, inputs, axes)
-        job = Job(example, program, opset, inputs, results, axes, expected_nodes, training)
+        gives_float64 = any(output.dtype == torch.float64 for output in outputs)
+        job = Job(example, program, opset, inputs, results, axes, expected_nodes, training, gives_float64)
         is_large = sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > MAX_NBYTES_INSIDE
         write = _export_large if is_large else _export_small
         proto, comparisons, narrowed = write(job, engine, path, metadata or {}, target, target_python, weight_dtype)

@@ -26,7 +26,11 @@ _FAST_PATH = (
 
 @dataclass(frozen=True)
 class Job:
-    """The example to export, and what the graph must have; expected nodes by ``domain::NAME``."""
+    """The example to export, and what the graph must have; expected nodes by ``domain::NAME``.
+
+    Attributes:
+        gives_float64: whether the example is known to give float64, so that the graph has some too.
+    """
 
     example: Example
     program: torch.export.ExportedProgram | None
@@ -36,6 +40,7 @@ class Job:
     axes: DynamicShapes
     expected_nodes: Mapping[str, int]
     training: bool
+    gives_float64: bool = False
 
     def check_count(self, found: Mapping[str, int], *, has_inner_graphs: bool) -> None:
         """Check that no call of an operator that an output needs is missing. Raises: ExportError."""

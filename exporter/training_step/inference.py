@@ -50,9 +50,11 @@ def make_inference(network: Network, opset: int) -> Inference:
         raw = example.call(*example.tensors)
     if not is_plain_output(raw) and not example.is_wrapped:
         example = make_example(network.model, tensors, None, must_wrap=True)
-    names = default_output_names(len(flatten_outputs(raw)), {*network.inputs, *network.state})
+    outputs = flatten_outputs(raw)
+    names = default_output_names(len(outputs), {*network.inputs, *network.state})
     axes = {name: network.axes[name] for name in network.inputs}
-    job = Job(example, None, opset, network.inputs, names, axes, calls, training=False)
+    gives_float64 = any(output.dtype == torch.float64 for output in outputs)
+    job = Job(example, None, opset, network.inputs, names, axes, calls, training=False, gives_float64=gives_float64)
     model = translate_exactly(job).model
     _make_inputs(model, network, is_wrapped=example.is_wrapped)
     simplify(model)
