@@ -169,6 +169,18 @@ def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -
                 backends.make_backend(peer, cell, drawn)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_openvino_computes_the_product(dtype: str, num_layers: int) -> None:
+    pytest.importorskip("openvino", reason="a peer that is no dependency")
+    drawn = arrays.draw(5, 70, 9, dtype)
+    several = arrays.Arrays(drawn.x, drawn.weight, drawn.bias, num_layers)
+    found = backends.make_backend("openvino", Cell(5, 70, 9, dtype, 1), several).result().astype(np.float64)
+    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in several.layers]
+    expected = [drawn.x.astype(np.float64) @ weight.T + bias for weight, bias in layers]
+    np.testing.assert_allclose(found.reshape(num_layers, 5, 9), expected, rtol=0.02, atol=0.05)
+
+
 def test_zentorch_is_no_peer_where_it_optimizes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zentorch", ModuleType("zentorch"))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")

@@ -174,7 +174,7 @@ def _make_openvino(cell: Cell, arrays: Arrays) -> Backend:
         x.data.view(np.uint16)[...] = arrays.x.view(np.uint16)
     else:
         x = openvino.Tensor(arrays.x, shared_memory=True)
-    request.set_inputtorch_peers.tensor(x)
+    request.set_input_tensor(x)
     run = partial(request.infer, share_outputs=True)
 
     def result() -> Array:
