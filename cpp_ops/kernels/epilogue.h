@@ -47,6 +47,10 @@ struct Epilogue : Elements<Tag, S> {
     for (; j + kLanes <= columns; j += kLanes) Simd::store(y + j, Simd::load(sums + j));
     if (j < columns) store_partial<Simd>(y + j, Simd::load_partial(sums + j, columns - j), columns - j);
   }
+  static void round_rows(Activation activation, T* sums, size_t stride, size_t rows, size_t columns, S* y,
+                         size_t y_stride) {
+    for (size_t i = 0; i < rows; ++i) round_row(activation, sums + i * stride, columns, y + i * y_stride);
+  }
 };
 
 }  // namespace mylinear::kernels

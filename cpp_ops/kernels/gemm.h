@@ -25,8 +25,8 @@ inline constexpr const char* kElementTypeNames[kNumElementTypes] = {"float64", "
                                                                     "bfloat16"};
 inline constexpr size_t kElementSizes[kNumElementTypes] = {8, 4, 2, 2};
 
-// Always; where has_large_l1() or where K is short; where K is short.
-enum class Turning : int { kAlways, kLargeL1, kShort };
+// Always; where has_large_l1(); never.
+enum class Turning : int { kAlways, kLargeL1, kNever };
 
 // One call. Nothing need be aligned: external data may lie at any offset of a file. y overlaps no input. The
 // kernel keeps nothing after the call.

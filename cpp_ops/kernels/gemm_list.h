@@ -29,6 +29,21 @@ MYLINEAR_ISA_LIST(MYLINEAR_DECLARE_KERNELS)
 MYLINEAR_BFLOAT16_ISA_LIST(MYLINEAR_DECLARE_OWN_KERNELS)
 #undef MYLINEAR_DECLARE_OWN_KERNELS
 
+// A row of a table, by the template of gemm_tiles.h.
+#define MYLINEAR_GEMM(isa, Tag, S, SW, type, weight_type) \
+  Gemm<Tag, S, isa##_mr, SW>::row(#isa, ElementType::type, ElementType::weight_type)
+
+// Defines `<isa>_kernels` of gemm_list.h for the tag of a unit.
+#define MYLINEAR_DEFINE_KERNELS(isa, Tag)                                \
+  const GemmKernel isa##_kernels[kNumGemmKernels] = {                    \
+      MYLINEAR_GEMM(isa, Tag, double, double, kFloat64, kFloat64),       \
+      MYLINEAR_GEMM(isa, Tag, float, float, kFloat32, kFloat32),         \
+      MYLINEAR_GEMM(isa, Tag, Float16, Float16, kFloat16, kFloat16),     \
+      MYLINEAR_GEMM(isa, Tag, Bfloat16, Bfloat16, kBfloat16, kBfloat16), \
+      MYLINEAR_GEMM(isa, Tag, float, Float16, kFloat32, kFloat16),       \
+      MYLINEAR_GEMM(isa, Tag, float, Bfloat16, kFloat32, kBfloat16),     \
+  };
+
 }  // namespace mylinear::kernels
 
 #endif  // MYLINEAR_KERNELS_GEMM_LIST_H_

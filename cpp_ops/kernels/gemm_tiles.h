@@ -102,25 +102,38 @@ struct Gemm : Elements<Tag, S> {
   // sets of an L1 cache. For one pass it does not pay.
   static bool is_held(const GemmParams& p) {
     const size_t stride = p.K * sizeof(S);
-    return kConverts || (p.M > kMr && (stride >= 4096 || (stride > 0 && stride % 2048 == 0)));
+    if (sizeof(S) != sizeof(Held)) return true;
+    return p.M > kMr && (stride >= 4096 || (stride > 0 && stride % 2048 == 0) || p.K % Short::kPerWord != 0);
   }
 
-  // How much of W each of `passes` prefetches, so that all of them together prefetch a tile.
-  static Prefetch prefetch_of(size_t pass, size_t passes, size_t* row) {
-    const size_t rows = divide_up(kNr, passes);
-    *row = pass * rows;
-    if (*row >= kNr) return Prefetch::kNone;
-    return rows == 1 ? Prefetch::kTile1 : rows == 2 ? Prefetch::kTile2 : Prefetch::kTile4;
-  }
-
-  // Computes a tile of Y of short rows, `s.x` as held.
-  static void short_tile(const GemmParams& p, const Strip& s, size_t rows, const SW* w, T* sums, S* y,
-                         bool is_dot) {
-    if (p.activation == Activation::kNone) {
-      return Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, y, p.N, is_dot);
+  // Sets where a strip's block of K of rows of X lies: in place, or in `held`.
+  static void place_rows(const GemmParams& p, const S* x, size_t rows, Held* held, Strip* strip) {
+    if (is_held(p)) {
+      strip->x = held;
+      strip->x_stride = round_up(strip->length);
+      for (size_t i = 0; i < rows; ++i) {
+        hold(x + i * p.K + strip->k, strip->length, held + i * strip->x_stride);
+      }
+    } else if constexpr (sizeof(S) == sizeof(Held)) {
+      strip->x = x + strip->k;
+      strip->x_stride = p.K;
     }
-    Short::tile(p, s.x, s.x_stride, rows, w, s.columns, s.bias, sums, kNc, is_dot);
-    for (size_t i = 0; i < rows; ++i) Finish::round_row(p.activation, sums + i * kNc, s.columns, y + i * p.N);
+  }
+
+  // Computes a tile of Y of short rows.
+  static __attribute__((noinline)) void run_short(const GemmParams& p, size_t m, size_t rows, size_t n,
+                                                  size_t columns) {
+    T bias[kNc];
+    if (p.bias) Finish::widen(static_cast<const S*>(p.bias) + n, columns, false, bias);
+    alignas(64) Held held[kMaxHeld];
+    alignas(64) T sums[kConverts ? kMc * kNc : 1];
+    Strip strip;
+    strip.k = 0;
+    strip.length = p.K;
+    place_rows(p, static_cast<const S*>(p.x) + m * p.K, rows, held, &strip);
+    Short::run(p, strip.x, strip.x_stride, rows, static_cast<const SW*>(p.w) + n * p.K, columns,
+               p.bias ? bias : nullptr, sums, static_cast<S*>(p.y) + m * p.N + n,
+               may_dot(strip, rows, p.w_can_dot));
   }
 
   // Computes a tile of Y. `next` is the W of the tile after it, or null; `called` is the W that was
@@ -148,16 +161,7 @@ struct Gemm : Elements<Tag, S> {
     do {
       strip.length = min(block, p.K - strip.k);
       strip.w = w + strip.k;
-      if (is_held(p)) {
-        strip.x = held;
-        strip.x_stride = round_up(strip.length);
-        for (size_t i = 0; i < rows; ++i) {
-          hold(x + i * p.K + strip.k, strip.length, held + i * strip.x_stride);
-        }
-      } else if constexpr (!kConverts) {
-        strip.x = x + strip.k;
-        strip.x_stride = p.K;
-      }
+      place_rows(p, x, rows, held, &strip);
       if constexpr (kConverts) {
         strip.sums = sums;
         strip.sums_stride = kNc;
@@ -166,11 +170,6 @@ struct Gemm : Elements<Tag, S> {
         strip.sums_stride = p.N;
       }
       const bool is_dot = may_dot(strip, rows, p.w_can_dot);
-      if constexpr (Simd::kHasPanels && kConverts) {
-        if (Short::is_short(p, rows, columns)) {
-          return short_tile(p, strip, rows, w, sums, y, is_dot);
-        }
-      }
       if constexpr (Wide::kWidens) {
         if (passes >= Wide::kMinPasses) {
           Wide::run(strip, rows);
@@ -193,7 +192,7 @@ struct Gemm : Elements<Tag, S> {
         if (pass == 0 && !is_called) {
           prefetch = p.is_near ? Prefetch::kNear : Prefetch::kPanel;
         } else if (ahead) {
-          prefetch = prefetch_of(pass - !is_called, passes - !is_called, &row);
+          prefetch = Micro::prefetch_of(pass - !is_called, passes - !is_called, &row);
         }
         strip.ahead = ahead ? ahead + row * p.K : strip.w;
         strip.looks = is_dot && !p.w_can_dot && pass == 0;
@@ -208,9 +207,7 @@ struct Gemm : Elements<Tag, S> {
       *called = is_same ? strip.w : ahead;
       strip.k += strip.length;
     } while (strip.k < p.K);
-    if constexpr (kConverts) {
-      for (size_t i = 0; i < rows; ++i) Finish::round_row(p.activation, sums + i * kNc, columns, y + i * p.N);
-    }
+    if constexpr (kConverts) Finish::round_rows(p.activation, sums, kNc, rows, columns, y, p.N);
   }
 
   static Cut cut_columns(const GemmParams& p) { return Cut(p.N, p.M > kFewRows ? kNc : kNarrow, kNr); }
@@ -250,6 +247,7 @@ struct Gemm : Elements<Tag, S> {
   }
 
   // Tiles that share rows of W follow each other: a thread that runs several reads those from its cache.
+  // Those of short rows become one, which makes panels of W once.
   static void run(const GemmParams& params, size_t first, size_t last) {
     GemmParams turned;
     const GemmParams& p = oriented(params, &turned);
@@ -262,15 +260,30 @@ struct Gemm : Elements<Tag, S> {
     const Cut by_rows = cut_rows(p), by_columns = cut_columns(p);
     const SW* called = nullptr;
     size_t column = first > 0 ? first / by_rows.pieces : 0, row = first - column * by_rows.pieces;
-    for (size_t tile = first; tile < last; ++tile) {
+    for (size_t tile = first; tile < last;) {
       const size_t m = row * by_rows.length, n = column * by_columns.length;
-      if (++row == by_rows.pieces) {
+      const size_t columns = min(by_columns.length, p.N - n);
+      size_t rows = min(by_rows.length, p.M - m), count = 1;
+      const bool is_short = Short::is_short(p, rows, columns);
+      if (is_short) {
+        const size_t most = Short::keeps_sums(p) ? kMc : is_held(p) ? kMaxHeld / round_up(p.K) : SIZE_MAX;
+        count = min(min(by_rows.pieces - row, last - tile), most / by_rows.length);
+        rows = min(count * by_rows.length, p.M - m);
+      }
+      tile += count;
+      if ((row += count) == by_rows.pieces) {
         row = 0;
         ++column;
       }
+      if constexpr (Simd::kHasPanels) {
+        if (is_short) {
+          run_short(p, m, rows, n, columns);
+          continue;
+        }
+      }
       const size_t next = column * by_columns.length;
-      run_tile(p, m, min(by_rows.length, p.M - m), n, min(by_columns.length, p.N - n), is_transposed(params),
-               tile + 1 < last ? static_cast<const SW*>(p.w) + next * p.K : nullptr, &called);
+      run_tile(p, m, rows, n, columns, is_transposed(params),
+               tile < last ? static_cast<const SW*>(p.w) + next * p.K : nullptr, &called);
     }
   }
 
@@ -280,20 +293,6 @@ struct Gemm : Elements<Tag, S> {
     return kernel;
   }
 };
-
-#define MYLINEAR_GEMM(isa, Tag, S, SW, type, weight_type) \
-  Gemm<Tag, S, isa##_mr, SW>::row(#isa, ElementType::type, ElementType::weight_type)
-
-// Defines `<isa>_kernels` of gemm_list.h for the tag of a unit.
-#define MYLINEAR_DEFINE_KERNELS(isa, Tag)                                \
-  const GemmKernel isa##_kernels[kNumGemmKernels] = {                    \
-      MYLINEAR_GEMM(isa, Tag, double, double, kFloat64, kFloat64),       \
-      MYLINEAR_GEMM(isa, Tag, float, float, kFloat32, kFloat32),         \
-      MYLINEAR_GEMM(isa, Tag, Float16, Float16, kFloat16, kFloat16),     \
-      MYLINEAR_GEMM(isa, Tag, Bfloat16, Bfloat16, kBfloat16, kBfloat16), \
-      MYLINEAR_GEMM(isa, Tag, float, Float16, kFloat32, kFloat16),       \
-      MYLINEAR_GEMM(isa, Tag, float, Bfloat16, kFloat32, kBfloat16),     \
-  };
 
 }  // namespace mylinear::kernels
 

@@ -55,6 +55,14 @@ struct MicroKernel : Products<Vectors> {
   enum class Prefetch { kNone, kNear, kPanel, kTile1, kTile2, kTile4 };
   static constexpr size_t kNear = 1024 / sizeof(SW);
 
+  // How much of W each of `passes` prefetches, so that all of them together prefetch a tile.
+  static Prefetch prefetch_of(size_t pass, size_t passes, size_t* row) {
+    const size_t rows = divide_up(kNr, passes);
+    *row = pass * rows;
+    if (*row >= kNr) return Prefetch::kNone;
+    return rows == 1 ? Prefetch::kTile1 : rows == 2 ? Prefetch::kTile2 : Prefetch::kTile4;
+  }
+
   // Where the sums of a micro-kernel go, once its lanes are added up.
   struct Destination {
     T* to;  // rows `stride` apart

@@ -6,8 +6,8 @@
 #ifndef MYLINEAR_KERNELS_SHORT_ROWS_H_
 #define MYLINEAR_KERNELS_SHORT_ROWS_H_
 
+#include "kernels/epilogue.h"
 #include "kernels/gemm.h"
-#include "kernels/simd.h"
 
 namespace mylinear::kernels {
 
@@ -17,6 +17,7 @@ struct ShortRows : Elements<Tag, S> {
   using Base::kAbsent;
   using Base::kConverts;
   using Base::kLanes;
+  using Base::kNr;
   using Base::kStep;
   using Base::load;
   using Base::load_partial;
@@ -27,16 +28,30 @@ struct ShortRows : Elements<Tag, S> {
   using typename Base::T;
   using typename Base::Vec;
 
+  using Finish = Epilogue<Tag, S>;
+
   static constexpr size_t kPerWord = kStep / kLanes;  // elements of K that a lane multiplies at once
-  static constexpr size_t kMaxShort = kPerWord > 1 ? 256 : 64;  // of K
+  // Of K. The more it costs to load W, the longer the rows for which one panel pays.
+  static constexpr size_t kMaxShort = kPerWord > 1 || sizeof(SW) < sizeof(S) ? 256 : kConverts ? 128 : 64;
   static constexpr size_t kMinShortRows = sizeof(S) < sizeof(T) ? 16 : 32;
+  static constexpr size_t kMinLongerRows = kPerWord > 1 ? 16 : 32;  // where K exceeds 64
 
   static_assert(kPerWord == 1 || kConverts,
                 "pairs of X are read whole, so rows must be held, with zeros behind");
 
+  // Adding up the lanes of an element of Y takes the other algorithm, kNr columns at a time, as long as this
+  // many elements of K.
+  static constexpr size_t kSumCost = kPerWord > 1 ? 60 : sizeof(SW) < sizeof(T) ? 30 : 20;
+
+  // False too where lanes that are wasted cost more than adding lanes up.
   static bool is_short(const GemmParams& p, size_t rows, size_t columns) {
-    return Simd::kHasPanels && p.K > 0 && p.K <= kMaxShort && rows >= kMinShortRows && columns >= kLanes;
+    return Simd::kHasPanels && p.K > 0 && p.K <= kMaxShort &&
+           rows >= (p.K <= 64 ? kMinShortRows : kMinLongerRows) &&
+           divide_up(columns, kLanes) * kLanes * p.K <= divide_up(columns, kNr) * kNr * (p.K + kSumCost);
   }
+
+  // Whether sums of a tile are kept before they are rounded, by their activation.
+  static bool keeps_sums(const GemmParams& p) { return kConverts && p.activation != Activation::kNone; }
 
   // Transposes kLanes rows of W, which are K apart; where there are fewer, the last one again.
   static void transpose_panel(const SW* w, size_t K, size_t columns, Operand* panel) {
@@ -103,6 +118,21 @@ struct ShortRows : Elements<Tag, S> {
       } else {
         store_partial<Simd>(y + i * stride, sum, columns);
       }
+    }
+  }
+
+  // Computes a tile of Y. `sums` has room for it where keeps_sums is true. Otherwise as `tile`.
+  static void run(const GemmParams& p, const Held* x, size_t x_stride, size_t rows, const SW* w,
+                  size_t columns, const T* bias, T* sums, S* y, bool is_dot) {
+    if constexpr (kConverts) {
+      if (keeps_sums(p)) {
+        tile(p, x, x_stride, rows, w, columns, bias, sums, columns, is_dot);
+        return Finish::round_rows(p.activation, sums, columns, rows, columns, y, p.N);
+      }
+    }
+    tile(p, x, x_stride, rows, w, columns, bias, y, p.N, is_dot);
+    if constexpr (!kConverts) {
+      if (p.activation != Activation::kNone) Finish::activate(p.activation, y, p.N, rows, columns);
     }
   }
 

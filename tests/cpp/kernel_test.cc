@@ -108,7 +108,7 @@ void test_product(const GemmKernel& kernel, const Sizes& sizes, bool has_bias, b
     params.w = w.data();
   }
   params.is_near = true;
-  params.turning = Turning::kShort;
+  params.turning = Turning::kNever;
   params.w_can_dot = kernel.can_dot && kernel.can_dot(w.data(), N * K);
   run_on_threads(kernel, params, 3);
   CHECK_MESSAGE(again.same_bytes(y), name + ": other bits on three threads, with other hints");
@@ -152,6 +152,8 @@ void test_kernel(const GemmKernel& kernel) {
                          {96, 64, 256},
                          {97, 65, 257},
                          {193, 33, 40},
+                         {193, 33, 41},
+                         {150, 40, 255},
                          {2 * mr + 1, 130, 512},
                          {4 * mr + 1, 257, 1024},
                          {mr + 2, 193, 2 * block},

@@ -17,6 +17,7 @@ struct Avx512Bf16 : Avx512 {
 
     using Float::fma;
     using Float::keep;
+    using Float::store;
     using Pairs::broadcast;
     using Pairs::transpose;
 
@@ -26,6 +27,13 @@ struct Avx512Bf16 : Avx512 {
     }
     static Vec dot(Operand a, Operand b, Vec c) {
       return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+    }
+    // The instruction that rounds takes denormal numbers for zero too.
+    static void store(Bfloat16* to, Vec value) {
+      constexpr int kDenormal = 0x20;
+      if (__builtin_expect(_mm512_fpclass_ps_mask(value, kDenormal) != 0, 0)) return Float::store(to, value);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
     }
   };
 };

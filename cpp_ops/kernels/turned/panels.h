@@ -39,14 +39,10 @@ struct TurnedPanels : Elements<Tag, S> {
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinWalked = 48;
 
-  // Up to this K it serves every CPU: what is walked takes a small part of any L1.
-  static constexpr size_t kShort = 64;
-
   // False too where lanes would be wasted.
   static bool applies(const GemmParams& p) {
     if (p.M < kMinRows || p.N < kMinColumns || p.K < kMinLength) return false;
-    const bool may_turn = p.turning == Turning::kAlways || (p.turning == Turning::kLargeL1 && has_large_l1());
-    if (!may_turn && p.K > kShort) return false;
+    if (p.turning == Turning::kNever || (p.turning == Turning::kLargeL1 && !has_large_l1())) return false;
     const size_t turned = turns_x(p) ? p.M : p.N;
     return 7 * Kernel::round_up(turned) <= 8 * turned;
   }
