@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,10 +74,45 @@ def test_the_python_host_serves_the_sample(bundle: Path) -> None:
         with caught.value:
             told = json.load(caught.value)["error"]
         assert told == "the body must be a JSON object with x and nothing else"
+        feed["x"][0][0], feed["x"][1][0] = "NaN", "-Infinity"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}", json.dumps(feed).encode()) as strict:
+            answer = json.load(strict, parse_constant=pytest.fail)  # Python's parser would take NaN, others do not
+        given = np.array(feed["x"], np.float32)
+        np.testing.assert_array_equal(np.array(answer["y"], np.float32), found.run({"x": given})["y"])
+        assert np.isnan(np.array(answer["y"][0], np.float32)).all()
     finally:
         server.kill()
         server.communicate()
     ort_ops.load_bundle(bundle)  # it left nothing behind
+
+
+@pytest.mark.parametrize("arguments", [[], ["eight"], ["0"], ["65536"], ["8000", "8001"]])
+def test_the_python_host_needs_a_port(bundle: Path, arguments: list[str]) -> None:
+    command = [sys.executable, str(bundle / "hosts/python/serve.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Serve the bundle over HTTP: `python serve.py PORT`")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_python_host_says_in_a_line_why_it_does_not_start(bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, str(broken / "hosts/python/serve.py"), port]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "in use" in done.stderr
+        assert done.stderr.count("\n") == 1
+    model = broken / "model" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "'model/model.onnx' was changed" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def ask(url: str, content: object) -> Any:
