@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,29 +67,44 @@ def command(engine: str, way: str, given: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "ort_ops.cli", "run", str(given / "m.onnx"), *paths]
 
 
-def started(arguments: list[str], mark: str, log: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(arguments: list[str], mark: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a job, and end what is left of it, also what an engine detached from it."""
     settings = {
         "MYLINEAR_TEST_MARK": mark,
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DATA_PARQUET_BIN_PACKING_BYTES": str(2**22),  # several tasks, as a job of a size worth an engine has
     }
     with log.open("wb") as file:
-        return subprocess.Popen(arguments, env=os.environ | settings, stdout=file, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(arguments, env=os.environ | settings, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        until = time.monotonic() + 30
+        while left := processes(mark):  # more than once: one that is killed may just have started another
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() < until, left
+            time.sleep(0.1)
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Return the processes of a job with their command lines."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(folder.name)] = line.decode(errors="replace")
+    return found
 
 
 def workers(mark: str, engine: str) -> list[int]:
-    """Return the processes of this test in which an engine runs Python."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() not in (folder / "environ").read_bytes():
-                continue
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if WORKERS[engine].search(line):
-            found.append(int(folder.name))
-    return sorted(found)
+    """Return the processes of a job in which an engine runs Python."""
+    return sorted(pid for pid, line in processes(mark).items() if WORKERS[engine].search(line))
 
 
 def check(output: Path) -> None:
@@ -104,8 +121,8 @@ def check(output: Path) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_row_comes_once(engine: str, way: str, given: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    child = started(command(engine, way, given, tmp_path / "out"), uuid.uuid4().hex, log)
-    assert child.wait(240) == 0, log.read_text()[-3000:]
+    with started(command(engine, way, given, tmp_path / "out"), uuid.uuid4().hex, log) as child:
+        assert child.wait(240) == 0, log.read_text()[-3000:]
     check(tmp_path / "out")
 
 
@@ -113,17 +130,17 @@ def test_every_row_comes_once(engine: str, way: str, given: Path, tmp_path: Path
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_row_comes_once_while_workers_are_killed(engine: str, way: str, given: Path, tmp_path: Path) -> None:
     mark, log = uuid.uuid4().hex, tmp_path / "log"
-    child = started(command(engine, way, given, tmp_path / "out"), mark, log)
     kills = 0
     until = time.monotonic() + 240
-    while child.poll() is None and time.monotonic() < until:
-        found = workers(mark, engine)
-        if found and kills < 3:
-            os.kill(found[-1], signal.SIGKILL)  # of Spark, the youngest is a worker rather than the daemon
-            kills += 1
-            time.sleep(1.5)
-        time.sleep(0.02)
-    assert child.wait(10) == 0, log.read_text()[-3000:]
+    with started(command(engine, way, given, tmp_path / "out"), mark, log) as child:
+        while child.poll() is None and time.monotonic() < until:
+            found = workers(mark, engine)
+            if found and kills < 3:
+                os.kill(found[-1], signal.SIGKILL)  # of Spark, the youngest is a worker rather than the daemon
+                kills += 1
+                time.sleep(1.5)
+            time.sleep(0.02)
+        assert child.wait(10) == 0, log.read_text()[-3000:]
     assert kills >= 2
     check(tmp_path / "out")
 
@@ -135,8 +152,9 @@ def test_a_bad_row_is_one_line_after_the_engine_s_own(engine: str, given: Path, 
     pq.write_table(pa.table({"p": [1.0, None], "q": [1.0, 2.0], "id": [1, 2]}), tmp_path / "bad.parquet")
     paths = ["--input", str(tmp_path / "bad.parquet"), "--output", str(tmp_path / "out"), "--engine", engine]
     log = tmp_path / "log"
-    child = started([sys.executable, "-m", "ort_ops.cli", "run", str(given / "m.onnx"), *paths], "", log)
-    assert child.wait(240) == 2
+    arguments = [sys.executable, "-m", "ort_ops.cli", "run", str(given / "m.onnx"), *paths]
+    with started(arguments, uuid.uuid4().hex, log) as child:
+        assert child.wait(240) == 2
     text = log.read_text()
     reason = "the batch row 2, column 'p' has no value; fill it in or leave the row out"
     assert text.endswith(f"mylinear: the engine {engine} stopped: {reason}\n")
