@@ -17,8 +17,10 @@ from ort_ops.files.atomic import OutputError
 from ort_ops.files.inputs import InputError, first_line
 from ort_ops.installation.extras import install_extra
 from ort_ops.prediction.arrow import ExtraError, import_pyarrow
+from ort_ops.prediction.table_files import text_columns
 
 Engine = Callable[[Predictor, Sequence[str], Path], None]
+_TASK_BYTES = 128 * 2**20  # of files: what a task of Ray takes by default
 # An error of a worker reaches the driver as text, with a traceback, since a JVM may lie between.
 _OURS = re.compile(r"^ort_ops\.[\w.]+: (.+)$", re.MULTILINE)
 
@@ -71,11 +73,23 @@ def by_ray(predictor: Predictor, paths: Sequence[str], output: Path) -> None:
     def predict(batch: Any) -> Any:
         return predictor(batch)
 
-    if not ray.is_initialized():
+    starts = not ray.is_initialized()
+    if starts:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    rows = ray.data.read_parquet([*paths], override_num_blocks=len(paths))
-    rows = rows.select_columns(predictor.columns_read(rows.schema().names))
-    rows.map_batches(predict, batch_format="pyarrow", batch_size=None).write_parquet(str(output))
+    sizes = [os.stat(path).st_size for path in paths]
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    if len(paths) >= cpus and max(sizes) <= 2 * _TASK_BYTES:
+        # Ray's older reader takes files whole, and so needs no actors that read footers first and cannot be replaced.
+        ray.data.DataContext.get_current().use_datasource_v2 = False
+    num_tasks = min(len(paths), max(cpus, sum(sizes) // _TASK_BYTES))
+    rows = ray.data.read_parquet([*paths], override_num_blocks=num_tasks)
+    schema = rows.schema()
+    rows = rows.select_columns(predictor.columns_read(schema.names))
+    texts = text_columns(predictor.arrow_schema(schema.base_schema))
+    rows = rows.map_batches(predict, batch_format="pyarrow", batch_size=None)
+    rows.write_parquet(str(output), use_dictionary=texts or False)
+    if starts:
+        ray.shutdown()  # at the end of the process it would wait half a second more
 
 
 def by_spark(predictor: Predictor, paths: Sequence[str], output: Path) -> None:

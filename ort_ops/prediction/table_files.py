@@ -175,15 +175,21 @@ class TableWriter:
         if self._writer is None:
             if self._parquet is None:
                 self._writer = self._pa.ipc.new_file(str(self._file), self._schema)
-            else:  # a dictionary of numbers that differ takes most of the time and makes the file larger
-                texts = [field.name for field in self._schema if _is_text(self._pa, field.type)]
+            else:
+                texts = text_columns(self._schema)
                 self._writer = self._parquet.ParquetWriter(str(self._file), self._schema, use_dictionary=texts or False)
         self._writer.write_table(self._pa.Table.from_batches(self._held))
         self._held, self._num_held = [], 0
 
 
-def _is_text(pa: Any, kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
+def text_columns(schema: Any) -> list[str]:
+    """Return the columns of a ``pyarrow.Schema`` for which Parquet should have a dictionary: those of texts.
+
+    A dictionary of numbers that differ takes most of the time and makes the file larger.
+    """
+    kinds = import_pyarrow("a Parquet file").types
+    tests = (kinds.is_string, kinds.is_large_string, kinds.is_dictionary)
+    return [field.name for field in schema if any(is_text(field.type) for is_text in tests)]
 
 
 def _plain(pa: Any, column: Any) -> Any:
