@@ -43,11 +43,16 @@ struct GemmParams {
   // Whether the kernel's can_dot is true for w, which saves a check: another hint that changes no bit of y.
   bool w_can_dot = false;
   Activation activation = Activation::kNone;
-  // When to turn X or W round where rows are many (turned/panels.h): one more hint that changes no bit of y.
+  // When to turn X or W round where rows are many (turned/panels.h), or to widen W first where they are fewer
+  // (wide_panels.h): one more hint that changes no bit of y.
   Turning turning = Turning::kLargeL1;
   // A number that no other call in this process has, or 0: tiles of one call that run on one thread share
   // what they make of X and W.
   uint64_t call = 0;
+
+  bool turns() const {
+    return turning == Turning::kAlways || (turning == Turning::kLargeL1 && has_large_l1());
+  }
 };
 
 // One row of the kernel table. All functions are thread-safe and throw nothing; they allocate nothing but a

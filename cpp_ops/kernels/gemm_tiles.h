@@ -171,7 +171,7 @@ struct Gemm : Elements<Tag, S> {
       }
       const bool is_dot = may_dot(strip, rows, p.w_can_dot);
       if constexpr (Wide::kWidens) {
-        if (passes >= Wide::kMinPasses) {
+        if (passes >= Wide::kMinPasses && p.turns()) {
           Wide::run(strip, rows);
           strip.k += strip.length;
           if (strip.k < p.K) continue;

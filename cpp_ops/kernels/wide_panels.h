@@ -1,6 +1,7 @@
 // Layer: kernels. W in 16 bits under float rows of X, where there are many of them: rows of W are widened a
 // few at a time into a panel on the stack, once for all rows of X of a tile, and multiplied there with the
-// same bits.
+// same bits. It serves CPUs with two ports for 512-bit FMAs, where widening in registers takes turns with
+// them.
 #ifndef MYLINEAR_KERNELS_WIDE_PANELS_H_
 #define MYLINEAR_KERNELS_WIDE_PANELS_H_
 

@@ -42,7 +42,7 @@ struct TurnedPanels : Elements<Tag, S> {
   // False too where lanes would be wasted.
   static bool applies(const GemmParams& p) {
     if (p.M < kMinRows || p.N < kMinColumns || p.K < kMinLength) return false;
-    if (p.turning == Turning::kNever || (p.turning == Turning::kLargeL1 && !has_large_l1())) return false;
+    if (!p.turns()) return false;
     const size_t turned = turns_x(p) ? p.M : p.N;
     return 7 * Kernel::round_up(turned) <= 8 * turned;
   }
