@@ -50,9 +50,9 @@ struct Gemm : Elements<Tag, S> {
   // With fewer tiles than kEnough they get fewer rows, down to kMinRows: there are some for each thread.
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinRows = 32;
-  // Rows of X that are not multiplied in place are held on the stack, copied or converted once a tile:
-  // 72 KiB, which fits an L2 and, with the sums of types that are converted, the 128 KiB of the smallest
-  // usual stack of a thread.
+  // Rows of X that are not multiplied in place are held on the stack, copied or converted once a tile: 72
+  // KiB, which with the sums of types that are converted fits the 128 KiB of the smallest usual stack of a
+  // thread.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
   using Turned = TurnedPanels<Tag, S, SW, kMaxBlock>;  // for many rows, with the same bits
   static constexpr bool kTurns = Simd::kHasTurned && !kConverts;
@@ -98,12 +98,15 @@ struct Gemm : Elements<Tag, S> {
     return *turned;
   }
 
-  // Whether to copy rows of X close together although they need no conversion: rows some KiB apart share few
-  // sets of an L1 cache. For one pass it does not pay.
+  // Whether to copy rows of X close together although they need no conversion: rows a multiple of 2 KiB apart
+  // share few sets of an L1 cache. Some need it only if loads cross lines too. For one pass it does not pay.
   static bool is_held(const GemmParams& p) {
-    const size_t stride = p.K * sizeof(S);
     if (sizeof(S) != sizeof(Held)) return true;
-    return p.M > kMr && (stride >= 4096 || (stride > 0 && stride % 2048 == 0) || p.K % Short::kPerWord != 0);
+    if (p.M <= kMr) return false;
+    const size_t stride = p.K * sizeof(S);
+    const bool crosses = reinterpret_cast<uintptr_t>(p.x) % sizeof(Vec) != 0;
+    if (stride > 0 && stride % 2048 == 0 && (crosses || stride == 2048 || stride % 4096 == 0)) return true;
+    return p.K % Short::kPerWord != 0;
   }
 
   // Sets where a strip's block of K of rows of X lies: in place, or in `held`.
@@ -246,8 +249,8 @@ struct Gemm : Elements<Tag, S> {
     }
   }
 
-  // Tiles that share rows of W follow each other: a thread that runs several reads those from its cache.
-  // Those of short rows become one, which makes panels of W once.
+  // Tiles that share rows of W follow each other: they find them in a cache, and short rows share panels of
+  // W.
   static void run(const GemmParams& params, size_t first, size_t last) {
     GemmParams turned;
     const GemmParams& p = oriented(params, &turned);
