@@ -1,6 +1,5 @@
 // Layer: kernels. Y = activation(X W^T + B) in tiles, as a template over an ISA, the storage type of X and Y
-// (S), and that of W (SW); each ISA's unit instantiates it with a tag from an anonymous namespace, so every
-// function here has internal linkage there.
+// (S), and that of W (SW). The tag of an ISA's unit is in an anonymous namespace, so all of it is internal.
 //
 // The order of each sum depends on K and the ISA alone: K is cut into blocks (`block_length`); within a block
 // lane l of the accumulator sums the elements k = l (mod lanes) in order, then the lanes are added in the
@@ -50,9 +49,8 @@ struct Gemm : Elements<Tag, S> {
   // With fewer tiles than kEnough they get fewer rows, down to kMinRows: there are some for each thread.
   static constexpr size_t kEnough = 16;
   static constexpr size_t kMinRows = 32;
-  // Rows of X that are not multiplied in place are held on the stack, copied or converted once a tile: 72
-  // KiB, which with the sums of types that are converted fits the 128 KiB of the smallest usual stack of a
-  // thread.
+  // Rows of X that are not multiplied in place are held on the stack, once a tile: 72 KiB, which with the
+  // sums of types that are converted fits the 128 KiB of the smallest usual stack of a thread.
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
   using Turned = TurnedPanels<Tag, S, SW, kMaxBlock>;  // for many rows, with the same bits
   static constexpr bool kTurns = Simd::kHasTurned && !kConverts;
