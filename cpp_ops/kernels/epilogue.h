@@ -36,6 +36,10 @@ struct Epilogue : Elements<Tag, S> {
 
   // Replaces sums by their activations, in rows `stride` apart.
   static void activate(Activation activation, T* sums, size_t stride, size_t rows, size_t columns) {
+    if (stride == columns) {  // one long row, whose vectors overlap
+      columns *= rows;
+      rows = 1;
+    }
     for (size_t i = 0; i < rows; ++i, sums += stride)
       ActivationRows<Tag, T>::run(activation, sums, sums, columns);
   }
