@@ -26,6 +26,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; torch reads t
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+    # Objects that are frozen do not count when the next full collection is due, so it would come far too often.
+    young, middle, old = gc.get_threshold()
+    gc.set_threshold(young, middle, 10 * old)
 
 
 @pytest.fixture(scope="session", autouse=True)
