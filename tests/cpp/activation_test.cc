@@ -1,6 +1,6 @@
 // The activations of every ISA against libm in a wider type, and their bits in every lane. Of floats it takes
 // one in 4099, or in as many as the first argument says: `activation_test 1` takes all 2^32 in some minutes,
-// `activation_test 1 3 16` the third of sixteen parts of them.
+// `activation_test 1 3 16` the third of sixteen parts of them, which are counted from 1.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -233,11 +233,14 @@ int main(int argc, char** argv) {
   const auto argument = [&](int index, uint64_t otherwise) {
     return argc > index ? std::strtoull(argv[index], nullptr, 10) : otherwise;
   };
-  const uint64_t stride = argument(1, 4099);
+  const uint64_t stride = argument(1, 4099), part = argument(2, 1), parts = argument(3, 1);
+  if (argc > 4 || stride < 1 || part < 1 || part > parts) {
+    std::fprintf(stderr, "usage: activation_test [STRIDE [PART PARTS]], with 1 <= PART <= PARTS\n");
+    return 2;
+  }
   mylinear::kernels::test_lanes<float>();
   mylinear::kernels::test_lanes<double>();
-  const uint64_t part = argument(2, 1);
-  mylinear::kernels::test_floats(stride, part, argument(3, 1));
+  mylinear::kernels::test_floats(stride, part, parts);
   mylinear::kernels::test_doubles(stride == 1 && part == 1 ? 2000 : 20);
   return report();
 }
