@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ort_ops.console.counts import counted
+
 if TYPE_CHECKING:
     from exporter.training.checkpoints.checkpoint import Checkpoint
     from exporter.training.data.dataset import Dataset
@@ -26,7 +28,10 @@ def print_plan(problem: Problem, options: TrainingOptions, checkpoint: Checkpoin
     if isinstance(problem, Dataset):
         outputs = problem.num_outputs
         what = f"{outputs} classes" if problem.task == "classification" else "regression"
-        print(f"data      {problem.name}: {problem.rows} rows, {len(problem.feature_names)} features, {what}")
+        print(
+            f"data      {problem.name}: {counted(problem.rows, 'row')}, "
+            f"{counted(len(problem.feature_names), 'feature')}, {what}"
+        )
         _print_columns(problem)
     else:
         print(f"data      {problem.name}: {problem.describe().fingerprint}, a fresh sample each step")

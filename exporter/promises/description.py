@@ -12,6 +12,7 @@ import onnx
 
 from exporter.promises.result import Outcome, Promise
 from exporter.promises.subject import BrokenError, Overload, Subject, attempt, model_of
+from ort_ops.console.counts import counted
 from ort_ops.models.nodes import check_operator_nodes
 from ort_ops.native import library
 from ort_ops.numerics.bound import ROUNDED
@@ -66,7 +67,7 @@ def _check_samples(subject: Subject) -> Promise | str:
                 missing.append(f"two values of {attribute.name}")
         if missing:
             lacking.append((overload.name, ", ".join(missing)))
-    count = f"{sum(len(overload.calls) for overload in subject.overloads)} calls"
+    count = counted(sum(len(overload.calls) for overload in subject.overloads), "call")
     if not lacking:
         return count
     name, missing_there = lacking[0]

@@ -16,6 +16,7 @@ from exporter.torch_ops.kit import ExampleModule, TorchKit, torch_kit
 from exporter.torch_ops.tensors import from_numpy
 from exporter.verification.nodes.gradients import FINITE_DIFFERENCES, gradient_labels, gradient_row
 from exporter.verification.nodes.run import NodeCall
+from ort_ops.console.counts import counted
 from ort_ops.files.atomic import temporary_folder
 from ort_ops.opdef.call import Call
 from ort_ops.opdef.kit import OperatorKit
@@ -63,7 +64,7 @@ def _gradient(kit: OperatorKit, overload: Overload, label: str, name: str) -> Pr
             return Promise("gradients", name, Outcome.BROKEN, f"{call.label}: {row.verdict}")
     if not calls:
         return Promise("gradients", name, Outcome.UNTESTED, "every sample has an empty array")
-    return f"{len(calls)} calls"
+    return counted(len(calls), "call")
 
 
 def _is_too_narrow(kit: OperatorKit) -> bool:
@@ -118,5 +119,4 @@ def _export(part: TorchKit, engine: str, example: ExampleModule) -> str:
     if count == 0:
         raise part.operator.error("an exported module", f"a model with a node of {part.operator.op_type}", "none")
     worst = max(comparison.max_in_bounds for comparison in result.comparisons.values())
-    nodes = "1 node" if count == 1 else f"{count} nodes"
-    return f"{nodes}; onnxruntime agrees with torch (largest error {worst:.3f} of its bound)"
+    return f"{counted(count, 'node')}; onnxruntime agrees with torch (largest error {worst:.3f} of its bound)"

@@ -16,6 +16,7 @@ from exporter.verification.backends.find import find_backends
 from exporter.verification.backends.session import SessionBackend
 from exporter.verification.nodes.run import NodeCall, NodeRows, run_alone
 from exporter.verification.reasons import LacksOperator
+from ort_ops.console.counts import counted
 from ort_ops.kernels.choose import available_kernels
 from ort_ops.native import cuda, library
 from ort_ops.numerics.compare import Comparison, Verdict, worst_of
@@ -143,4 +144,4 @@ def _compare(kit: OperatorKit, backend: Backend, overload: Overload, what: str, 
     if not worst.is_proof:
         return Promise(what, name, Outcome.UNTESTED, "the bound allows any value on every sample")
     rest = "" if worst.verdict is Verdict.OK else f"; {worst.text}"
-    return f"{len(comparisons)} calls, largest error {worst.max_in_bounds:.3f} of its bound{rest}"
+    return f"{counted(len(comparisons), 'call')}, largest error {worst.max_in_bounds:.3f} of its bound{rest}"

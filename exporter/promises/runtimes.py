@@ -17,6 +17,7 @@ from exporter.promises.result import Outcome, Promise
 from exporter.promises.subject import BrokenError, Overload, Subject, attempt, feed_of, in_words, model_of
 from exporter.verification.backends.session import quiet_options
 from exporter.verification.nodes.drawn import dtype_of
+from ort_ops.console.counts import counted
 from ort_ops.files.atomic import temporary_folder
 from ort_ops.models.runtimes import run_in
 from ort_ops.numerics.bound import ROUNDED
@@ -77,7 +78,7 @@ def _runtime(kit: OperatorKit, name: str, overload: Overload, run: Run, *, with_
                     return Promise("runtime", name, Outcome.NOT_MADE, f"{call.label}: {in_words(error)}")
                 raise BrokenError(f"{call.label}: {in_words(error)}") from error
             worst.append(_compared(kit, call, results))
-        return f"{len(worst)} calls, largest error {max(worst):.3f} of its bound"
+        return f"{counted(len(worst), 'call')}, largest error {max(worst):.3f} of its bound"
 
     return attempt("runtime", name, compare_all)
 

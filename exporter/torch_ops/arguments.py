@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ort_ops.console.counts import counted
 from ort_ops.opdef.operator import Operator
 from ort_ops.opdef.shapes import format_shape
 
@@ -55,7 +56,7 @@ def check_results(
     Raises: ContractError naming the first output that is not what the operator describes.
     """
     if len(outputs) != count:
-        raise operator.error("the outputs of the torch function", f"{count} tensors", str(len(outputs)))
+        raise operator.error("the outputs of the torch function", counted(count, "tensor"), str(len(outputs)))
     types = operator.bind([None if t is None else dtype_name(t.dtype) for t in inputs])
     shapes = operator.infer_shape([None if t is None else list(t.shape) for t in inputs], attributes)
     for parameter, value, shape in zip(operator.outputs, outputs, shapes, strict=False):

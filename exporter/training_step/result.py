@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from exporter.training_step.step import StepFile
+from ort_ops.console.counts import counted
 from ort_ops.console.shown import Shown, Table
 from ort_ops.opdef import registry
 from ort_ops.training.file_format import TrainingMetadata
@@ -87,4 +88,4 @@ def count_nodes(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]
 def nodes_in_words(num_nodes: Mapping[str, int], op_counts: Mapping[str, int]) -> str:
     """Return what `count_nodes` found, in words: ``10 nodes, 2 SCALE``."""
     calls = [f"{count} {name.rpartition(':')[2]}" for name, count in num_nodes.items()]
-    return ", ".join([f"{sum(op_counts.values())} nodes", *calls])
+    return ", ".join([counted(sum(op_counts.values()), "node"), *calls])

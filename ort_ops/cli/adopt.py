@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ort_ops.console.counts import counted
+
 if TYPE_CHECKING:
     from ort_ops.rewrite.report import Rewrite
 
@@ -74,7 +76,7 @@ def show(result: Rewrite, args: argparse.Namespace) -> int:
         print_table(*result.table(), stream)
         print(file=stream)
     print(
-        f"{args.target}: {result.num_nodes_before} nodes became {result.num_nodes_after}, "
+        f"{args.target}: {counted(result.num_nodes_before, 'node')} became {result.num_nodes_after}, "
         f"{len(result.rewritten)} rewritten, {len(result.left)} left alone; weights {result.nbytes / 2**20:.1f} MiB",
         file=stream,
     )

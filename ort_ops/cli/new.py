@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ort_ops.console.counts import counted
+
 EXAMPLES = (
     "mylinear new ScaledSum",
     "mylinear new ScaledSum --cuda",
@@ -71,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json_text({"folder": str(folder), "changed": changed}))
         else:
-            files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
-            said = f"{folder}: {files} of third_party/mylinear changed"
+            said = f"{folder}: {counted(len(changed), 'file')} of third_party/mylinear changed"
             print(": ".join([said, *filter(None, [", ".join(changed)])]))
         return 0
     if args.name is None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ort_ops.console.counts import counted
+
 if TYPE_CHECKING:
     import onnxruntime
 
@@ -108,7 +110,7 @@ def _run_file(args: argparse.Namespace, session: InferenceSession, by: str) -> s
         tell=_tell,
         side_by_side=_side_by_side(args, session),
     )
-    return "" if args.output is None else f"{args.output}: {count} rows{by}"
+    return "" if args.output is None else f"{args.output}: {counted(count, 'row')}{by}"
 
 
 def _run_folder(args: argparse.Namespace, session: InferenceSession, by: str, external: list[str]) -> str:
@@ -127,7 +129,7 @@ def _run_folder(args: argparse.Namespace, session: InferenceSession, by: str, ex
             raise InputError(f"the engine {args.engine} takes columns by their names, and writes Parquet")
         options = {"keep": args.keep, "raw": args.raw, "batch_size": args.batch_size, "kernels": args.kernels}
         count = predict_by(args.engine, Predictor(args.model, **options), sources, output)
-        return f"{args.output}: {count} rows by {args.engine}{by}"
+        return f"{args.output}: {counted(count, 'row')} by {args.engine}{by}"
     job = Job(
         session,
         batch_size=args.batch_size,
@@ -153,7 +155,7 @@ def _run_folder(args: argparse.Namespace, session: InferenceSession, by: str, ex
         tell=_tell,
     )
     found = f" ({done.num_found} parts were there)" if done.num_found else ""
-    return f"{args.output}: {done.num_rows} rows in {done.num_parts} parts{found}{by}"
+    return f"{args.output}: {counted(done.num_rows, 'row')} in {counted(done.num_parts, 'part')}{found}{by}"
 
 
 def _side_by_side(args: argparse.Namespace, session: InferenceSession) -> SideBySide | None:

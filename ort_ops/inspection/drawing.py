@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from ort_ops.console.counts import counted
 from ort_ops.console.terminal import one_line, printable
 from ort_ops.errors import MylinearError
 from ort_ops.inspection.graph_view import FUNCTION, NO_KERNEL, GraphView, ViewNode
@@ -66,13 +67,15 @@ def to_svg(view: GraphView, drawn: set[int]) -> str:
             [sys.executable, "-P", "-c", _CHILD], input=source.encode(), capture_output=True, timeout=_MAX_SECONDS
         )
     except subprocess.TimeoutExpired as error:
-        raise DrawingError(f"Graphviz did not lay out {len(drawn)} nodes in {_MAX_SECONDS:g} s") from error
+        raise DrawingError(f"Graphviz did not lay out {counted(len(drawn), 'node')} in {_MAX_SECONDS:g} s") from error
     if done.returncode or b"<svg" not in done.stdout:
         said = one_line(done.stderr.decode(errors="replace"))[-300:]
         raise DrawingError(f"Graphviz failed with status {done.returncode}: {said or 'it said nothing'}")
     svg = done.stdout.decode()
     svg = svg[svg.index("<svg") :]
-    label = html.escape(f"Graph of the {view.title}: {len(drawn)} nodes. The table below lists them.", quote=True)
+    label = html.escape(
+        f"Graph of the {view.title}: {counted(len(drawn), 'node')}. The table below lists them.", quote=True
+    )
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{printable(label)}" ', 1)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # they would repeat in a page of several drawings
     svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ort_ops.console.counts import counted
 from ort_ops.console.html_report import Section, render, write_report
 from ort_ops.console.shown import Table
 from ort_ops.console.tone import Tone, Toned
@@ -122,7 +123,7 @@ def _size(view: GraphView, kernels: Mapping[str, str]) -> str:
         return f"The definition of {view.defines} in the file, {runs}."
     ours = sum(node.is_ours for node in view.nodes)
     constants = f" Constant nodes, left out: {view.num_constants}." if view.num_constants else ""
-    return f"{len(view.nodes)} nodes, {ours} of registered operators.{constants}"
+    return f"{counted(len(view.nodes), 'node')}, {ours} of registered operators.{constants}"
 
 
 def _legend(views: Sequence[GraphView]) -> list[LegendEntry]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ort_ops.console.counts import counted
 from ort_ops.console.shown import Shown, Table
 from ort_ops.rewrite.reasons import Reason
 
@@ -105,10 +106,10 @@ class LeftOut:
 
 
 class Extent(Enum):
-    """What a `Check` compared, or why it did not. The value is the sentence, over the fields of the check."""
+    """What a `Check` compared, or why it did not. The value is the sentence, to be filled in by the check."""
 
-    NODES = "{count} nodes one by one in float64"
-    WHOLE = "{count} tensors of the whole model in float64"
+    NODES = "{nodes} one by one in float64"
+    WHOLE = "{tensors} of the whole model in float64"
     NOTHING = "nothing was rewritten"
     TOO_LARGE = "the whole model was not run, for its weights are more than {limit_mib} MiB"
     NOT_DRAWN = "the whole model was not run: {detail}; give real inputs by --inputs file.npz"
@@ -141,7 +142,8 @@ class Check:
     change: float | None = None
 
     def __str__(self) -> str:
-        text = self.extent.value.format(count=self.count, limit_mib=self.limit_mib, detail=self.detail)
+        counts = {"nodes": counted(self.count, "node"), "tensors": counted(self.count, "tensor")}
+        text = self.extent.value.format(**counts, limit_mib=self.limit_mib, detail=self.detail)
         if self.by:
             text += f", by {' and by '.join(self.by)}"
         if self.num_blank:
@@ -223,7 +225,7 @@ class Rewrite(Shown):
         """Return what was found and what became of it, then how it was compared."""
         found = self.table() if self.rewritten or self.left else "nothing to rewrite"
         told = (
-            f"{self.num_nodes_before} nodes became {self.num_nodes_after}, {len(self.rewritten)} rewritten, "
+            f"{counted(self.num_nodes_before, 'node')} became {self.num_nodes_after}, {len(self.rewritten)} rewritten, "
             f"{len(self.left)} left alone"
         )
         out = [f"left out: {entry}" for entry in self.left_out]

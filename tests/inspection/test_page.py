@@ -97,7 +97,7 @@ def test_nodes_of_ours_have_the_color_and_the_name_of_their_kernel(tmp_path: Pat
     assert "which runs where no kernel is; here: cpp" in text
     assert "ours, by the cpp kernel (1)" in text
     assert "It passes the gate." in text
-    assert svg.get("aria-label") == "Graph of the main graph: 1 nodes. The table below lists them."
+    assert svg.get("aria-label") == "Graph of the main graph: 1 node. The table below lists them."
     assert "<td>layer</td><td>MYLINEAR</td><td>cpp</td>" in text
 
 

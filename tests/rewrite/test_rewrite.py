@@ -85,7 +85,7 @@ def test_a_model_too_large_for_one_file_gets_its_weights_beside_it(
     result = adopt(tmp_path / "m.onnx", tmp_path / "a.onnx")
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "a.onnx", "a.onnx.data"}
     unseen = "the whole model was not run, for its weights are more than 0 MiB"
-    assert [str(check) for check in result.checks] == ["1 nodes one by one in float64", unseen]
+    assert [str(check) for check in result.checks] == ["1 node one by one in float64", unseen]
     assert lower(tmp_path / "a.onnx", tmp_path / "l.onnx").checks == result.checks
     x = RNG.standard_normal((2, 30)).astype(np.float32)
     np.testing.assert_allclose(run(tmp_path / "a.onnx", x), x @ weight, rtol=1e-5, atol=1e-5)
@@ -217,7 +217,7 @@ sys.exit(status)
     assert done.returncode == 0, done.stderr
     assert "left alone: the weight is not a constant ('h' is computed by MYLINEAR)" in done.stdout
     assert "2 nodes became 2, 1 rewritten, 1 left alone" in done.stdout
-    assert "compared: 1 nodes one by one in float64" in done.stdout
+    assert "compared: 1 node one by one in float64" in done.stdout
     assert '"what": "MatMul"' in done.stdout
 
 

@@ -119,7 +119,7 @@ def test_a_node_that_breaks_its_contract_is_a_fault(tmp_path: Path) -> None:
 def test_run_says_which_kernel_ran_each_operator(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with registered(affine_kit()):
         assert cli.main(["run", str(path), "--input", "1,-2,3", "--output", str(path.parent / "y.csv")]) == 0
-    assert capsys.readouterr().err.endswith("y.csv: 1 rows, MYLINEAR by the cpp kernel, Affine by the python kernel\n")
+    assert capsys.readouterr().err.endswith("y.csv: 1 row, MYLINEAR by the cpp kernel, Affine by the python kernel\n")
     assert (path.parent / "y.csv").read_text().splitlines()[1] == "9.0,-6.0,27.0"
 
 

@@ -204,7 +204,7 @@ class Lost(MyLinear):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_lost_node_is_an_error_and_leaves_no_file(engine: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="calls MYLINEAR 2 times and the exported graph has 1 nodes of it"):
+    with pytest.raises(ExportError, match="calls MYLINEAR 2 times and the exported graph has 1 node of it"):
         export(nn.Sequential(MyLinear(3, 4), Lost(4, 2)), torch.rand(2, 3), tmp_path / "model.onnx", engine=engine)
     assert list(tmp_path.iterdir()) == []
 

@@ -125,7 +125,7 @@ def test_a_node_that_dissolved_is_an_error(engine: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="calls SQUARE 1 times and the exported graph has 0 nodes of it"):
         export(Dissolved().eval(), torch.rand(2, 3), tmp_path / "m.onnx", engine=engine)
     mixed = nn.Sequential(Dissolved(), Square()).eval()
-    with pytest.raises(ExportError, match="calls SQUARE 2 times and the exported graph has 1 nodes of it"):
+    with pytest.raises(ExportError, match="calls SQUARE 2 times and the exported graph has 1 node of it"):
         export(mixed, torch.rand(2, 3), tmp_path / "m.onnx", engine=engine)
     assert list(tmp_path.iterdir()) == []
 

@@ -70,7 +70,7 @@ def test_what_the_function_returns_is_checked() -> None:
     wrong: list[tuple[Callable[..., Any], str]] = [
         (lambda x, shift, factor: x[:1], r"output y of the torch function must be \[3, 4\], got \[1, 4\]"),
         (lambda x, shift, factor: x.float(), "output y of the torch function must be of float64, got float32"),
-        (lambda x, shift, factor: (x, x), "the outputs of the torch function must be 1 tensors, got 2"),
+        (lambda x, shift, factor: (x, x), "the outputs of the torch function must be 1 tensor, got 2"),
     ]
     for index, (compute, message) in enumerate(wrong):
         kit = define_library_op(operator, f"exporter_tests::bad{index}", compute)

@@ -145,7 +145,7 @@ def test_all_columns_that_cannot_be_used_are_listed_with_what_to_do(tmp_path: Pa
 
 def test_categories_that_are_missing_or_too_many_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "a,y\nred,1.5\n ,2.5\n")
-    with pytest.raises(DataError, match=r"line 3, column 'a': the category is missing \(1 rows: write a word for it"):
+    with pytest.raises(DataError, match=r"line 3, column 'a': the category is missing \(1 row: write a word for it"):
         load_csv(path, "y", None, ColumnChoice(categorical=("a",)))
     path = write(tmp_path, "a,y\n" + "".join(f"t{i},{i}.5\n" for i in range(MAX_CATEGORIES + 1)))
     with pytest.raises(DataError, match="column 'a' has more than 1000 different texts"):

@@ -13,6 +13,7 @@ from exporter.errors import ExportError
 from exporter.to_onnx.example_call import Example, flatten_outputs
 from exporter.torch_ops.kit import torch_kits
 from exporter.torch_ops.translation import overloads
+from ort_ops.console.counts import counted
 from ort_ops.models.nodes import operator_nodes
 from ort_ops.opdef import registry
 
@@ -71,8 +72,9 @@ def check_count(
         needed, got = min(count, live.get(op_type, 0)), found.get(op_type, 0)
         if got < needed:
             raise ExportError(
-                f"the model calls {op_type.rpartition(':')[2]} {needed} times and the exported graph has {got} nodes "
-                "of it; call its function or its module directly, not through torch.jit.script or a fused fast path"
+                f"the model calls {op_type.rpartition(':')[2]} {needed} times and the exported graph has "
+                f"{counted(got, 'node')} of it; call its function or its module directly, not through torch.jit.script "
+                "or a fused fast path"
             )
 
 

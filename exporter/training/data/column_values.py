@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ort_ops.console.counts import counted
 from ort_ops.files.csv_file import Record
 from ort_ops.files.inputs import MAX_SHOWN_NAMES, shown_text
 from ort_ops.prediction.columns import Column, parse_number, plain_numbers
@@ -192,7 +193,7 @@ class CategoryColumn:
         elif trouble.num_missing:
             trouble.reason = (
                 f"line {trouble.first_missing}, column '{self._name}': the category is missing "
-                f"({trouble.num_missing} rows: write a word for it, or leave the column out)"
+                f"({counted(trouble.num_missing, 'row')}: write a word for it, or leave the column out)"
             )
         return trouble if trouble.reason else None
 
