@@ -57,7 +57,7 @@ def test_a_sum_that_overflows_in_one_part_is_added_anew_there(small_parts: None)
     a = np.array([[1e300, 1e300, -1e300]])
     b = np.ones((3, 40))
     b[:, 25:] *= 1e8
-    b[2, 25:] *= 2
+    b[2, 25:] *= 1.5  # not 2: kernels that add products without rounding them do not end at 0 then
     np.testing.assert_allclose(exact_product(a, b), a @ (b / 1e8) * 1e8)
 
 
