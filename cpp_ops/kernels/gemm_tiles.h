@@ -247,8 +247,7 @@ struct Gemm : Elements<Tag, S> {
     }
   }
 
-  // Tiles that share rows of W follow each other: they find them in a cache, and short rows share panels of
-  // W.
+  // Tiles that share rows of W follow each other: they find them in a cache. Short rows share their panels.
   static void run(const GemmParams& params, size_t first, size_t last) {
     GemmParams turned;
     const GemmParams& p = oriented(params, &turned);

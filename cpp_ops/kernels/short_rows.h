@@ -37,7 +37,7 @@ struct ShortRows : Elements<Tag, S> {
   static constexpr size_t kMinLongerRows = kPerWord > 1 ? 16 : 32;  // where K exceeds 64
 
   static_assert(kPerWord == 1 || kConverts,
-                "pairs of X are read whole, so rows must be held, with zeros behind");
+                "pairs of X are read whole, so rows of odd length must be held, with zeros behind");
 
   // Adding up the lanes of an element of Y takes the other algorithm, kNr columns at a time, as long as this
   // many elements of K.
@@ -121,7 +121,7 @@ struct ShortRows : Elements<Tag, S> {
     }
   }
 
-  // Computes a tile of Y. `sums` has room for it where keeps_sums is true. Otherwise as `tile`.
+  // Computes a tile of Y, as `tile` does, and its activation. `sums` has room where keeps_sums is true.
   static void run(const GemmParams& p, const Held* x, size_t x_stride, size_t rows, const SW* w,
                   size_t columns, const T* bias, T* sums, S* y, bool is_dot) {
     if constexpr (kConverts) {
