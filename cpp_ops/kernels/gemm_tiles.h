@@ -96,14 +96,15 @@ struct Gemm : Elements<Tag, S> {
     return *turned;
   }
 
-  // Whether to copy rows of X close together although they need no conversion: rows a multiple of 2 KiB apart
-  // share few sets of an L1 cache. Some need it only if loads cross lines too. For one pass it does not pay.
+  // Whether to copy rows of X close together although they need no conversion: rows a multiple of 4 KiB apart
+  // share few sets of an L1 cache, and those of 2 KiB too if loads cross lines. For one pass it does not pay,
+  // nor if rows are 2 KiB apart.
   static bool is_held(const GemmParams& p) {
     if (sizeof(S) != sizeof(Held)) return true;
     if (p.M <= kMr) return false;
     const size_t stride = p.K * sizeof(S);
     const bool crosses = reinterpret_cast<uintptr_t>(p.x) % sizeof(Vec) != 0;
-    if (stride > 0 && stride % 2048 == 0 && (crosses || stride == 2048 || stride % 4096 == 0)) return true;
+    if (stride > 2048 && stride % (crosses ? 2048 : 4096) == 0) return true;
     return p.K % Short::kPerWord != 0;
   }
 
