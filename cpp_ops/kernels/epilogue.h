@@ -55,6 +55,16 @@ struct Epilogue : Elements<Tag, S> {
                          size_t y_stride) {
     for (size_t i = 0; i < rows; ++i) round_row(activation, sums + i * stride, columns, y + i * y_stride);
   }
+
+  // Turns sums into Y, rounded where they are converted; where not, they are in their place.
+  static void finish(Activation activation, T* sums, size_t stride, size_t rows, size_t columns, S* y,
+                     size_t y_stride) {
+    if constexpr (Base::kConverts) {
+      round_rows(activation, sums, stride, rows, columns, y, y_stride);
+    } else if (activation != Activation::kNone) {
+      activate(activation, sums, stride, rows, columns);
+    }
+  }
 };
 
 }  // namespace mylinear::kernels

@@ -157,6 +157,7 @@ struct Gemm : Elements<Tag, S> {
     strip.columns = columns;
     const size_t block = block_length(p.K);
     strip.bias = p.bias ? bias : nullptr;
+    strip.y_stride = p.N;
     uint64_t dot_panels;
     strip.dot_panels = &dot_panels;
     static_assert(kNc / kNr <= 64);
@@ -164,13 +165,8 @@ struct Gemm : Elements<Tag, S> {
       strip.length = min(block, p.K - strip.k);
       strip.w = w + strip.k;
       place_rows(p, x, rows, held, &strip);
-      if constexpr (kConverts) {
-        strip.sums = sums;
-        strip.sums_stride = kNc;
-      } else {
-        strip.sums = y;
-        strip.sums_stride = p.N;
-      }
+      strip.sums = kConverts ? sums : reinterpret_cast<T*>(y);
+      strip.sums_stride = kConverts ? kNc : p.N;
       const bool is_dot = may_dot(strip, rows, p.w_can_dot);
       if constexpr (Wide::kWidens) {
         if (passes >= Wide::kMinPasses && p.turns()) {
@@ -198,9 +194,12 @@ struct Gemm : Elements<Tag, S> {
         }
         strip.ahead = ahead ? ahead + row * p.K : strip.w;
         strip.looks = is_dot && !p.w_can_dot && pass == 0;
+        S* const pass_y = y + i * p.N;
+        const bool rounds = is_last && Micro::rounds(pass_rows, columns, p.activation);
+        strip.y = rounds ? pass_y : nullptr;
         Micro::template strip_of<kMr>(pass_rows, prefetch, strip);
-        if (!kConverts && is_last && p.activation != Activation::kNone) {
-          Finish::activate(p.activation, strip.sums, strip.sums_stride, pass_rows, columns);
+        if (is_last && !rounds) {
+          Finish::finish(p.activation, strip.sums, strip.sums_stride, pass_rows, columns, pass_y, p.N);
         }
         i += pass_rows;
         strip.x += pass_rows * strip.x_stride;
@@ -209,7 +208,6 @@ struct Gemm : Elements<Tag, S> {
       *called = is_same ? strip.w : ahead;
       strip.k += strip.length;
     } while (strip.k < p.K);
-    if constexpr (kConverts) Finish::round_rows(p.activation, sums, kNc, rows, columns, y, p.N);
   }
 
   static Cut cut_columns(const GemmParams& p) { return Cut(p.N, p.M > kFewRows ? kNc : kNarrow, kNr); }

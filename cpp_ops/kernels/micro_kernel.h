@@ -5,10 +5,12 @@
 // product needs them: nothing is packed or transposed, and W is read in place, whoever owns it. The
 // micro-kernel takes R rows of X by four rows of W, with an accumulator for each pair, whose lanes run along
 // K: R + 4 loads for 4 R FMAs. The lanes are added up four accumulators at a time, between the FMAs of the
-// next call where the ISA has registers for both.
+// next call where the ISA has registers for both; or sixteen at a time, half of the lanes at once and the
+// rest between the products of the next call.
 #ifndef MYLINEAR_KERNELS_MICRO_KERNEL_H_
 #define MYLINEAR_KERNELS_MICRO_KERNEL_H_
 
+#include "kernels/activation/activation.h"
 #include "kernels/simd.h"
 
 namespace mylinear::kernels {
@@ -41,6 +43,8 @@ struct MicroKernel : Products<Vectors> {
     size_t length;
     T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
+    void* y;  // as SW, where to round the last sums to instead, rows `y_stride` apart, or null
+    size_t y_stride;
     const T* bias;         // added with the last block of K, or null
     const SW* ahead;       // the W that Prefetch::kTile1 to kTile4 prefetch, laid out as w
     bool looks;            // whether to check which rows of W are safe for Simd::dot
@@ -70,7 +74,17 @@ struct MicroKernel : Products<Vectors> {
     const T* before;  // the sums so far, rows `before_stride` apart
     size_t before_stride;
     const T* bias;
+    SW* y;  // where to round them to instead, or null
+    size_t y_stride;
   };
+
+  // Whether lanes are added up for all rows together.
+  template <int R>
+  static constexpr bool kFolds = R == kNr && Simd::kFoldsLanes;
+  // Whether a strip can round its sums itself.
+  static bool rounds(size_t rows, size_t columns, Activation activation) {
+    return Simd::kFoldsLanes && rows == kNr && columns % kNr == 0 && activation == Activation::kNone;
+  }
 
   static inline __attribute__((always_inline)) void finish_row(const Vec (*lanes)[kNr], const Destination& d,
                                                                int i) {
@@ -80,6 +94,24 @@ struct MicroKernel : Products<Vectors> {
     __builtin_memcpy(&bias, d.bias, sizeof sum);
     sum = (before + sum) + bias;
     __builtin_memcpy(d.to + i * d.stride, &sum, sizeof sum);
+  }
+
+  static inline __attribute__((always_inline)) void put_rows(Vec sums, const Destination& d) {
+    if (d.before_stride) sums = Simd::add(Simd::load_rows(d.before, d.before_stride), sums);
+    sums = Simd::add(sums, Simd::repeat_row(d.bias));
+    if (d.y) return Simd::store_rows(d.y, d.y_stride, sums);
+    Simd::store_rows(d.to, d.stride, sums);
+  }
+
+  // Finishes R rows.
+  template <int R>
+  static inline __attribute__((always_inline)) void finish(const Vec (*lanes)[kNr], const Destination& d) {
+    if constexpr (kFolds<R>) {
+      put_rows(Simd::sum_folded(lanes[0]), d);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) finish_row(lanes, d, i);
+    }
   }
 
   // Multiplies R rows of X by four rows of W, along `length` elements. The part of W that comes next lies
@@ -134,13 +166,20 @@ struct MicroKernel : Products<Vectors> {
     };
     size_t k = 0;
     if constexpr (Tag::kDefersSums) {
+      [[maybe_unused]] Vec sums;
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
         if (k + kStep <= length) {
           whole_step(k);
           k += kStep;
         }
-        finish_row(lanes, pending, i);
+        if constexpr (!kFolds<R>) {
+          finish_row(lanes, pending, i);
+        } else if (i == R - 2) {  // when products enough are under way to hide it
+          sums = Simd::sum_folded(lanes[0]);
+        } else if (i == R - 1) {
+          put_rows(sums, pending);
+        }
       }
     }
     for (; k + kStep <= length; k += kStep) whole_step(k);
@@ -148,10 +187,14 @@ struct MicroKernel : Products<Vectors> {
       step([rest](const Held* from) { return load_partial(from, rest); },
            [rest](const SW* from) { return load_partial(from, rest); }, k);
     }
+    if constexpr (kFolds<R>) {
+      Simd::fold(acc, lanes[0]);
+    } else {
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
+      for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
-      for (size_t j = 0; j < kNr; ++j) lanes[i][j] = acc[i][j];
+        for (size_t j = 0; j < kNr; ++j) lanes[i][j] = acc[i][j];
+      }
     }
   }
 
@@ -161,7 +204,7 @@ struct MicroKernel : Products<Vectors> {
     const Strip s = shared;  // a copy, which no store to the sums can change
     Vec lanes[R][kNr];
     T nowhere[R][kNr];
-    Destination pending{nowhere[0], kNr, kAbsent, 0, kAbsent};
+    Destination pending{nowhere[0], kNr, kAbsent, 0, kAbsent, nullptr, 0};
     for (int i = 0; i < R; ++i) {
       for (size_t j = 0; j < kNr; ++j) lanes[i][j] = Simd::zero();
     }
@@ -203,11 +246,12 @@ struct MicroKernel : Products<Vectors> {
       } else {
         multiply(Bool<false>{});
       }
-      pending = {to, to_stride, s.k ? to : kAbsent, s.k ? to_stride : 0, is_end ? bias : kAbsent};
-      if (!Tag::kDefersSums || is_last) {
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) finish_row(lanes, pending, i);
+      pending = {to, to_stride, s.k ? to : kAbsent, s.k ? to_stride : 0, is_end ? bias : kAbsent, nullptr, 0};
+      if (kFolds<R> && s.y) {
+        pending.y = static_cast<SW*>(s.y) + j;
+        pending.y_stride = s.y_stride;
       }
+      if (!Tag::kDefersSums || is_last) finish<R>(lanes, pending);
       if (count < kNr) copy_rows(to, kNr, s.sums + j, s.sums_stride, R, count);
     }
   }

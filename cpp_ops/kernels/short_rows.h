@@ -31,22 +31,26 @@ struct ShortRows : Elements<Tag, S> {
   using Finish = Epilogue<Tag, S>;
 
   static constexpr size_t kPerWord = kStep / kLanes;  // elements of K that a lane multiplies at once
-  // Of K. The more it costs to load W, the longer the rows for which one panel pays.
-  static constexpr size_t kMaxShort = kPerWord > 1 || sizeof(SW) < sizeof(S) ? 256 : kConverts ? 128 : 64;
+  // Of K. The more it costs to load W or to add up lanes, the longer the rows for which one panel pays.
+  static constexpr size_t kMaxShort = kPerWord > 1             ? 160
+                                      : sizeof(SW) < sizeof(S) ? 256
+                                      : kConverts              ? 128
+                                                               : 64;
+  static constexpr size_t kMaxShortest = kPerWord > 1 ? 96 : 64;
   static constexpr size_t kMinShortRows = sizeof(S) < sizeof(T) ? 16 : 32;
-  static constexpr size_t kMinLongerRows = kPerWord > 1 ? 16 : 32;  // where K exceeds 64
+  static constexpr size_t kMinLongerRows = 32;  // where K exceeds kMaxShortest
 
   static_assert(kPerWord == 1 || kConverts,
                 "pairs of X are read whole, so rows of odd length must be held, with zeros behind");
 
   // Adding up the lanes of an element of Y takes the other algorithm, kNr columns at a time, as long as this
   // many elements of K.
-  static constexpr size_t kSumCost = kPerWord > 1 ? 60 : sizeof(SW) < sizeof(T) ? 30 : 20;
+  static constexpr size_t kSumCost = kPerWord > 1 ? 40 : sizeof(SW) < sizeof(T) ? 30 : 20;
 
   // False too where lanes that are wasted cost more than adding lanes up.
   static bool is_short(const GemmParams& p, size_t rows, size_t columns) {
     return Simd::kHasPanels && p.K > 0 && p.K <= kMaxShort &&
-           rows >= (p.K <= 64 ? kMinShortRows : kMinLongerRows) &&
+           rows >= (p.K <= kMaxShortest ? kMinShortRows : kMinLongerRows) &&
            divide_up(columns, kLanes) * kLanes * p.K <= divide_up(columns, kNr) * kNr * (p.K + kSumCost);
   }
 

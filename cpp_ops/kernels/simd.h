@@ -7,8 +7,9 @@
 // use. Loads and stores need no alignment. Where kHasPanels is true there are also kSumOrder, the lanes in
 // the order of sum4's tree of sums, broadcast(const Held*) and transpose(Operand[kLanes]). Where kHasTurned
 // is true there is store_turned too (turned/panels.h), beside these. Where kHasScale is true, scale(v, n) is
-// v 2^n, rounded once. A third struct, Bfloat, is Float again where there is no instruction for dot products
-// of bfloat16; see isa/avx512_bf16.cc.
+// v 2^n, rounded once. Where kFoldsLanes is true there are fold, sum_folded, and what loads and stores four
+// rows of four sums (isa/avx512_bf16.cc). A third struct, Bfloat, is Float again where there is no
+// instruction for dot products of bfloat16; see isa/avx512_bf16.cc.
 #ifndef MYLINEAR_KERNELS_SIMD_H_
 #define MYLINEAR_KERNELS_SIMD_H_
 
@@ -25,6 +26,7 @@ struct NoDot {
   static constexpr bool kHasPanels = false;
   static constexpr bool kHasTurned = false;
   static constexpr bool kHasScale = false;
+  static constexpr bool kFoldsLanes = false;
 };
 template <class Simd, bool kHasDot = Simd::kHasDot>
 struct Operands {

@@ -146,6 +146,7 @@ void test_kernel(const GemmKernel& kernel) {
                          {mr, 7, block + 1},
                          {mr + 1, 33, 2 * block + 5},
                          {25, 6, 5 * block - 1},
+                         {2 * mr, 36, 4 * block + 3},
                          {1, 3, 25 * block},
                          {95, 1, 7},
                          {95, 2, 7},
