@@ -39,6 +39,7 @@ struct Gemm : Elements<Tag, S> {
 
   // A block of K: a few rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(Held);
+  static constexpr size_t kMaxWhole = 32768;  // bytes
   // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass, and
   // those of the next tile come in: 768 KiB in all, where 512-bit vectors say that the CPU has 1 MiB or more.
   // Few rows take narrower tiles, so that there is one for each thread.
@@ -54,7 +55,7 @@ struct Gemm : Elements<Tag, S> {
   static constexpr size_t kMaxHeld = 73728 / sizeof(Held);
   using Turned = TurnedPanels<Tag, S, SW, kMaxBlock>;  // for many rows, with the same bits
   static constexpr bool kTurns = Simd::kHasTurned && !kConverts;
-  static_assert(kMc % kMr == 0 && kNc % kNr == 0);
+  static_assert(kMc % kMr == 0 && kNc % kNr == 0 && kNc / kNr <= 64);
 
   // The length of a block of K: as few blocks as possible, and all but the last alike.
   static size_t block_length(size_t K) {
@@ -104,8 +105,7 @@ struct Gemm : Elements<Tag, S> {
     if (p.M <= kMr) return false;
     const size_t stride = p.K * sizeof(S);
     const bool crosses = reinterpret_cast<uintptr_t>(p.x) % sizeof(Vec) != 0;
-    if (stride > 2048 && stride % (crosses ? 2048 : 4096) == 0) return true;
-    return p.K % Short::kPerWord != 0;
+    return p.K % Short::kPerWord != 0 || (stride > 2048 && stride % (crosses ? 2048 : 4096) == 0);
   }
 
   // Sets where a strip's block of K of rows of X lies: in place, or in `held`.
@@ -155,14 +155,16 @@ struct Gemm : Elements<Tag, S> {
     strip.k = 0;
     strip.K = strip.w_stride = p.K;
     strip.columns = columns;
-    const size_t block = block_length(p.K);
+    strip.block = block_length(p.K);
     strip.bias = p.bias ? bias : nullptr;
     strip.y_stride = p.N;
     uint64_t dot_panels;
     strip.dot_panels = &dot_panels;
-    static_assert(kNc / kNr <= 64);
+    // One pass takes all of a row at a time, as it lies in memory, if L1 can hold it.
+    const bool is_whole =
+        strip.block < p.K && passes == 1 && p.K * (rows * sizeof(Held) + kNr * sizeof(SW)) <= kMaxWhole;
     do {
-      strip.length = min(block, p.K - strip.k);
+      strip.length = is_whole ? p.K : min(strip.block, p.K - strip.k);
       strip.w = w + strip.k;
       place_rows(p, x, rows, held, &strip);
       strip.sums = kConverts ? sums : reinterpret_cast<T*>(y);

@@ -31,7 +31,7 @@ struct MicroKernel : Products<Vectors> {
   using typename Base::Vec;
   typedef T Quad __attribute__((vector_size(4 * sizeof(T))));
 
-  // R rows of X by `columns` rows of W, along a block of K: `length` elements from `k` on.
+  // R rows of X by `columns` rows of W, along `length` elements of K from `k` on: a block, or all of them.
   struct Strip {
     const Held* x;  // rows `x_stride` apart
     size_t x_stride;
@@ -41,7 +41,8 @@ struct MicroKernel : Products<Vectors> {
     size_t columns;
     size_t k;
     size_t length;
-    T* sums;  // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
+    size_t block;  // of K
+    T* sums;       // [R][columns], rows `sums_stride` apart; nothing in it yet if k is 0
     size_t sums_stride;
     void* y;  // as SW, where to round the last sums to instead, rows `y_stride` apart, or null
     size_t y_stride;
@@ -198,8 +199,8 @@ struct MicroKernel : Products<Vectors> {
     }
   }
 
-  // sums (+)= X W^T + bias.
-  template <int R, Prefetch kPrefetch>
+  // sums (+)= X W^T + bias. `kIsWhole`: along all of K, a block after the other.
+  template <int R, Prefetch kPrefetch, bool kIsWhole>
   static __attribute__((noinline)) void strip(const Strip& shared) {
     const Strip s = shared;  // a copy, which no store to the sums can change
     Vec lanes[R][kNr];
@@ -224,34 +225,43 @@ struct MicroKernel : Products<Vectors> {
       const SW* w[kNr];  // the last row again where there are fewer than four
 #pragma GCC unroll 4
       for (size_t c = 0; c < kNr; ++c) w[c] = s.w + (j + (c < count ? c : count - 1)) * s.w_stride;
-      // Next come the four rows behind, or after the last ones the next block of the first.
-      const bool is_last = j + count == s.columns;
-      const bool is_end = s.k + s.length == s.K;
-      const ptrdiff_t next = static_cast<ptrdiff_t>(is_last && !is_end ? s.length - j * s.K : kNr * s.K);
-      const auto multiply = [&](auto can_dot) __attribute__((always_inline)) {
-        micro_kernel<R, kPrefetch, decltype(can_dot)::value>(s.x, s.x_stride, w, next, s.ahead + j * s.K, s.K,
-                                                             s.length, lanes, pending);
-      };
+      bool can_dot = false;
       if constexpr (Simd::kHasDot) {
         const uint64_t bit = uint64_t{1} << (j / kNr);
         if (s.looks) {
           *s.dot_panels =
               Simd::has_no_denormal_sums(w, s.length) ? *s.dot_panels | bit : *s.dot_panels & ~bit;
         }
-        if (*s.dot_panels & bit) {
-          multiply(Bool<true>{});
+        can_dot = *s.dot_panels & bit;
+      }
+      for (size_t k = s.k;;) {
+        const size_t length = kIsWhole ? min(s.block, s.K - k) : s.length;
+        const bool is_end = k + length == s.K;
+        const bool is_last = j + count == s.columns && (is_end || !kIsWhole);
+        // Next come the four rows behind, or what follows in these, or after the last ones in the first.
+        size_t next = kIsWhole ? kNr * s.K - k : kNr * s.K;
+        if (!is_end && (kIsWhole || is_last)) next = kIsWhole ? length : length - j * s.K;
+        const auto multiply = [&](auto dots) __attribute__((always_inline)) {
+          micro_kernel<R, kPrefetch, decltype(dots)::value>(s.x + (kIsWhole ? k : 0), s.x_stride, w,
+                                                            static_cast<ptrdiff_t>(next), s.ahead + j * s.K,
+                                                            s.K, length, lanes, pending);
+        };
+        if (Simd::kHasDot && can_dot) {
+          multiply(Bool<Simd::kHasDot>{});
         } else {
           multiply(Bool<false>{});
         }
-      } else {
-        multiply(Bool<false>{});
+        pending = {to, to_stride, k ? to : kAbsent, k ? to_stride : 0, is_end ? bias : kAbsent, nullptr, 0};
+        if (kFolds<R> && s.y && is_end) {
+          pending.y = static_cast<SW*>(s.y) + j;
+          pending.y_stride = s.y_stride;
+        }
+        if (!Tag::kDefersSums || is_last) finish<R>(lanes, pending);
+        if (!kIsWhole || is_end) break;
+        k += length;
+#pragma GCC unroll 4
+        for (size_t c = 0; c < kNr; ++c) w[c] += length;
       }
-      pending = {to, to_stride, s.k ? to : kAbsent, s.k ? to_stride : 0, is_end ? bias : kAbsent, nullptr, 0};
-      if (kFolds<R> && s.y) {
-        pending.y = static_cast<SW*>(s.y) + j;
-        pending.y_stride = s.y_stride;
-      }
-      if (!Tag::kDefersSums || is_last) finish<R>(lanes, pending);
       if (count < kNr) copy_rows(to, kNr, s.sums + j, s.sums_stride, R, count);
     }
   }
@@ -269,20 +279,15 @@ struct MicroKernel : Products<Vectors> {
     if constexpr (R > 1) {
       if (rows < R) return strip_of<R - 1>(rows, prefetch, s);
     }
-    switch (prefetch) {
-      case Prefetch::kNone:
-        return strip<R, Prefetch::kNone>(s);
-      case Prefetch::kNear:
-        return strip<R, Prefetch::kNear>(s);
-      case Prefetch::kPanel:
-        return strip<R, Prefetch::kPanel>(s);
-      case Prefetch::kTile1:
-        return strip<R, Prefetch::kTile1>(s);
-      case Prefetch::kTile2:
-        return strip<R, Prefetch::kTile2>(s);
-      case Prefetch::kTile4:
-        return strip<R, Prefetch::kTile4>(s);
+    if (s.length > s.block) {
+      if (prefetch == Prefetch::kNear) return strip<R, Prefetch::kNear, true>(s);
+      return strip<R, Prefetch::kPanel, true>(s);
     }
+    constexpr void (*strips[])(const Strip&) = {
+        strip<R, Prefetch::kNone, false>,  strip<R, Prefetch::kNear, false>,
+        strip<R, Prefetch::kPanel, false>, strip<R, Prefetch::kTile1, false>,
+        strip<R, Prefetch::kTile2, false>, strip<R, Prefetch::kTile4, false>};
+    strips[static_cast<int>(prefetch)](s);
   }
 };
 

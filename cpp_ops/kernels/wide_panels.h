@@ -47,7 +47,7 @@ struct WidePanels : MicroKernel<Tag, typename SimdOf<Tag, S>::type, S> {
     s.w_stride = round_up(strip.length);
     s.K = strip.K;
     s.k = strip.k;
-    s.length = strip.length;
+    s.length = s.block = strip.length;
     s.x_stride = strip.x_stride;
     s.sums_stride = strip.sums_stride;
     const size_t passes = divide_up(rows, static_cast<size_t>(kMr));

@@ -144,6 +144,7 @@ void test_kernel(const GemmKernel& kernel) {
                          {2 * mr - 1, 65, lanes + 1},
                          {2, 6, block},
                          {mr, 7, block + 1},
+                         {mr, 36, 2 * block + 300},
                          {mr + 1, 33, 2 * block + 5},
                          {25, 6, 5 * block - 1},
                          {2 * mr, 36, 4 * block + 3},
