@@ -3,15 +3,12 @@
 
 #include <cmath>
 #include <string>
-#include <thread>
 
 namespace mylinear::adam_step {
 namespace {
 
-// Below this many elements the call itself does all the work. More threads than a few only share the memory.
+// Below this many elements the call itself does all the work.
 constexpr size_t kMinParallelElements = 16384;
-constexpr size_t kMaxChunks = 64;
-constexpr size_t kChunksPerCore = 4;
 
 ort::ContractError refusal(size_t input, const std::string& rule, const ort::Shape& got) {
   return ort::ContractError(
@@ -42,8 +39,6 @@ double read_number(const ort::Call& call, size_t input) {
 CpuKernel::CpuKernel(const ort::KernelInfo& info, const kernels::AdamKernel* kernels)
     : kernel_(kernels[static_cast<int>(info.input_type(kP) == ort::kFloat64 ? kernels::AdamType::kFloat64
                                                                             : kernels::AdamType::kFloat32)]) {
-  const size_t cores = std::thread::hardware_concurrency();
-  max_chunks_ = cores && cores * kChunksPerCore < kMaxChunks ? cores * kChunksPerCore : kMaxChunks;
 }
 
 void CpuKernel::compute(const ort::Call& call) const {
@@ -80,7 +75,8 @@ void CpuKernel::compute(const ort::Call& call) const {
 
   const size_t count = tensors[kP].count();
   if (count < kMinParallelElements) return kernel_.run(params, 0, count);
-  call.parallel_for(count, max_chunks_, [&](size_t first, size_t last) { kernel_.run(params, first, last); });
+  call.parallel_for(count, chunks_.few(),
+                    [&](size_t first, size_t last) { kernel_.run(params, first, last); });
 }
 
 }  // namespace mylinear::adam_step

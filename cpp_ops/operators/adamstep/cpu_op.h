@@ -6,6 +6,7 @@
 #include "kernels/adam/adam.h"
 #include "operators/adamstep/contract.h"
 #include "ort/call.h"
+#include "ort/chunks.h"
 
 namespace mylinear::adam_step {
 
@@ -17,7 +18,7 @@ class CpuKernel {
 
  private:
   const kernels::AdamKernel& kernel_;
-  size_t max_chunks_ = 1;
+  ort::Chunks chunks_;
 };
 
 struct CpuOp : Contract {

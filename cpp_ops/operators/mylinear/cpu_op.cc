@@ -2,7 +2,6 @@
 #include "operators/mylinear/cpu_op.h"
 
 #include <chrono>
-#include <thread>
 
 #include "operators/mylinear/shapes.h"
 
@@ -15,10 +14,6 @@ using ort::TensorView;
 // Below this many multiplications the call itself does all the work: handing work to the pool and waiting for
 // it takes 0.3 to 1 microsecond, in which one core does about this many.
 constexpr double kMinParallelWork = 32768;
-// onnxruntime does not tell the number of threads, so the work is cut finer than the machine has cores;
-// ParallelFor costs 0.4 to 1 microsecond for 64 items and much more beyond.
-constexpr size_t kMaxChunks = 64;
-constexpr size_t kChunksPerCore = 4;
 
 // A weight below this size counts as near without a trial: the call is over before a prefetch tells.
 constexpr size_t kMinTrialBytes = 128 * 1024;
@@ -33,8 +28,6 @@ CpuKernel::CpuKernel(const ort::KernelInfo& info, const kernels::GemmKernel* ker
   has_constant_bias_ = info.read_constant(kBias, &bias_);
   check_shapes(nullptr, has_constant_weight_ ? &weight_.shape : nullptr,
                has_constant_bias_ ? &bias_.shape : nullptr);
-  const size_t cores = std::thread::hardware_concurrency();
-  max_chunks_ = cores && cores * kChunksPerCore < kMaxChunks ? cores * kChunksPerCore : kMaxChunks;
 }
 
 void CpuKernel::compute(const ort::Call& call) const {
@@ -89,7 +82,7 @@ void CpuKernel::run(const ort::Call& call, const GemmParams& params) const {
   const size_t tiles = kernel_.num_tiles(params);
   const double work =
       static_cast<double>(params.M) * static_cast<double>(params.N) * static_cast<double>(params.K);
-  const size_t chunks = tiles < max_chunks_ ? tiles : max_chunks_;
+  const size_t chunks = chunks_.of(tiles, work);
   if (chunks <= 1 || work < kMinParallelWork) return kernel_.run(params, 0, tiles);
   static std::atomic<uint64_t> num_calls{0};
   GemmParams numbered = params;

@@ -9,6 +9,7 @@
 #include "operators/mylinear/contract.h"
 #include "operators/mylinear/prefetch_trial.h"
 #include "ort/call.h"
+#include "ort/chunks.h"
 
 namespace mylinear::my_linear {
 
@@ -35,7 +36,7 @@ class CpuKernel {
   bool has_constant_bias_ = false;
   ort::TensorView weight_;
   ort::TensorView bias_;
-  size_t max_chunks_ = 1;
+  ort::Chunks chunks_;
   mutable std::atomic<Answer> weight_can_dot_{Answer::kUnknown};
   mutable PrefetchTrial trials_[kMaxTrialRows];  // by the number of rows, since a time depends on it
 };

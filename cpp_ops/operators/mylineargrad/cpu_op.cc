@@ -1,7 +1,6 @@
 // Layer: operator MYLINEARGRAD. See cpu_op.h.
 #include "operators/mylineargrad/cpu_op.h"
 
-#include <thread>
 #include <tuple>
 
 #include "operators/mylineargrad/shapes.h"
@@ -12,11 +11,8 @@ namespace {
 using kernels::MatmulParams;
 using kernels::RowSumParams;
 
-// The numbers are those of MYLINEAR's kernel, for the same reasons: below this many multiplications the call
-// itself does all the work, and chunks are finer than the cores, whose number onnxruntime does not tell.
+// As for MYLINEAR's kernel: below this many multiplications the call itself does all the work.
 constexpr double kMinParallelWork = 32768;
-constexpr size_t kMaxChunks = 64;
-constexpr size_t kChunksPerCore = 4;
 
 // The products that a node asks for, as one list of tiles.
 struct Work {
@@ -52,8 +48,6 @@ CpuKernel::CpuKernel(const ort::KernelInfo& info, const CpuKernels& kernels)
     : matmul_(kernels.matmul[static_cast<int>(kernel_type(info.input_type(kX)))]),
       row_sum_(kernels.row_sum[static_cast<int>(kernel_type(info.input_type(kX)))]) {
   check_node(info);
-  const size_t cores = std::thread::hardware_concurrency();
-  max_chunks_ = cores && cores * kChunksPerCore < kMaxChunks ? cores * kChunksPerCore : kMaxChunks;
 }
 
 void CpuKernel::compute(const ort::Call& call) const {
@@ -80,10 +74,10 @@ void CpuKernel::compute(const ort::Call& call) const {
     work.tiles[2] = row_sum_.num_tiles(work.grad_bias);
   }
   const size_t tiles = work.num_tiles();
-  const size_t chunks = tiles < max_chunks_ ? tiles : max_chunks_;
   const double multiplications = static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
   const double size = static_cast<double>(num_products) * multiplications +
                       (outputs.grad_bias ? static_cast<double>(M) * static_cast<double>(N) : 0.0);
+  const size_t chunks = chunks_.of(tiles, size);
   if (chunks <= 1 || size < kMinParallelWork) return work.run(0, tiles);
   call.parallel_for(tiles, chunks, [&](size_t first, size_t last) { work.run(first, last); });
 }

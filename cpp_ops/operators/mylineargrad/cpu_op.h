@@ -6,6 +6,7 @@
 #include "kernels/matmul/matmul.h"
 #include "operators/mylineargrad/contract.h"
 #include "ort/call.h"
+#include "ort/chunks.h"
 
 namespace mylinear::my_linear_grad {
 
@@ -24,7 +25,7 @@ class CpuKernel {
  private:
   const kernels::MatmulKernel& matmul_;
   const kernels::RowSumKernel& row_sum_;
-  size_t max_chunks_ = 1;
+  ort::Chunks chunks_;
 };
 
 struct CpuOp : Contract {
