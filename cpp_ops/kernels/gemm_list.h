@@ -7,7 +7,7 @@
 //                   21 of 32, which leaves room for adding up the lanes of the call before
 //   avx2            16 of 16
 //   baseline        11 of the 16 of SSE2, which needs one more for each product
-// bfloat16 of amx_bf16 is multiplied in tiles; see tile_gemm.h.
+// bfloat16 of amx_bf16 is multiplied in tiles; see isa/tile_gemm.h.
 #ifndef MYLINEAR_KERNELS_GEMM_LIST_H_
 #define MYLINEAR_KERNELS_GEMM_LIST_H_
 

@@ -9,6 +9,7 @@
 #define MYLINEAR_KERNELS_GEMM_TILES_H_
 
 #include "kernels/cut.h"
+#include "kernels/dots.h"
 #include "kernels/epilogue.h"
 #include "kernels/gemm.h"
 #include "kernels/micro_kernel.h"
@@ -33,6 +34,7 @@ struct Gemm : Elements<Tag, S> {
   using Micro = MicroKernel<Tag, Simd, SW>;
   using Prefetch = typename Micro::Prefetch;
   using Strip = typename Micro::Strip;
+  using Safe = Dots<Micro, kMr>;
   using Short = ShortRows<Tag, S, kMr, SW>;
   using Wide = WidePanels<Tag, S, kMr, SW>;
   using Finish = Epilogue<Tag, S>;
@@ -63,27 +65,8 @@ struct Gemm : Elements<Tag, S> {
     return round_up(divide_up(K, divide_up(K, kMaxBlock)));
   }
 
-  // With fewer rows than this, looking for small weights would cost more than their products.
-  static constexpr size_t kMinDotRows = 4;
-
   static bool can_dot(const void* w, size_t count) {
     return Simd::has_no_denormal_sums(static_cast<const SW*>(w), count);
-  }
-
-  // Whether Simd::dot can multiply the rows of X. False too where asking costs more than it saves.
-  static bool may_dot(const Strip& s, size_t rows, bool w_can_dot) {
-    if constexpr (Simd::kHasDot) {
-      if (rows < kMinDotRows) {
-        if (!w_can_dot) return false;
-        for (size_t i = 0; i < rows; ++i) {
-          if (!Simd::has_no_denormal_sums(s.x + i * s.x_stride, s.length)) return false;
-        }
-        return true;
-      }
-      return Simd::has_no_denormal_sums(s.x, s.x_stride, rows, s.length);
-    } else {
-      return false;
-    }
   }
 
   // With one row of W, Y^T = W X^T: then the micro-kernel takes four rows of X at a time, and Y^T lies in
@@ -135,7 +118,7 @@ struct Gemm : Elements<Tag, S> {
     place_rows(p, static_cast<const S*>(p.x) + m * p.K, rows, held, &strip);
     Short::run(p, strip.x, strip.x_stride, rows, static_cast<const SW*>(p.w) + n * p.K, columns,
                p.bias ? bias : nullptr, sums, static_cast<S*>(p.y) + m * p.N + n,
-               may_dot(strip, rows, p.w_can_dot));
+               Safe::are_safe(strip, rows, p.w_can_dot));
   }
 
   // Computes a tile of Y. `next` is the W of the tile after it, or null; `called` is the W that was
@@ -169,7 +152,7 @@ struct Gemm : Elements<Tag, S> {
       place_rows(p, x, rows, held, &strip);
       strip.sums = kConverts ? sums : reinterpret_cast<T*>(y);
       strip.sums_stride = kConverts ? kNc : p.N;
-      const bool is_dot = may_dot(strip, rows, p.w_can_dot);
+      const bool is_dot = Safe::are_safe_in_tile(p, strip, m, rows);
       if constexpr (Wide::kWidens) {
         if (passes >= Wide::kMinPasses && p.turns()) {
           Wide::run(strip, rows);

@@ -1,5 +1,5 @@
 // The kernel for AMX with a model of AMX's tiles: for the tests on CPUs that have AVX-512 only.
-#include "kernels/tile_gemm.h"
+#include "kernels/isa/tile_gemm.h"
 
 namespace mylinear::kernels {
 namespace {

@@ -1,7 +1,7 @@
 // Layer: kernels. AMX: tiles of bfloat16, multiplied by one instruction. Sapphire Rapids and newer.
 // All but the product of bfloat16 is that of avx512.cc.
 #include "kernels/gemm_list.h"
-#include "kernels/tile_gemm.h"
+#include "kernels/isa/tile_gemm.h"
 
 namespace mylinear::kernels {
 namespace {

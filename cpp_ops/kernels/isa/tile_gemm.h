@@ -9,8 +9,8 @@
 // The order of each sum depends on K alone: of each 32 elements the even ones and the odd ones are summed, in
 // order and each with one rounding, then both sums are added to each other, and to the sum so far. The
 // instruction takes denormals for zero, so it serves where there can be none; elsewhere FMAs do the same.
-#ifndef MYLINEAR_KERNELS_TILE_GEMM_H_
-#define MYLINEAR_KERNELS_TILE_GEMM_H_
+#ifndef MYLINEAR_KERNELS_ISA_TILE_GEMM_H_
+#define MYLINEAR_KERNELS_ISA_TILE_GEMM_H_
 
 #include "kernels/activation/rows.h"
 #include "kernels/gemm.h"
@@ -284,4 +284,4 @@ struct TileGemm {
 }  // namespace
 }  // namespace mylinear::kernels
 
-#endif  // MYLINEAR_KERNELS_TILE_GEMM_H_
+#endif  // MYLINEAR_KERNELS_ISA_TILE_GEMM_H_
