@@ -283,11 +283,12 @@ struct MicroKernel : Products<Vectors> {
       if (prefetch == Prefetch::kNear) return strip<R, Prefetch::kNear, true>(s);
       return strip<R, Prefetch::kPanel, true>(s);
     }
-    constexpr void (*strips[])(const Strip&) = {
-        strip<R, Prefetch::kNone, false>,  strip<R, Prefetch::kNear, false>,
-        strip<R, Prefetch::kPanel, false>, strip<R, Prefetch::kTile1, false>,
-        strip<R, Prefetch::kTile2, false>, strip<R, Prefetch::kTile4, false>};
-    strips[static_cast<int>(prefetch)](s);
+    if (prefetch == Prefetch::kNear) return strip<R, Prefetch::kNear, false>(s);
+    if (prefetch == Prefetch::kPanel) return strip<R, Prefetch::kPanel, false>(s);
+    if (prefetch == Prefetch::kTile1) return strip<R, Prefetch::kTile1, false>(s);
+    if (prefetch == Prefetch::kTile2) return strip<R, Prefetch::kTile2, false>(s);
+    if (prefetch == Prefetch::kTile4) return strip<R, Prefetch::kTile4, false>(s);
+    strip<R, Prefetch::kNone, false>(s);
   }
 };
 
