@@ -41,7 +41,7 @@ struct Gemm : Elements<Tag, S> {
 
   // A block of K: a few rows of X and four of W, this long, lie in an L1 of 32 KiB.
   static constexpr size_t kMaxBlock = 3072 / sizeof(Held);
-  static constexpr size_t kMaxWhole = 32768;  // bytes
+  static constexpr size_t kMaxWhole = 32768;  // bytes of all of their K, for one pass over W
   // A tile of Y is kMc x kNc at most. Its rows of W (a block long) stay in L2 while the rows of X pass, and
   // those of the next tile come in: 768 KiB in all, where 512-bit vectors say that the CPU has 1 MiB or more.
   // Few rows take narrower tiles, so that there is one for each thread.

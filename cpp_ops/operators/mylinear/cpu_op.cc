@@ -1,6 +1,7 @@
 // Layer: operator MYLINEAR. See cpu_op.h.
 #include "operators/mylinear/cpu_op.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "operators/mylinear/shapes.h"
@@ -14,6 +15,8 @@ using ort::TensorView;
 // Below this many multiplications the call itself does all the work: handing work to the pool and waiting for
 // it takes 0.3 to 1 microsecond, in which one core does about this many.
 constexpr double kMinParallelWork = 32768;
+// Up to so many rows, chunks have several tiles each: a tile calls in the weight of the next one.
+constexpr size_t kMaxFewRows = 16;
 
 // A weight below this size counts as near without a trial: the call is over before a prefetch tells.
 constexpr size_t kMinTrialBytes = 128 * 1024;
@@ -82,7 +85,7 @@ void CpuKernel::run(const ort::Call& call, const GemmParams& params) const {
   const size_t tiles = kernel_.num_tiles(params);
   const double work =
       static_cast<double>(params.M) * static_cast<double>(params.N) * static_cast<double>(params.K);
-  const size_t chunks = chunks_.of(tiles, work);
+  const size_t chunks = params.M > kMaxFewRows ? chunks_.of(tiles, work) : std::min(tiles, chunks_.few());
   if (chunks <= 1 || work < kMinParallelWork) return kernel_.run(params, 0, tiles);
   static std::atomic<uint64_t> num_calls{0};
   GemmParams numbered = params;
