@@ -47,7 +47,7 @@ struct GemmParams {
   // (wide_panels.h): one more hint that changes no bit of y.
   Turning turning = Turning::kLargeL1;
   // A number that no other call in this process has, or 0: tiles of one call that run on one thread share
-  // what they make of X and W.
+  // what they make of X and W, and what they find out about X (dots.h).
   uint64_t call = 0;
 
   bool turns() const {

@@ -17,11 +17,8 @@ class Chunks {
     few_ = cores ? std::min(cores * kPerCore, kMax) : kMax;
   }
 
-  // For work of a few microseconds and more.
-  size_t few() const { return few_; }
-
   // For `size` items with so many multiplications in all: large work is cut into more pieces, since cores are
-  // not equally fast and all wait for the last piece.
+  // not equally fast and all wait for the last piece. 0 stands for few pieces at any size.
   size_t of(size_t size, double multiplications) const {
     const double wanted = std::min(multiplications / kMultiplications, static_cast<double>(kMax));
     return std::min(size, std::max(static_cast<size_t>(wanted), few_));

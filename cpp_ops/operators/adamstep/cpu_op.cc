@@ -7,7 +7,7 @@
 namespace mylinear::adam_step {
 namespace {
 
-// Below this many elements the call itself does all the work.
+// Below this many elements the call itself does all the work. More threads than a few only share the memory.
 constexpr size_t kMinParallelElements = 16384;
 
 ort::ContractError refusal(size_t input, const std::string& rule, const ort::Shape& got) {
@@ -75,7 +75,7 @@ void CpuKernel::compute(const ort::Call& call) const {
 
   const size_t count = tensors[kP].count();
   if (count < kMinParallelElements) return kernel_.run(params, 0, count);
-  call.parallel_for(count, chunks_.few(),
+  call.parallel_for(count, chunks_.of(count, 0),
                     [&](size_t first, size_t last) { kernel_.run(params, first, last); });
 }
 

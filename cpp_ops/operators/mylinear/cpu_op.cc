@@ -1,7 +1,6 @@
 // Layer: operator MYLINEAR. See cpu_op.h.
 #include "operators/mylinear/cpu_op.h"
 
-#include <algorithm>
 #include <chrono>
 
 #include "operators/mylinear/shapes.h"
@@ -85,7 +84,7 @@ void CpuKernel::run(const ort::Call& call, const GemmParams& params) const {
   const size_t tiles = kernel_.num_tiles(params);
   const double work =
       static_cast<double>(params.M) * static_cast<double>(params.N) * static_cast<double>(params.K);
-  const size_t chunks = params.M > kMaxFewRows ? chunks_.of(tiles, work) : std::min(tiles, chunks_.few());
+  const size_t chunks = chunks_.of(tiles, params.M > kMaxFewRows ? work : 0);
   if (chunks <= 1 || work < kMinParallelWork) return kernel_.run(params, 0, tiles);
   static std::atomic<uint64_t> num_calls{0};
   GemmParams numbered = params;
